@@ -1,0 +1,106 @@
+"""The command line that every script shares: strict flags, one-line errors, exit statuses."""
+
+import argparse
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+STATUS_ERROR = 1  # The user can mend it: a wrong file, an empty folder, a full disk.
+STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
+STATUS_RETRY = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again.
+
+
+class UserError(Exception):
+    """A mistake the user can mend; its text names the file or flag and what to do next."""
+
+
+class Retry(Exception):
+    """The run was cut short by something outside; the same command goes on where it stopped."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser without abbreviations whose complaint is one `error:` line."""
+
+    def __init__(self, description: str | None):
+        super().__init__(
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        print(f"error: {message}; see {self.prog} --help", file=sys.stderr)
+        sys.exit(STATUS_USAGE)
+
+    def add_boolean(self, name: str, default: bool, help: str) -> None:
+        """Adds `--name`, `--name=true|false` and `--noname`, the spellings slim's scripts took."""
+        self.add_argument(f"--{name}", type=_boolean, nargs="?", const=True, default=default, metavar="BOOL", help=help)
+        self.add_argument(
+            f"--no{name}", dest=name, action="store_false", default=argparse.SUPPRESS, help=argparse.SUPPRESS
+        )
+
+    def add_ignored(self, *names: str) -> None:
+        """Accepts flags of the original command lines that no longer have anything to do."""
+        for name in names:
+            self.add_argument(f"--{name}", nargs="?", help=argparse.SUPPRESS)
+
+
+def _boolean(text: str) -> bool:
+    values = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+    if text.lower() not in values:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return values[text.lower()]
+
+
+def number(
+    kind: type[int] | type[float], minimum: float | None = None, maximum: float | None = None
+) -> Callable[[str], float]:
+    """Returns an argparse type: a finite `kind` within [minimum, maximum]."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        if value != value or abs(value) == float("inf"):
+            raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+        if minimum is not None and value < minimum:
+            raise argparse.ArgumentTypeError(f"{text} is below {minimum}")
+        if maximum is not None and value > maximum:
+            raise argparse.ArgumentTypeError(f"{text} is above {maximum}")
+        return value
+
+    return parse
+
+
+def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
+    """Runs a script's `main` and turns what a user can cause into one line and a status."""
+    try:
+        main(None)
+        sys.stdout.flush()
+    except UserError as error:
+        _leave(f"error: {error}", STATUS_ERROR)
+    except Retry as interruption:
+        _leave(f"interrupted: {interruption}", STATUS_RETRY)
+    except KeyboardInterrupt:
+        _leave("interrupted: run the same command again to go on", 128 + signal.SIGINT)
+    except BrokenPipeError:
+        # The reader of a pipe (`… | head`) left; a second complaint at exit would be noise.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
+    except OSError as error:
+        if error.errno is None:
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        advice = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        _leave(f"error: {where}{error.strerror}{advice}", STATUS_ERROR)
+    sys.exit(0)
+
+
+def _leave(message: str, status: int) -> NoReturn:
+    sys.stdout.flush()
+    print(" ".join(message.split()), file=sys.stderr, flush=True)
+    sys.exit(status)
