@@ -1,0 +1,79 @@
+"""From TFRecord files to batches of images, with tf.data."""
+
+from collections.abc import Sequence
+
+import arts
+import images
+from flags import UserError
+from slim_compat import tf
+
+# Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
+SHUFFLE_BUFFER = 2048
+READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from different files.
+
+
+def training_batches(
+    data_sources: Sequence[str], batch_size: int, image_size: int, seed: int, first_batch: int = 0
+) -> tf.data.Dataset:
+    """Returns an endless data set of shuffled, randomly cropped and coloured training images.
+
+    Args:
+        data_sources: TFRecord files that convert.py wrote.
+        batch_size: Images in a batch; every batch is full.
+        image_size: Side of the images, pixels.
+        seed: The same seed gives the same batches.
+        first_batch: Number of batches that an interrupted run has already used: it goes on with other ones.
+
+    Returns:
+        (images, labels): float32 [batch_size, image_size, image_size, 3], RGB, range [0, 255]; int64 [batch_size].
+    """
+    shuffle_seed = seed + first_batch
+    files = tf.data.Dataset.from_tensor_slices(sorted(data_sources))
+    files = files.shuffle(len(data_sources), seed=shuffle_seed)
+    records = files.interleave(
+        tf.data.TFRecordDataset, cycle_length=READ_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed).repeat()
+
+    def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+        image = images.training_image(features["image/encoded"], image_size, tf.stack([seed, position]))
+        return image, features["image/class/label"]
+
+    numbered = records.enumerate(start=first_batch * batch_size)
+    dataset = numbered.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size: int) -> tf.data.Dataset:
+    """Returns a data set of every image exactly once, in the order of the files.
+
+    Returns:
+        (images, labels, names): float32 [n, image_size, image_size, 3], RGB, range [0, 255]; int64 [n];
+        string [n], the path of the picture below met_art. n is batch_size, in the last batch what is left.
+    """
+
+    def to_image(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+        image = images.evaluation_image(features["image/encoded"], image_size)
+        return image, features["image/class/label"], features["image/filename"]
+
+    records = tf.data.TFRecordDataset(sorted(data_sources))
+    dataset = records.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(batch_size).prefetch(2)
+
+
+def raise_damaged(data_sources: Sequence[str]) -> None:
+    """Names the first records file that cannot be read to its end.
+
+    TensorFlow's own message gives a byte offset but not the file.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    for source in sorted(data_sources):
+        try:
+            for _ in tf.data.TFRecordDataset(source):
+                pass
+        except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.NotFoundError):
+            raise UserError(f"{source} is damaged or cut off; delete it and run convert.py again") from None

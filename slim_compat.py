@@ -1,0 +1,27 @@
+"""Makes tf-slim 1.1 work under TensorFlow 2.21; import it before tf_slim.
+
+tf-slim was last released for TensorFlow 2.4. Two things it relies on have gone since:
+`tensorflow.python.framework.ops.Tensor`, restored here, and the Keras layer behind its default batch norm,
+avoided by `networks.py` (see BATCH_NORM_UPDATES there).
+"""
+
+import logging
+import os
+import warnings
+
+# TensorFlow's banners say nothing about a run; its warnings and errors still come through.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import tensorflow as tf
+from tensorflow.python.framework import ops
+
+if not hasattr(ops, "Tensor"):
+    ops.Tensor = tf.Tensor
+
+# Each tf.compat.v1 call warns that it is old; this project uses graph mode on purpose.
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
+warnings.filterwarnings("ignore", message=".*layer.apply.* is deprecated")
+
+import tf_slim as slim  # noqa: E402
+
+__all__ = ["slim", "tf"]
