@@ -7,8 +7,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from slim_compat import slim, tf
-from tf_slim import nets
+from slim_compat import nets, slim, tf
 
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
 # of a Keras layer that TensorFlow no longer has. The training step runs what is collected here.

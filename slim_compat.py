@@ -23,5 +23,6 @@ logging.getLogger("tensorflow").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", message=".*layer.apply.* is deprecated")
 
 import tf_slim as slim  # noqa: E402
+from tf_slim import nets  # noqa: E402
 
-__all__ = ["slim", "tf"]
+__all__ = ["nets", "slim", "tf"]
