@@ -1,0 +1,122 @@
+"""The record format of the art pictures: what convert.py writes, what training and evaluation read.
+
+This file needs nothing of the project, so a copy in `models/research/slim/datasets/` serves slim's own scripts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tf_slim as slim
+
+SPLIT_NAMES = ("train", "validation")
+FILE_PATTERN = "arts_%s_*.tfrecord"  # Of a split name.
+SHARD_NAME = "arts_%s_%05d-of-%05d.tfrecord"  # Of a split name, a shard's number and the number of shards.
+SPLITS_FILENAME = "splits.json"
+
+# The features of one record; slim's names, and the picture's path below met_art/ for reports.
+KEYS_TO_FEATURES = {
+    "image/encoded": tf.io.FixedLenFeature((), tf.string),
+    "image/format": tf.io.FixedLenFeature((), tf.string, default_value="jpg"),
+    "image/class/label": tf.io.FixedLenFeature((), tf.int64),
+    "image/height": tf.io.FixedLenFeature((), tf.int64, default_value=0),
+    "image/width": tf.io.FixedLenFeature((), tf.int64, default_value=0),
+    "image/filename": tf.io.FixedLenFeature((), tf.string, default_value=""),
+}
+
+ITEMS_TO_DESCRIPTIONS = {
+    "image": "A picture of an artwork: uint8 [height, width, 3], RGB.",
+    "label": "The number of its label: int64, from 0.",
+    "filename": "Its path below met_art/, or nothing: string.",
+}
+
+
+def to_example(jpeg: bytes, height: int, width: int, label: int, filename: str) -> tf.train.Example:
+    """Returns the record of one JPEG picture with the features of KEYS_TO_FEATURES."""
+
+    def of_bytes(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    def of_int(value: int) -> tf.train.Feature:
+        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
+
+    features = {
+        "image/encoded": of_bytes(jpeg),
+        "image/format": of_bytes(b"jpg"),
+        "image/class/label": of_int(label),
+        "image/height": of_int(height),
+        "image/width": of_int(width),
+        "image/filename": of_bytes(filename.encode()),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features))
+
+
+def get_split(
+    split_name: str, dataset_dir: str | os.PathLike[str], file_pattern: str | None = None, reader: Any = None
+) -> slim.dataset.Dataset:
+    """Describes one split of the records in a folder.
+
+    Args:
+        split_name: One of SPLIT_NAMES.
+        dataset_dir: The folder convert.py wrote to, or one of the original tutorial, without splits.json.
+        file_pattern: Glob of other record files in that folder; `%s` in it stands for the split name.
+        reader: A TensorFlow reader class for slim's data provider; TFRecordReader by default.
+
+    Returns:
+        A dataset with `data_sources` (list of files, in order), `num_samples`, `num_classes` and
+        `labels_to_names` (dict of label number to name), which slim's DatasetDataProvider reads.
+
+    Raises:
+        ValueError: No such split, or no complete set of records; the text names the next command.
+    """
+    if split_name not in SPLIT_NAMES:
+        raise ValueError(f"no split is named {split_name!r}; take --dataset_split_name={' or '.join(SPLIT_NAMES)}")
+    convert = f"run convert.py --dataset_dir={dataset_dir}"
+    pattern = file_pattern or FILE_PATTERN
+    if "%s" in pattern:
+        pattern = pattern % split_name
+    folder = Path(dataset_dir)
+    shards = sorted(map(str, folder.glob(pattern)))
+    splits_path = folder / SPLITS_FILENAME
+    interrupted = not splits_path.exists() and (folder / (SPLITS_FILENAME + ".partial")).exists()
+    if not shards or interrupted:
+        raise ValueError(f"no complete records {pattern} in {dataset_dir}; {convert}")
+
+    labels_to_names = _read_labels(folder / "labels.txt", convert)
+    if splits_path.exists() and file_pattern is None:
+        splits = json.loads(splits_path.read_text(encoding="utf-8"))
+        if len(shards) != splits["num_shards"]:
+            raise ValueError(f"{dataset_dir} has {len(shards)} of {splits['num_shards']} files {pattern}; {convert}")
+        num_samples = sum(splits["counts"][split_name].values())
+    else:
+        num_samples = sum(1 for shard in shards for _ in tf.compat.v1.io.tf_record_iterator(shard))
+    if not num_samples:
+        raise ValueError(f"{dataset_dir} has no picture for {split_name}; {convert} with another --percent_validation")
+
+    return slim.dataset.Dataset(
+        data_sources=shards,
+        reader=reader or tf.compat.v1.TFRecordReader,
+        decoder=slim.tfexample_decoder.TFExampleDecoder(
+            KEYS_TO_FEATURES,
+            {
+                "image": slim.tfexample_decoder.Image("image/encoded", "image/format"),
+                "label": slim.tfexample_decoder.Tensor("image/class/label"),
+                "filename": slim.tfexample_decoder.Tensor("image/filename"),
+            },
+        ),
+        num_samples=num_samples,
+        items_to_descriptions=ITEMS_TO_DESCRIPTIONS,
+        num_classes=len(labels_to_names),
+        labels_to_names=labels_to_names,
+    )
+
+
+def _read_labels(path: Path, advice: str) -> dict[int, str]:
+    if not path.exists():
+        raise ValueError(f"{path} is missing; {advice}")
+    lines = [line.partition(":") for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return {int(index): name for index, _, name in lines}
