@@ -18,7 +18,7 @@ assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 class BadPicture(Exception):
-    """The bytes are not a whole picture of a known format; the text says what is wrong."""
+    """There is no whole picture of a known format; the text says why."""
 
 
 def open_picture(data: bytes, draft_side: int | None = None) -> Image.Image:
