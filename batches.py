@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 import arts
+import dataset_factory
 import images
+from slim_compat import slim, tf
 from flags import UserError
-from slim_compat import tf
 
 # Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
 SHUFFLE_BUFFER = 2048
@@ -77,3 +78,15 @@ def raise_damaged(data_sources: Sequence[str]) -> None:
                 pass
         except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.NotFoundError):
             raise UserError(f"{source} is damaged or cut off; delete it and run convert.py again") from None
+
+
+def open_split(dataset_name: str, split_name: str, dataset_dir: str) -> slim.dataset.Dataset:
+    """Returns `dataset_factory.get_dataset`; what is wrong with the folder is an error of the user.
+
+    Raises:
+        UserError: No such folder, no complete records, no labels.txt.
+    """
+    try:
+        return dataset_factory.get_dataset(dataset_name, split_name, dataset_dir)
+    except ValueError as error:
+        raise UserError(str(error)) from None

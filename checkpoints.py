@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from slim_compat import slim, tf
 from flags import UserError
 from labels import LABELS_FILENAME, read_labels
-from slim_compat import tf
 
 BASENAME = "model.ckpt"
 SETTINGS_FILENAME = "flags.json"
@@ -133,3 +133,36 @@ def label_names(checkpoint: str, dataset_dir: str | None) -> list[str]:
             "trained with; use the data set it was trained on"
         )
     return names
+
+
+def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable]:
+    """Returns the variables in any of comma-separated scopes; all where no scope is named."""
+    prefixes = tuple(scope.strip().rstrip("/") + "/" for scope in scopes.split(",") if scope.strip())
+    return [variable for variable in variables if not prefixes or (variable.op.name + "/").startswith(prefixes)]
+
+
+def warm_start_variables(
+    checkpoint: str, model_name: str, num_classes: int, exclude_scopes: str, ignore_missing: bool
+) -> list[tf.Variable]:
+    """Returns the model variables of the current graph to take from a checkpoint of other training.
+
+    Raises:
+        UserError: A wanted variable is not there or has another shape; names the flag to add.
+    """
+    wanted = slim.get_model_variables()
+    if exclude_scopes:
+        excluded = {variable.ref() for variable in in_scopes(wanted, exclude_scopes)}
+        wanted = [variable for variable in wanted if variable.ref() not in excluded]
+    if ignore_missing:
+        stored = shapes(checkpoint)
+        wanted = [variable for variable in wanted if variable.op.name in stored]
+    try:
+        check(checkpoint, wanted, model_name, num_classes)
+    except UserError as error:
+        heads = sorted({variable.op.name.rsplit("/", 1)[0] for variable in wanted if _is_head(variable, num_classes)})
+        raise UserError(f"{error}; for other labels add --checkpoint_exclude_scopes={','.join(heads)}") from None
+    return wanted
+
+
+def _is_head(variable: tf.Variable, num_classes: int) -> bool:
+    return variable.op.name.endswith("/biases") and variable.shape.as_list() == [num_classes]

@@ -1,0 +1,41 @@
+"""What TensorBoard shows of a run, written as event files."""
+
+import io
+import os
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+from slim_compat import tf
+
+
+class Summaries:
+    """Writes one event file in a folder; TensorBoard reads it while the run goes on."""
+
+    def __init__(self, folder: str | os.PathLike[str]):
+        self._writer = tf.compat.v1.summary.FileWriter(os.fspath(folder))
+
+    def scalars(self, step: int, values: dict[str, float]) -> None:
+        """Adds one point to the curve of each name."""
+        summary = tf.compat.v1.Summary()
+        for name, value in values.items():
+            summary.value.add(tag=name, simple_value=value)
+        self._writer.add_summary(summary, step)
+        self._writer.flush()
+
+    def pictures(self, step: int, pictures: np.ndarray, captions: Sequence[str]) -> None:
+        """Adds pictures, uint8 [n, height, width, 3], RGB, each under its caption."""
+        summary = tf.compat.v1.Summary()
+        for picture, caption in zip(pictures, captions, strict=True):
+            encoded = io.BytesIO()
+            Image.fromarray(picture).save(encoded, "PNG")
+            image = tf.compat.v1.Summary.Image(
+                height=picture.shape[0], width=picture.shape[1], colorspace=3, encoded_image_string=encoded.getvalue()
+            )
+            summary.value.add(tag=caption, image=image)
+        self._writer.add_summary(summary, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
