@@ -14,9 +14,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
-import web
+import remote_picture
 from pictures import BadPicture
-from web import fetch_picture
+from remote_picture import fetch_picture
 
 PICTURE = b"\xff\xd8 the bytes of a picture"
 PUBLIC = "93.184.216.34"
@@ -183,12 +183,12 @@ def test_addresses_inside_and_other_schemes_are_refused(url: str, monkeypatch: p
 
 @pytest.mark.parametrize("address", ["8.8.8.8", "2606:2800:220:1::1", "64:ff9b::8.8.8.8", "::ffff:8.8.8.8"])
 def test_public_addresses_are_not_refused(address: str) -> None:
-    assert web._refusal(ipaddress.ip_address(address), allow_private_hosts=False) is None
+    assert remote_picture._refusal(ipaddress.ip_address(address), allow_private_hosts=False) is None
 
 
 @pytest.mark.parametrize("address", ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "0.0.0.0", "ff02::1"])
 def test_metadata_addresses_stay_refused_in_a_museum(address: str) -> None:
-    assert web._refusal(ipaddress.ip_address(address), allow_private_hosts=True)
+    assert remote_picture._refusal(ipaddress.ip_address(address), allow_private_hosts=True)
 
 
 def test_a_name_that_points_inside_is_refused(internet: Internet) -> None:
@@ -207,7 +207,7 @@ def test_the_checked_address_is_the_one_asked(internet: Internet) -> None:
     assert internet.connected == [(PUBLIC, 80)]
     ((_, headers),) = server.requests  # type: ignore[attr-defined]
     assert headers["Host"] == NAME
-    assert headers["User-Agent"] == web.USER_AGENT
+    assert headers["User-Agent"] == remote_picture.USER_AGENT
 
 
 def test_the_next_address_is_tried_where_one_is_down(internet: Internet) -> None:
@@ -249,7 +249,7 @@ def test_redirects_are_followed_so_far() -> None:
     ],
 )
 def test_an_incomplete_answer_has_a_reason(answer: Answer, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "MAX_BYTES", 10)
+    monkeypatch.setattr(remote_picture, "MAX_BYTES", 10)
 
     def answer_and_close(handler: BaseHTTPRequestHandler) -> None:
         answer(handler)
@@ -268,14 +268,14 @@ def test_a_body_of_unknown_size_is_bounded(monkeypatch: pytest.MonkeyPatch) -> N
 
     with serve({"/a.jpg": chunked}) as server:
         assert fetch_picture(local(server), allow_private_hosts=True) == b"123456" * 3
-        monkeypatch.setattr(web, "MAX_BYTES", 10)
+        monkeypatch.setattr(remote_picture, "MAX_BYTES", 10)
         with pytest.raises(BadPicture, match="more than 10 bytes"):
             fetch_picture(local(server), allow_private_hosts=True)
 
 
 @pytest.mark.parametrize("first", [b"HTTP/1.1 200 OK\r\nX: ", b"HTTP/1.1 200 OK\r\nContent-Length: 999\r\n\r\n"])
 def test_a_slow_answer_ends_at_the_deadline(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "MAX_SECONDS", 0.5)
+    monkeypatch.setattr(remote_picture, "MAX_SECONDS", 0.5)
     with serve({"/a.jpg": drip(first)}) as server:
         start = time.monotonic()
         with pytest.raises(BadPicture, match=r"no complete answer within 0\.5 s"):
@@ -284,7 +284,7 @@ def test_a_slow_answer_ends_at_the_deadline(first: bytes, monkeypatch: pytest.Mo
 
 
 def test_silence_ends_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "IDLE_SECONDS", 0.2)
+    monkeypatch.setattr(remote_picture, "IDLE_SECONDS", 0.2)
     with (
         serve({"/a.jpg": lambda _: time.sleep(1)}) as server,
         pytest.raises(BadPicture, match="not fetched: timed out"),
