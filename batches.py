@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
+from slim_compat import slim, tf
 import arts
 import dataset_factory
-import images
-from slim_compat import slim, tf
 from flags import UserError
+import images
 
 # Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
 SHUFFLE_BUFFER = 2048

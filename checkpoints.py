@@ -1,9 +1,9 @@
 """Checkpoints in slim's form: `model.ckpt-N.*` and what lies beside them."""
 
-import json
-import re
 from collections.abc import Iterable
+import json
 from pathlib import Path
+import re
 from typing import Any
 
 from slim_compat import slim, tf

@@ -3,8 +3,8 @@
 To add a network, add a line to NETWORKS.
 """
 
-import inspect
 from collections.abc import Callable
+import inspect
 from typing import Any, NamedTuple
 
 from slim_compat import nets, slim, tf

@@ -1,8 +1,8 @@
 """What TensorBoard shows of a run, written as event files."""
 
+from collections.abc import Sequence
 import io
 import os
-from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image

@@ -10,27 +10,27 @@ Safe to run again: it goes on from the newest checkpoint in TRAIN_DIR. Ctrl-C an
 """
 
 import argparse
+from collections.abc import Callable, Sequence
 import contextlib
 import functools
 import json
 import math
-import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
+import time
 from typing import NamedTuple
 
 import numpy as np
 
+from slim_compat import slim, tf
 import batches
 import checkpoints
 import dataset_factory
-import networks
-import optimizers
-from slim_compat import slim, tf
 from files import open_replacing
 from flags import Parser, UserError, number, run
 from interruption import Interruption
 from labels import LABELS_FILENAME, read_labels, write_labels
+import networks
+import optimizers
 from progress import Progress
 from summaries import Summaries
 
