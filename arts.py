@@ -16,7 +16,6 @@ import tf_slim as slim
 SPLIT_NAMES = ("train", "validation")
 FILE_PATTERN = "arts_%s_*.tfrecord"  # Of a split name.
 SHARD_NAME = "arts_%s_%05d-of-%05d.tfrecord"  # Of a split name, a shard's number and the number of shards.
-SPLITS_FILENAME = "splits.json"
 
 # The features of one record; slim's names, and the picture's path below met_art/ for reports.
 KEYS_TO_FEATURES = {
@@ -81,17 +80,16 @@ def get_split(
         pattern = pattern % split_name
     folder = Path(dataset_dir)
     shards = sorted(map(str, folder.glob(pattern)))
-    splits_path = folder / SPLITS_FILENAME
-    interrupted = not splits_path.exists() and (folder / (SPLITS_FILENAME + ".partial")).exists()
-    if not shards or interrupted:
-        raise ValueError(f"no complete records {pattern} in {dataset_dir}; {convert}")
-
+    whole = [SHARD_NAME % (split_name, shard, len(shards)) for shard in range(len(shards))]
+    if not shards:
+        raise ValueError(f"no records {pattern} in {dataset_dir}; {convert}")
+    if file_pattern is None and whole != [Path(shard).name for shard in shards]:
+        raise ValueError(f"the records {pattern} in {dataset_dir} are not one whole set; {convert}")
     labels_to_names = _read_labels(folder / "labels.txt", convert)
-    if splits_path.exists() and file_pattern is None:
-        splits = json.loads(splits_path.read_text(encoding="utf-8"))
-        if len(shards) != splits["num_shards"]:
-            raise ValueError(f"{dataset_dir} has {len(shards)} of {splits['num_shards']} files {pattern}; {convert}")
-        num_samples = sum(splits["counts"][split_name].values())
+
+    splits_path = folder / "splits.json"
+    if file_pattern is None and splits_path.exists():
+        num_samples = sum(json.loads(splits_path.read_text(encoding="utf-8"))["counts"][split_name].values())
     else:
         num_samples = sum(1 for shard in shards for _ in tf.compat.v1.io.tf_record_iterator(shard))
     if not num_samples:
