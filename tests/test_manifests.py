@@ -1,0 +1,276 @@
+"""The manifests: valid for Kubernetes, one with the scripts and with each other, allowed by the restricted profile."""
+
+import argparse
+from collections.abc import Callable
+import copy
+import importlib
+from pathlib import Path
+import re
+import subprocess
+from typing import Any
+
+from kubernetes_validate.utils import ValidationError, all_versions, latest_version, validate
+import pytest
+import yaml
+
+Manifest = dict[str, Any]
+
+ROOT = Path(__file__).resolve().parents[1]
+FILES = sorted(ROOT.glob("*.yaml"))
+OLDEST_KUBERNETES = (1, 28)
+# Each is listed twice, as its schemas are: open ones and strict ones.
+VERSIONS = [v for v in dict.fromkeys(all_versions()) if tuple(map(int, v.split("."))) >= OLDEST_KUBERNETES]
+POD_NAMES = {
+    "train-model.yaml": "train-met-art-model",
+    "eval-model.yaml": "eval-met-art-model",
+    "infer-model.yaml": "infer-met-art-model",
+    "access-model-logs.yaml": "access-model-logs",
+    "tensorboard.yaml": "tensorboard-met-art-model",
+}
+# The edits that the tutorial offers, each in one line that GNU's and BSD's sed both understand.
+EDITS = {
+    "registry": r"s#image: met-art:#image: registry.example.com/me/met-art:#; s/# imagePullSecrets/imagePullSecrets/",
+    "data volume": r"s/# - {name: data,/- {name: data,/",
+    "gpu": r"s#\# nvidia.com/gpu#nvidia.com/gpu#; /--clone_on_cpu/d",
+}
+
+
+def read(path: Path) -> list[Manifest]:
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
+
+
+def pod_spec(manifest: Manifest) -> Manifest | None:
+    """Returns the pod that a Pod or a Job describes, None for other kinds."""
+    if manifest["kind"] == "Job":
+        return manifest["spec"]["template"]["spec"]
+    return manifest["spec"] if manifest["kind"] == "Pod" else None
+
+
+def containers(spec: Manifest) -> list[Manifest]:
+    return spec.get("initContainers", []) + spec["containers"]
+
+
+MANIFESTS = [(path, manifest) for path in FILES for manifest in read(path)]
+PODS = [(path, manifest, spec) for path, manifest in MANIFESTS if (spec := pod_spec(manifest))]
+POD_IDS = [f"{path.name}-{manifest['metadata']['name']}" for path, manifest, _ in PODS]
+each_pod = pytest.mark.parametrize(("path", "manifest", "spec"), PODS, ids=POD_IDS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_kubernetes_accepts_every_manifest(version: str) -> None:
+    for _, manifest in MANIFESTS:
+        validate(manifest, version, strict=True)
+
+
+def test_versions_reach_from_the_oldest_on() -> None:
+    assert VERSIONS[0].startswith("1.28.")
+    assert VERSIONS[-1] == latest_version()
+
+
+def test_the_schema_check_refuses_an_unknown_field() -> None:
+    manifest = copy.deepcopy(read(ROOT / "train-model.yaml")[1])
+    manifest["spec"]["containers"][0]["volumemounts"] = []
+    with pytest.raises(ValidationError, match="volumemounts"):
+        validate(manifest, VERSIONS[-1], strict=True)
+
+
+def expanded(argument: str, container: Manifest) -> str:
+    """Returns an argument with $(NAME) replaced as Kubernetes does; "0" for what only the cluster knows."""
+    values = {"JOB_COMPLETION_INDEX": "0"} | {e["name"]: e.get("value", "0") for e in container.get("env", [])}
+    return re.sub(r"\$\((\w+)\)", lambda match: values[match[1]], argument)
+
+
+@each_pod
+def test_the_script_parses_its_arguments(path: Path, manifest: Manifest, spec: Manifest) -> None:
+    for container in containers(spec):
+        arguments = [expanded(argument, container) for argument in container.get("args", [])]
+        match container["command"]:
+            case ["python", script]:
+                assert (ROOT / Path(script).name).is_file() and Path(script).parent == Path("/model")
+                parser: argparse.ArgumentParser = importlib.import_module(Path(script).stem).build_parser()
+                parser.parse_args(arguments)
+            case ["tensorboard"]:
+                from tensorboard.program import TensorBoard
+
+                TensorBoard().configure(["tensorboard", *arguments])
+            case command:
+                assert command == ["sleep", "infinity"] and not arguments
+
+
+def test_a_misspelt_argument_is_refused() -> None:
+    parser = importlib.import_module("train_image_classifier").build_parser()
+    with pytest.raises(SystemExit):
+        parser.parse_args([*read(ROOT / "train-model.yaml")[1]["spec"]["containers"][0]["args"], "--batchsize=1"])
+
+
+@pytest.mark.parametrize(("file", "name"), POD_NAMES.items())
+def test_pods_have_the_names_of_the_tutorial(file: str, name: str) -> None:
+    pods = [manifest for manifest in read(ROOT / file) if manifest["kind"] == "Pod"]
+    assert [pod["metadata"]["name"] for pod in pods] == [name]
+    assert pods[0]["spec"]["restartPolicy"] == "Never"
+
+
+def test_one_image_and_one_version_everywhere() -> None:
+    version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[0]
+    assert {container["image"] for _, _, spec in PODS for container in containers(spec)} == {f"met-art:{version}"}
+    for _, manifest in MANIFESTS:
+        labels = manifest["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == manifest["metadata"]["name"]
+        assert labels["app.kubernetes.io/part-of"] == "met-art"
+        assert labels["app.kubernetes.io/version"] == version
+        assert labels["app.kubernetes.io/component"]
+
+
+def test_names_are_distinct() -> None:
+    names = [(manifest["kind"], manifest["metadata"]["name"]) for _, manifest in MANIFESTS]
+    assert len(names) == len(set(names))
+
+
+def test_services_select_pods() -> None:
+    templates = [manifest["spec"].get("template", manifest) for _, manifest, _ in PODS]
+    for _, manifest in MANIFESTS:
+        if manifest["kind"] == "Service":
+            wanted = manifest["spec"]["selector"].items()
+            chosen = [pod for pod in templates if wanted <= pod["metadata"]["labels"].items()]
+            assert len(chosen) == 1, manifest["metadata"]["name"]
+            assert chosen[0]["spec"]["subdomain"] == manifest["metadata"]["name"]
+
+
+def assert_mounts_agree(manifests: list[Manifest]) -> None:
+    """Every mount has its volume and the reverse, every claim exists, and what is written lies on a volume."""
+    claims = {manifest["metadata"]["name"] for _, manifest in MANIFESTS if manifest["kind"] == "PersistentVolumeClaim"}
+    for spec in filter(None, map(pod_spec, manifests)):
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        mounts = [mount for container in containers(spec) for mount in container["volumeMounts"]]
+        assert {mount["name"] for mount in mounts} == set(volumes)
+        used = {v["persistentVolumeClaim"]["claimName"] for v in volumes.values() if "persistentVolumeClaim" in v}
+        assert used and used <= claims
+        assert volumes["tmp"]["emptyDir"] is not None
+        writable = {mount["mountPath"] for mount in mounts if not mount.get("readOnly")}
+        for container in containers(spec):
+            for argument in container.get("args", []):
+                flag, _, value = argument.partition("=")
+                if flag in ("--train_dir", "--eval_dir"):
+                    assert any(Path(value).is_relative_to(folder) for folder in writable - {"/tmp"}), argument
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_volumes_mounts_and_claims_agree(path: Path) -> None:
+    assert_mounts_agree(read(path))
+
+
+def test_the_local_volume_is_for_the_claim_of_the_logs() -> None:
+    (volume,) = read(ROOT / "local-volume.yaml")
+    claim = read(ROOT / "train-model.yaml")[0]
+    assert volume["spec"]["claimRef"]["name"] == claim["metadata"]["name"] == "met-art-logs"
+    assert volume["spec"]["capacity"] == claim["spec"]["resources"]["requests"]
+    assert volume["spec"]["accessModes"] == claim["spec"]["accessModes"]
+    assert "storageClassName" not in volume["spec"] and "storageClassName" not in claim["spec"]
+
+
+def test_shards_agree_with_completions() -> None:
+    jobs = [manifest for manifest in read(ROOT / "prepare-data.yaml") if manifest["kind"] == "Job"]
+    download = next(job["spec"] for job in jobs if job["metadata"]["name"] == "download-met-art")
+    assert download["completionMode"] == "Indexed"
+    assert f"--num_shards={download['completions']}" in download["template"]["spec"]["containers"][0]["args"]
+    assert download["parallelism"] <= download["completions"]
+
+
+def restricted_violations(spec: Manifest) -> list[str]:
+    """Returns what Pod Security's restricted profile, and this project beyond it, forbid in a pod.
+
+    https://kubernetes.io/docs/concepts/security/pod-security-standards/#restricted; beyond it: a root file system
+    that cannot be written, no token of the cluster, fsGroup for the volumes, requests and a limit on memory.
+    """
+    found = [f"{field}: true" for field in ("hostNetwork", "hostPID", "hostIPC") if spec.get(field)]
+    allowed_volumes = {
+        "configMap",
+        "downwardAPI",
+        "emptyDir",
+        "ephemeral",
+        "persistentVolumeClaim",
+        "projected",
+        "secret",
+    }
+    found += [f"volume {v['name']}" for v in spec.get("volumes", []) if not (v.keys() - {"name"}) <= allowed_volumes]
+    pod = spec.get("securityContext", {})
+    found += ["fsGroup"] if not pod.get("fsGroup") else []
+    found += ["automountServiceAccountToken"] if spec.get("automountServiceAccountToken") is not False else []
+    for container in containers(spec):
+        own = container.get("securityContext", {})
+        effective = pod | own
+        resources = container.get("resources", {})
+        checks = {
+            "runAsNonRoot": effective.get("runAsNonRoot") is True,
+            "runAsUser": effective.get("runAsUser", 0) > 0,
+            "seccompProfile": effective.get("seccompProfile", {}).get("type") in ("RuntimeDefault", "Localhost"),
+            "privileged": not own.get("privileged"),
+            "procMount": own.get("procMount", "Default") == "Default",
+            "allowPrivilegeEscalation": own.get("allowPrivilegeEscalation") is False,
+            "capabilities drop": "ALL" in own.get("capabilities", {}).get("drop", []),
+            "capabilities add": set(own.get("capabilities", {}).get("add", [])) <= {"NET_BIND_SERVICE"},
+            "hostPort": not any(port.get("hostPort") for port in container.get("ports", [])),
+            "readOnlyRootFilesystem": own.get("readOnlyRootFilesystem") is True,
+            "requests": {"cpu", "memory"} <= resources.get("requests", {}).keys(),
+            "memory limit": "memory" in resources.get("limits", {}),
+        }
+        found += [name for name, passed in checks.items() if not passed]
+    return found
+
+
+@each_pod
+def test_pods_keep_the_restricted_profile(path: Path, manifest: Manifest, spec: Manifest) -> None:
+    assert restricted_violations(spec) == []
+
+
+@pytest.mark.parametrize(
+    ("violation", "spoil"),
+    [
+        ("hostNetwork: true", lambda spec, _: spec.update(hostNetwork=True)),
+        ("volume root", lambda spec, _: spec["volumes"].append({"name": "root", "hostPath": {"path": "/"}})),
+        ("fsGroup", lambda spec, _: spec["securityContext"].pop("fsGroup")),
+        ("automountServiceAccountToken", lambda spec, _: spec.pop("automountServiceAccountToken")),
+        ("runAsNonRoot", lambda spec, _: spec["securityContext"].pop("runAsNonRoot")),
+        ("runAsUser", lambda _, container: container["securityContext"].update(runAsUser=0)),
+        ("seccompProfile", lambda spec, _: spec["securityContext"]["seccompProfile"].update(type="Unconfined")),
+        ("privileged", lambda _, container: container["securityContext"].update(privileged=True)),
+        ("procMount", lambda _, container: container["securityContext"].update(procMount="Unmasked")),
+        ("allowPrivilegeEscalation", lambda _, container: container["securityContext"].pop("allowPrivilegeEscalation")),
+        ("capabilities drop", lambda _, container: container["securityContext"].pop("capabilities")),
+        ("capabilities add", lambda _, c: c["securityContext"]["capabilities"].update(add=["SYS_ADMIN"])),
+        ("hostPort", lambda _, container: container.update(ports=[{"containerPort": 1, "hostPort": 1}])),
+        ("readOnlyRootFilesystem", lambda _, container: container["securityContext"].pop("readOnlyRootFilesystem")),
+        ("requests", lambda _, container: container["resources"].pop("requests")),
+        ("memory limit", lambda _, container: container["resources"]["limits"].pop("memory")),
+    ],
+)
+def test_the_profile_check_finds(violation: str, spoil: Callable[[Manifest, Manifest], object]) -> None:
+    spec = copy.deepcopy(read(ROOT / "train-model.yaml")[1]["spec"])
+    spoil(spec, spec["containers"][0])
+    assert restricted_violations(spec) == [violation]
+
+
+@pytest.mark.parametrize(("edit", "command"), EDITS.items(), ids=list(EDITS))
+def test_the_offered_edits_leave_valid_manifests(edit: str, command: str, tmp_path: Path) -> None:
+    names = ["train-model.yaml", "eval-model.yaml", "infer-model.yaml"]
+    copies = [tmp_path / name for name in names]
+    for copied in copies:
+        copied.write_bytes((ROOT / copied.name).read_bytes())
+    subprocess.run(["sed", "-i.bak", command, *copies], check=True)
+
+    for copied in copies:
+        manifests = read(copied)
+        assert manifests != read(ROOT / copied.name)
+        assert_mounts_agree(manifests)
+        for manifest in manifests:
+            validate(manifest, VERSIONS[-1], strict=True)
+        spec = manifests[-1]["spec"]
+        container = spec["containers"][0]
+        if edit == "registry":
+            assert container["image"].startswith("registry.example.com/me/met-art:")
+            assert spec["imagePullSecrets"] == [{"name": "met-art-registry"}]
+        elif edit == "data volume":
+            assert {"name": "data", "mountPath": "/data", "readOnly": True} in container["volumeMounts"]
+        elif edit == "gpu" and copied.name != "infer-model.yaml":
+            assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+            assert not any("clone_on_cpu" in argument for argument in container["args"])
