@@ -5,6 +5,7 @@ checked, while Host header, SNI and certificate stay with the name. Each redirec
 the environment are not used: they would resolve the name again.
 """
 
+from collections.abc import Iterator
 import contextlib
 import http.client
 import ipaddress
@@ -12,7 +13,6 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
 from pictures import BadPicture

@@ -1,21 +1,21 @@
+from collections.abc import Callable, Iterator
 import contextlib
 import datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import ipaddress
+from pathlib import Path
 import socket
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+import pytest
 
-import remote_picture
 from pictures import BadPicture
+import remote_picture
 from remote_picture import fetch_picture
 
 PICTURE = b"\xff\xd8 the bytes of a picture"
