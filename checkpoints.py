@@ -166,3 +166,10 @@ def warm_start_variables(
 
 def _is_head(variable: tf.Variable, num_classes: int) -> bool:
     return variable.op.name.endswith("/biases") and variable.shape.as_list() == [num_classes]
+
+
+def averaged(checkpoint: str, variables: Iterable[tf.Variable]) -> dict[str, tf.Variable]:
+    """Returns what to restore variables from: the name of their moving average where the checkpoint has one."""
+    stored = shapes(checkpoint)
+    names = {variable.op.name: variable for variable in variables}
+    return {name + AVERAGE_SUFFIX if name + AVERAGE_SUFFIX in stored else name: names[name] for name in names}

@@ -8,6 +8,7 @@ import inspect
 from typing import Any, NamedTuple
 
 from slim_compat import nets, slim, tf
+from flags import UserError
 
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
 # of a Keras layer that TensorFlow no longer has. The training step runs what is collected here.
@@ -80,6 +81,9 @@ def build(
     Returns:
         (logits, auxiliary logits), float32 [batch, num_classes]; the second is None for networks without an
         auxiliary head and outside training.
+
+    Raises:
+        UserError: The images are too small for the network.
     """
     network = NETWORKS[model_name]
     scope = network.arg_scope(weight_decay=weight_decay)
@@ -89,11 +93,18 @@ def build(
                 parameters["updates_collections"] = BATCH_NORM_UPDATES
                 parameters["decay"] = _batch_norm_decay() if is_training else BATCH_NORM_DECAY
     inputs = (images - tf.constant(network.mean)) * (1.0 / network.scale)
-    options = {}
-    if "create_aux_logits" in inspect.signature(network.function).parameters:
-        options["create_aux_logits"] = is_training
-    with slim.arg_scope(scope):
-        logits, end_points = network.function(inputs, num_classes, is_training=is_training, **options)
+    # Pooling over whatever is left of height and width allows other image sizes than the network's own.
+    options = {"create_aux_logits": is_training, "global_pool": True}
+    known = inspect.signature(network.function).parameters
+    try:
+        with slim.arg_scope(scope):
+            logits, end_points = network.function(
+                inputs, num_classes, is_training=is_training, **{k: v for k, v in options.items() if k in known}
+            )
+    except ValueError as error:
+        if "Negative dimension size" not in str(error):
+            raise
+        raise UserError(f"{images.shape[1]} x {images.shape[2]} pixels are too few for {model_name}") from None
     # Some of the networks keep two spatial dimensions of size 1.
     return tf.reshape(logits, [-1, num_classes]), end_points.get("AuxLogits")
 

@@ -11,6 +11,8 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # An order above the museum's largest photographs; 3 bytes a pixel bound the memory of one process.
 MAX_PIXELS = 100_000_000
+# Evaluation at 299 pixels takes the central 7/8 of the shorter side; 512 keeps that sharp up to a side ratio of 3:2.
+MAX_SIDE = 512
 JPEG_QUALITY = 92
 ORIENTATION_TAG = 0x0112  # Of EXIF; 1 is upright.
 
@@ -26,8 +28,8 @@ def open_picture(data: bytes, draft_side: int | None = None) -> Image.Image:
 
     Args:
         data: A JPEG, PNG, WebP, GIF, BMP or TIFF file.
-        draft_side: JPEGs may be decoded at a half, quarter or eighth of their size as long as no side
-            gets shorter than this; much faster, and a truncated file is still found.
+        draft_side: JPEGs may be decoded at a half, quarter or eighth of their size as long as the longest
+            side does not get shorter than this; much faster, and a truncated file is still found.
 
     Returns:
         The picture as stored, in the file's own mode; `format` says which format it was.
@@ -47,7 +49,8 @@ def open_picture(data: bytes, draft_side: int | None = None) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise BadPicture(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
             if draft_side is not None:
-                picture.draft(None, (draft_side, draft_side))
+                scale = draft_side / max(width, height)
+                picture.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
             picture.load()
     except BadPicture:
         raise
@@ -79,7 +82,8 @@ def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
     if picture.format == "JPEG" and picture.mode in ("RGB", "L") and upright and max(full_size) <= max_side:
         return data, picture.height, picture.width
     picture = to_rgb(picture)
-    picture.thumbnail((max_side, max_side), Image.Resampling.LANCZOS)
+    # A third of the time that LANCZOS takes; the network's own scaling hides the difference.
+    picture.thumbnail((max_side, max_side), Image.Resampling.HAMMING)
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=JPEG_QUALITY)
     return output.getvalue(), picture.height, picture.width
@@ -87,14 +91,14 @@ def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Returns the picture upright, in 8-bit RGB, what was transparent on white."""
-    picture = ImageOps.exif_transpose(picture)
+    ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale.
         picture = picture.convert("F").point(lambda value: value * (255 / 65535) + 0).convert("L")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         background = Image.new("RGBA", picture.size, "white")
         return Image.alpha_composite(background, picture).convert("RGB")
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def _declared_size(data: bytes) -> tuple[int, int]:

@@ -277,7 +277,7 @@ def run_steps(
                         f"the loss is {loss} at step {step:,}; try --learning_rate={arguments.learning_rate / 10:g} "
                         f"in a new --train_dir (last good checkpoint: {saved})"
                     )
-                saved = saver.save(session, basename, global_step=step, write_meta_graph=True)
+                saved = saver.save(session, basename, global_step=step, write_meta_graph=False)
                 last_save = time.monotonic()
             if is_last:
                 break
