@@ -41,9 +41,6 @@ import splits
 PICTURES_FOLDER = "met_art"
 SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
-# Evaluation at 299 pixels takes the central 7/8, so the shorter side needs 342; with 640 it has them up to a ratio
-# of 15:8, and the museum's small photographs (625) stay as they are.
-MAX_SIDE = 640
 BATCH = 8  # Pictures handed to a worker at a time.
 BATCHES_AHEAD = 4  # Of each worker: what may wait in memory.
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
@@ -259,7 +256,7 @@ def write_set(
     Returns:
         The number of pictures by split and label.
     """
-    import slim_compat  # noqa: F401, I001 - before the others: it quiets TensorFlow.
+    import slim_compat  # noqa: F401 - before the others: it quiets TensorFlow.
     import arts
 
     order = sorted(pictures, key=lambda picture: splits.stable_hash(settings["random_seed"], picture.path))

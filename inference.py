@@ -18,19 +18,19 @@ class Classifier:
         """
         self.image_size = image_size
         self.label_names = label_names
-        with tf.Graph().as_default() as graph:
+        with tf.Graph().as_default():
             self._images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
             logits, _ = networks.build(model_name, self._images, len(label_names))
             self._probabilities = tf.nn.softmax(logits, name="probabilities")
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
+            config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+            config.gpu_options.allow_growth = True
+            if not use_gpu:
+                config.device_count["GPU"] = 0
+            self._session = tf.compat.v1.Session(config=config)
             saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
-        config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
-        config.gpu_options.allow_growth = True
-        if not use_gpu:
-            config.device_count["GPU"] = 0
-        self._session = tf.compat.v1.Session(graph=graph, config=config)
-        checkpoints.restore(self._session, saver, checkpoint)
+            checkpoints.restore(self._session, saver, checkpoint)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each label.

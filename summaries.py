@@ -14,7 +14,8 @@ class Summaries:
     """Writes one event file in a folder; TensorBoard reads it while the run goes on."""
 
     def __init__(self, folder: str | os.PathLike[str]):
-        self._writer = tf.compat.v1.summary.FileWriter(os.fspath(folder))
+        with tf.Graph().as_default():  # FileWriter refuses to work outside graph mode.
+            self._writer = tf.compat.v1.summary.FileWriter(os.fspath(folder))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of each name."""
