@@ -11,7 +11,7 @@ from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # An order above the museum's largest photographs; 3 bytes a pixel bound the memory of one process.
 MAX_PIXELS = 100_000_000
-# Longest side of a picture in the records, pixels. Evaluation at 299 takes the central 7/8, so the shorter side needs 342;
+# Longest side of a record, pixels. Evaluation at 299 takes the central 7/8, so the shorter side needs 342;
 # with 640 it has them up to a ratio of 15:8, and the museum's small photographs (625) stay as they are.
 MAX_SIDE = 640
 JPEG_QUALITY = 92
