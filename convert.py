@@ -99,9 +99,10 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
             path = f"{folder.name}/{file.name}"
             if path != path.encode(errors="replace").decode():
                 raise UserError(f"{root}: the name {path!r} is not UTF-8; rename it")
-            if file.name.startswith(".") or file.name.lower() in SYSTEM_FILES or not file.is_file():
-                passed_over += [path] if file.name != FULL_LABEL_FILENAME else []
-            elif file.name.endswith(PARTIAL_SUFFIX):
+            if file.name == FULL_LABEL_FILENAME:
+                continue
+            not_meant = file.name.startswith(".") or file.name.lower() in SYSTEM_FILES
+            if not_meant or file.name.endswith(PARTIAL_SUFFIX) or not file.is_file():
                 passed_over.append(path)
             else:
                 labels[path] = label_of_folder(folder)
@@ -111,20 +112,21 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
 
 
 def read_set(dataset_dir: Path) -> dict[str, Any]:
-    """Returns the splits.json of the run before, or an empty dict."""
-    path = dataset_dir / SPLITS_FILENAME
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    except ValueError:
-        raise UserError(f"{path} is damaged; delete it and run convert.py again, for a new split") from None
+    """Returns the splits.json of the run before, or of one that was killed on its last metres, or an empty dict."""
+    for path in (dataset_dir / SPLITS_FILENAME, dataset_dir / (SPLITS_FILENAME + PARTIAL_SUFFIX)):
+        if path.exists():
+            try:
+                return json.loads(path.read_text(encoding="utf-8"))
+            except ValueError:
+                raise UserError(f"{path} is damaged; delete it and run convert.py again, for a new split") from None
+    return {}
 
 
 def is_current(dataset_dir: Path, former: Mapping[str, Any], settings: object, paths: Iterable[str]) -> bool:
     """Returns whether the set that `former` describes is whole and made from the same files and settings."""
     if not former or former["settings"] != settings or former["pictures"].keys() != set(paths):
         return False
-    written = [dataset_dir / LABELS_FILENAME, *(dataset_dir / name for name in former["shards"])]
-    if not all(path.is_file() for path in written):
+    if not all((dataset_dir / name).is_file() for name in (SPLITS_FILENAME, LABELS_FILENAME, *former["shards"])):
         return False
     root = dataset_dir / PICTURES_FOLDER
     return all(_sha256((root / path).read_bytes()) == known["sha256"] for path, known in former["pictures"].items())
@@ -259,6 +261,8 @@ def write_set(
     import slim_compat  # noqa: F401 - before the others: it quiets TensorFlow.
     import arts
 
+    patterns = [arts.FILE_PATTERN % split for split in arts.SPLIT_NAMES]
+    _delete(dataset_dir, [pattern + PARTIAL_SUFFIX for pattern in patterns])  # Of a run that was killed.
     order = sorted(pictures, key=lambda picture: splits.stable_hash(settings["random_seed"], picture.path))
     counts = {}
     shards = []
@@ -276,13 +280,16 @@ def write_set(
         splits_json.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
         # All is written. From here to the last rename there is no set, neither the old nor the new.
-        (dataset_dir / SPLITS_FILENAME).unlink(missing_ok=True)
-        for split in arts.SPLIT_NAMES:
-            for old in dataset_dir.glob(arts.FILE_PATTERN % split):
-                old.unlink()
+        _delete(dataset_dir, [SPLITS_FILENAME, *patterns])
         write_labels(names, dataset_dir)
         _write_bad_pictures(dataset_dir / BAD_PICTURES_FILENAME, pictures)
     return counts
+
+
+def _delete(folder: Path, patterns: Iterable[str]) -> None:
+    for pattern in patterns:
+        for path in folder.glob(pattern):
+            path.unlink()
 
 
 def _write_shard(path: Path, pictures: Iterable[Picture], names: Sequence[str], store: IO[bytes]) -> None:
@@ -358,7 +365,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         bad = sum(bool(picture.problem) for picture in pictures)
         if bad > len(pictures) / 2:
             raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
-        usable = [picture for picture in pictures if picture.label in set(names) and not picture.problem]
+        chosen = set(names)
+        usable = [picture for picture in pictures if picture.label in chosen and not picture.problem]
         split_pictures(usable, former, settings)
         counts = write_set(args.dataset_dir, pictures, names, settings, store)
 
