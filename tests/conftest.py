@@ -1,0 +1,88 @@
+"""What several test files share: a few tiny pictures, their records, a network trained on them, scripts as processes."""
+
+from collections.abc import Callable
+import os
+from pathlib import Path
+import random
+import subprocess
+import sys
+
+from PIL import Image, ImageDraw
+import pytest
+
+REPOSITORY = Path(__file__).parent.parent
+LABEL_COLOURS = {"Chinese": (180, 30, 40), "Egyptian": (40, 150, 60), "Italian, Florence": (40, 60, 190)}
+PICTURES_PER_LABEL = 12
+IMAGE_SIZE = 32  # Pixels. Inception v2 is the lightest network that takes so few.
+
+
+def draw_picture(colour: tuple[int, int, int], seed: int) -> Image.Image:
+    """Returns a picture of 40 to 80 pixels a side whose colour alone tells its label."""
+    generator = random.Random(seed)
+    width, height = generator.randint(40, 80), generator.randint(40, 80)
+    picture = Image.new("RGB", (width, height), colour)
+    draw = ImageDraw.Draw(picture)
+    for _ in range(6):
+        left, top, shade = generator.randrange(width), generator.randrange(height), generator.randint(-30, 30)
+        box = (left, top, left + generator.randint(3, 20), top + generator.randint(3, 20))
+        draw.rectangle(box, fill=tuple(channel + shade for channel in colour))
+    return picture
+
+
+def draw_pictures(folder: Path, per_label: int = PICTURES_PER_LABEL) -> None:
+    """Draws `met_art/<label>/<number>.jpg` below a folder, as download.py would leave them."""
+    for index, (label, colour) in enumerate(LABEL_COLOURS.items()):
+        label_folder = folder / "met_art" / label
+        label_folder.mkdir(parents=True)
+        for number in range(per_label):
+            name = f"{index}{number:03}.jpg"
+            draw_picture(colour, seed=1000 * index + number).save(label_folder / name, quality=90)
+
+
+@pytest.fixture(scope="session")
+def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of three labels, with the pictures beside them in met_art. Read only."""
+    import convert
+
+    folder = tmp_path_factory.mktemp("dataset")
+    draw_pictures(folder)
+    convert.main([f"--dataset_dir={folder}", "--num_workers=1"])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def train_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Inception v2 that has learned the labels of `dataset_dir`: model.ckpt-20 and what lies beside it. Read only."""
+    import train_image_classifier
+
+    folder = tmp_path_factory.mktemp("logs")
+    train_image_classifier.main(
+        [
+            f"--train_dir={folder}",
+            f"--dataset_dir={dataset_dir}",
+            "--model_name=inception_v2",
+            f"--train_image_size={IMAGE_SIZE}",
+            "--batch_size=9",
+            "--max_number_of_steps=20",
+            "--optimizer=momentum",
+            "--learning_rate=0.02",
+            "--precision=float32",
+        ]
+    )
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a script of the repository as its users do: `run_script("classify.py", "--image_file=…")`."""
+
+    def run(script: str, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(REPOSITORY / script), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**os.environ, "COLUMNS": "120"},
+        )
+
+    return run
