@@ -113,13 +113,16 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
 
 def read_set(dataset_dir: Path) -> dict[str, Any]:
     """Returns the splits.json of the run before, or of one that was killed on its last metres, or an empty dict."""
-    for path in (dataset_dir / SPLITS_FILENAME, dataset_dir / (SPLITS_FILENAME + PARTIAL_SUFFIX)):
-        if path.exists():
-            try:
-                return json.loads(path.read_text(encoding="utf-8"))
-            except ValueError:
-                raise UserError(f"{path} is damaged; delete it and run convert.py again, for a new split") from None
-    return {}
+    path = dataset_dir / SPLITS_FILENAME
+    partial = dataset_dir / (SPLITS_FILENAME + PARTIAL_SUFFIX)
+    try:
+        return json.loads((path if path.exists() else partial).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except ValueError:
+        if not path.exists():  # The very first run was killed in the middle of this file.
+            return {}
+        raise UserError(f"{path} is damaged; delete it and run convert.py again, for a new split") from None
 
 
 def is_current(dataset_dir: Path, former: Mapping[str, Any], settings: object, paths: Iterable[str]) -> bool:
@@ -305,7 +308,9 @@ def _write_shard(path: Path, pictures: Iterable[Picture], names: Sequence[str], 
                 example = arts.to_example(jpeg, picture.height, picture.width, numbers[picture.label], picture.path)
                 writer.write(example.SerializeToString(deterministic=True))
     except tf.errors.OpError as error:  # A full disk, for one; not an OSError here.
-        raise UserError(f"{path}: {error.message}") from None
+        raise UserError(f"cannot write {error.message}; make room and run convert.py again") from None
+    with path.open("rb") as file:
+        os.fsync(file.fileno())  # Now, so that the renames take no time.
 
 
 def _write_bad_pictures(path: Path, pictures: Iterable[Picture]) -> None:

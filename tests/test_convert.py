@@ -1,0 +1,505 @@
+"""Pictures to records: compared with Pillow's own decode, killed, repeated, and given what is wrong."""
+
+from collections import Counter
+import contextlib
+import csv
+import io
+import itertools
+import json
+import os
+from pathlib import Path
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from typing import Any
+
+from PIL import Image
+import pytest
+
+from slim_compat import tf
+import convert
+from flags import UserError
+
+SCRIPT = Path(convert.__file__)
+
+
+def picture(seed: object, size: tuple[int, int] = (40, 30), format: str = "JPEG", **options: Any) -> bytes:
+    """Returns a picture that no other seed gives: 4 x 4 blocks of colour."""
+    pixels = random.Random(str(seed)).randbytes(3 * 16)
+    output = io.BytesIO()
+    Image.frombytes("RGB", (4, 4), pixels).resize(size, Image.Resampling.NEAREST).save(output, format, **options)
+    return output.getvalue()
+
+
+def draw(folder: Path, **counts: int) -> Path:
+    """Writes so many JPEGs of each label and returns the folder."""
+    for label, count in counts.items():
+        (folder / "met_art" / label).mkdir(parents=True, exist_ok=True)
+        for number in range(count):
+            (folder / "met_art" / label / f"{number}.jpg").write_bytes(picture((label, number)))
+    return folder
+
+
+def run(folder: Path, *flags: str) -> None:
+    convert.main([f"--dataset_dir={folder}", "--num_workers=1", *flags])
+
+
+def records(folder: Path, split: str = "*") -> dict[str, dict[str, Any]]:
+    """Returns the features of all records by file name, read without arts.py."""
+    found: dict[str, dict[str, Any]] = {}
+    for shard in sorted(folder.glob(f"arts_{split}_*-of-*.tfrecord")):
+        for record in tf.data.TFRecordDataset(str(shard)).as_numpy_iterator():
+            feature = tf.train.Example.FromString(record).features.feature
+            values = {
+                key: (list(value.bytes_list.value) or list(value.int64_list.value))[0] for key, value in feature.items()
+            }
+            name = values["image/filename"].decode()
+            assert name not in found, "a picture is stored once"
+            found[name] = values | {"split": shard.name.split("_")[1]}
+    return found
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Returns the content of all files beside the pictures."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+
+
+def pixels(data: bytes) -> Image.Image:
+    return Image.open(io.BytesIO(data))
+
+
+def test_names_counts_and_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, Japan=20, American=40)
+    run(tmp_path)
+    shards = [f"arts_{split}_{n:05d}-of-00005.tfrecord" for split in ("train", "validation") for n in range(5)]
+    assert sorted(written(tmp_path)) == [*shards, "labels.txt", "splits.json"]
+    assert (tmp_path / "labels.txt").read_text() == "0:American\n1:Japan\n"
+    found = records(tmp_path)
+    assert {(name.split("/")[0], values["image/class/label"]) for name, values in found.items()} == {
+        ("American", 0),
+        ("Japan", 1),
+    }
+    described = json.loads((tmp_path / "splits.json").read_text())
+    assert found.keys() == described["pictures"].keys()
+    assert {name: values["split"] for name, values in found.items()} == {
+        name: source["split"] for name, source in described["pictures"].items()
+    }
+    counted = Counter((values["split"], name.split("/")[0]) for name, values in found.items())
+    for split, label in counted:
+        assert described["counts"][split][label] == counted[split, label]
+    assert 8 <= counted["validation", "American"] <= 12
+    assert 4 <= counted["validation", "Japan"] <= 6
+    last = capsys.readouterr().out.splitlines()[-1]
+    validation = counted["validation", "American"] + counted["validation", "Japan"]
+    assert last == (
+        f"2 labels, {60 - validation} pictures for training and {validation} for validation, in 10 files in {tmp_path}"
+    )
+
+
+def test_a_jpeg_that_needs_no_change_is_stored_byte_for_byte(tmp_path: Path) -> None:
+    draw(tmp_path, Iran=6, Korea=6)
+    grey = io.BytesIO()
+    Image.linear_gradient("L").save(grey, "JPEG")
+    (tmp_path / "met_art/Iran/90.jpg").write_bytes(grey.getvalue())
+    (tmp_path / "met_art/Iran/91.jpg").write_bytes(picture(91, (640, 10), progressive=True))
+    run(tmp_path)
+    for name, values in records(tmp_path).items():
+        source = (tmp_path / "met_art" / name).read_bytes()
+        assert values["image/encoded"] == source
+        assert values["image/format"] == b"jpg"
+        assert (values["image/width"], values["image/height"]) == pixels(source).size
+
+
+def test_everything_else_becomes_an_upright_rgb_jpeg(tmp_path: Path) -> None:
+    draw(tmp_path, Iran=3, Korea=3)
+    folder = tmp_path / "met_art/Iran"
+    upright = pixels(picture("turned", (40, 20))).convert("RGB")
+    exif = Image.Exif()
+    exif[0x0112] = 6  # To be turned by 90 degrees clockwise.
+    upright.rotate(90, expand=True).save(folder / "90.jpg", exif=exif, quality=95)
+    upright.save(folder / "91.jpg", "PNG")  # A PNG whatever the name says.
+    upright.save(folder / "92.webp", lossless=True)
+    upright.save(folder / "93.bmp")
+    upright.save(folder / "94.tif")
+    upright.convert("CMYK").save(folder / "95.jpg", quality=95)
+    run(tmp_path)
+    found = records(tmp_path)
+    for number in ("90.jpg", "91.jpg", "92.webp", "93.bmp", "94.tif", "95.jpg"):
+        values = found[f"Iran/{number}"]
+        stored = pixels(values["image/encoded"])
+        assert (stored.format, stored.mode, stored.size) == ("JPEG", "RGB", (40, 20))
+        assert (values["image/width"], values["image/height"]) == (40, 20)
+        # The same picture within what JPEG loses: the middle of each block.
+        for x, y in [(5, 2), (15, 7), (25, 12), (35, 17)]:
+            assert stored.getpixel((x, y)) == pytest.approx(upright.getpixel((x, y)), abs=40)
+
+
+def test_large_pictures_get_the_longest_side_asked_for(tmp_path: Path) -> None:
+    draw(tmp_path, Iran=2, Korea=2)
+    (tmp_path / "met_art/Iran/90.jpg").write_bytes(picture(90, (500, 2000)))
+    run(tmp_path, "--max_side=100")
+    values = records(tmp_path)["Iran/90.jpg"]
+    assert (values["image/width"], values["image/height"]) == (25, 100)
+    assert pixels(values["image/encoded"]).size == (25, 100)
+
+
+def test_the_same_bytes_with_any_number_of_workers_and_any_directory_order(tmp_path: Path) -> None:
+    first = draw(tmp_path / "first", American=30, Iran=13, Japan=25)
+    run(first)
+    run_bytes = written(first)
+    paths = [path.relative_to(first) for path in (first / "met_art").rglob("*.jpg")]
+    random.Random(1).shuffle(paths)
+    second = tmp_path / "second"
+    for path in paths:
+        (second / path.parent).mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(first / path, second / path)
+    run(second, "--num_workers=3")
+    assert written(second) == run_bytes
+
+
+def test_neighbours_in_a_shard_are_mixed(tmp_path: Path) -> None:
+    draw(tmp_path, American=60, Iran=60)
+    run(tmp_path, "--num_shards=1")
+    labels = [values["image/class/label"] for values in records(tmp_path, "train").values()]
+    changes = sum(one != next_one for one, next_one in itertools.pairwise(labels))
+    assert 25 < changes < 65  # Half of 90 by chance; 1 if sorted.
+
+
+def test_running_again_does_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, American=8, Iran=8)
+    (tmp_path / "met_art/Iran/90.jpg").write_bytes(b"damaged")
+    run(tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    capsys.readouterr()
+    run(tmp_path)
+    assert capsys.readouterr().out == f"nothing to do: the records in {tmp_path} are made from these 17 files\n"
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
+
+
+def test_any_change_converts_anew_and_moves_no_old_picture(tmp_path: Path) -> None:
+    draw(tmp_path, American=30, Iran=9)
+    run(tmp_path)
+    before = records(tmp_path)
+    whole = written(tmp_path)
+
+    draw(tmp_path, American=45, Iran=31, Korea=12)
+    run(tmp_path)
+    after = records(tmp_path)
+    assert len(after) == 88
+    assert {name: after[name]["split"] for name in before} == {name: before[name]["split"] for name in before}
+    share = Counter(name.split("/")[0] for name, values in after.items() if values["split"] == "validation")
+    assert all(abs(share[label] / count - 0.25) <= 0.06 for label, count in [("American", 45), ("Iran", 31)])
+
+    changed = tmp_path / "met_art/Iran/0.jpg"
+    changed.write_bytes(picture("another"))
+    run(tmp_path)
+    assert records(tmp_path)["Iran/0.jpg"]["image/encoded"] == changed.read_bytes()
+
+    run(tmp_path, "--num_shards=3")
+    assert len(list(tmp_path.glob("*.tfrecord"))) == 6, "the shards of the other count are gone"
+    (tmp_path / "arts_train_00001-of-00003.tfrecord").unlink()
+    run(tmp_path, "--num_shards=3")
+    assert len(records(tmp_path)) == 88
+
+    run(tmp_path, "--num_shards=3", "--random_seed=1")
+    assert {name: values["split"] for name, values in records(tmp_path).items()} != {
+        name: values["split"] for name, values in after.items()
+    }
+
+    for path in tmp_path.iterdir():
+        if path.is_file():
+            path.unlink()
+    shutil.rmtree(tmp_path / "met_art")
+    draw(tmp_path, American=30, Iran=9)
+    run(tmp_path)
+    assert written(tmp_path) == whole
+
+
+def test_bad_pictures_are_listed_and_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, American=10, Iran=10)
+    folder = tmp_path / "met_art/Iran"
+    (folder / "90.jpg").write_bytes(picture(90, (200, 200))[:-2000])
+    (folder / "91.jpg").write_bytes(b"")
+    (folder / "92.jpg").write_text("<!DOCTYPE html><html>slow down</html>")
+    (folder / "93.txt").write_text("notes")
+    run(tmp_path)
+    assert f"left out, bad pictures: 4, listed in {tmp_path}/bad-pictures.csv\n" in capsys.readouterr().out
+    with open(tmp_path / "bad-pictures.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["path"] for row in rows] == [f"Iran/{name}" for name in ("90.jpg", "91.jpg", "92.jpg", "93.txt")]
+    problems = ["truncated", "empty file", "a web page", "not a picture"]
+    assert all(problem in row["problem"] for problem, row in zip(problems, rows, strict=True))
+    assert len(records(tmp_path)) == 20
+
+    for row in rows:
+        (tmp_path / "met_art" / row["path"]).unlink()
+    run(tmp_path)
+    assert not (tmp_path / "bad-pictures.csv").exists()
+
+
+def test_check_image_lists_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, American=3, Iran=3)
+    run(tmp_path, "--check_image=True")
+    assert capsys.readouterr().out == f"6 pictures in {tmp_path}/met_art, all good\n"
+    bad = tmp_path / "met_art/Iran/90.jpg"
+    bad.write_bytes(b"")
+    with pytest.raises(UserError, match=r"1 of 7 pictures are bad; delete or replace them, or run convert.py without"):
+        run(tmp_path, "--check_image=True")
+    assert capsys.readouterr().out == f"{bad}: empty file\n"
+    assert written(tmp_path) == {}
+    run(tmp_path, "--check_image=False")
+    with pytest.raises(UserError, match="1 of 7 pictures are bad"):
+        run(tmp_path, "--check_image")  # Also where records exist.
+
+
+def test_what_is_no_picture_is_passed_over_with_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, American=3, Iran=3)
+    root = tmp_path / "met_art"
+    for name in ("SAMPLE.txt", "Iran/.DS_Store", "Iran/Thumbs.db", "Iran/9.jpg.partial", "Iran/.label"):
+        (root / name).write_text("Iran" if name.endswith(".label") else "-")
+    (root / ".ipynb_checkpoints").mkdir()
+    (root / "Iran/more").mkdir()
+    run(tmp_path)
+    assert capsys.readouterr().out.startswith(
+        "passed over, no pictures: 6 (.ipynb_checkpoints, Iran/.DS_Store, Iran/9.jpg.partial, Iran/Thumbs.db, "
+        "Iran/more, SAMPLE.txt)\n"
+    )
+    assert not (tmp_path / "bad-pictures.csv").exists()
+    assert len(records(tmp_path)) == 6
+
+
+def test_labels_are_those_the_folders_were_made_for(tmp_path: Path) -> None:
+    draw(tmp_path, **{"Roman%2FCypriot": 3, "中国": 3, "French, Paris": 3})
+    run(tmp_path)
+    assert (tmp_path / "labels.txt").read_text(encoding="utf-8") == "0:French, Paris\n1:Roman/Cypriot\n2:中国\n"
+    assert records(tmp_path)["Roman%2FCypriot/0.jpg"]["image/class/label"] == 1
+
+
+def test_a_picture_under_two_labels_is_left_out_and_reported(tmp_path: Path) -> None:
+    draw(tmp_path, American=5, Iran=5)
+    shutil.copyfile(tmp_path / "met_art/Iran/3.jpg", tmp_path / "met_art/American/77.jpg")
+    run(tmp_path)
+    assert (tmp_path / "bad-pictures.csv").read_text() == (
+        "path,problem\n"
+        'American/77.jpg,"the same file as Iran/3.jpg, under another label"\n'
+        'Iran/3.jpg,"the same file as American/77.jpg, under another label"\n'
+    )
+    assert len(records(tmp_path)) == 9
+
+
+def test_small_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, American=8, Iran=8, Korea=1, Minoan=0)
+    with pytest.raises(UserError, match=r"no readable picture of Minoan; --check_image .* --min_images_per_label=2"):
+        run(tmp_path)
+    assert written(tmp_path) == {}
+    (tmp_path / "met_art/Minoan").rmdir()
+    run(tmp_path)
+    assert "labels without a validation picture: 1 (Korea)\n" in capsys.readouterr().out
+    (tmp_path / "met_art/Minoan").mkdir()
+    run(tmp_path, "--min_images_per_label=2")
+    assert "left out, fewer than 2 pictures: Korea, Minoan\n" in capsys.readouterr().out
+    assert (tmp_path / "labels.txt").read_text() == "0:American\n1:Iran\n"
+    assert len(records(tmp_path)) == 16
+    run(tmp_path, "--min_images_per_label=2")
+    assert capsys.readouterr().out.startswith("nothing to do")
+
+
+@pytest.mark.parametrize(
+    ("counts", "flags", "message"),
+    [
+        (None, [], r"no folder .*/met_art; run download.py, or tar xzf sample-dataset.tar.gz -C "),
+        ({}, [], "met_art is empty; run download.py, or tar xzf sample-dataset.tar.gz -C "),
+        ({"Iran": 3}, [], "1 label with 1 or more readable pictures, a classifier needs two; run download.py"),
+        ({"Iran": 3, "Korea": 2}, ["--min_images_per_label=3"], "1 label with 3 or more readable pictures"),
+        ({"Iran": 3, "Korea": 0}, [], "no readable picture of Korea; --check_image"),
+    ],
+)
+def test_what_cannot_be_converted(
+    tmp_path: Path, counts: dict[str, int] | None, flags: list[str], message: str
+) -> None:
+    if counts is not None:
+        (tmp_path / "met_art").mkdir()
+        draw(tmp_path, **counts)
+    with pytest.raises(UserError, match=message):
+        run(tmp_path, *flags)
+    assert written(tmp_path) == {}
+
+
+def test_more_bad_than_good_pictures_end_the_run(tmp_path: Path) -> None:
+    draw(tmp_path, American=1, Iran=1)
+    for number in range(90, 93):
+        (tmp_path / f"met_art/Iran/{number}.jpg").write_text("<html>slow down</html>")
+    with pytest.raises(UserError, match=r"3 of 5 pictures in .* are bad; --check_image lists them"):
+        run(tmp_path)
+    assert written(tmp_path) == {}
+
+
+def test_a_damaged_splits_json_is_not_overlooked(tmp_path: Path) -> None:
+    draw(tmp_path, American=3, Iran=3)
+    (tmp_path / "splits.json").write_text('{"settings":')
+    with pytest.raises(UserError, match=r"splits.json is damaged; delete it and run convert.py again, for a new split"):
+        run(tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--percent_validation=0", "--percent_validation=91", "--num_shards=0"])
+def test_flags_out_of_range(tmp_path: Path, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run(tmp_path, flag)
+    assert capsys.readouterr().err.startswith(f"error: argument {flag.split('=')[0]}: ")
+
+
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    draw(tmp_path, American=40, Iran=40)
+    limited = f"ulimit -f 24 && exec {sys.executable} {SCRIPT} --dataset_dir={tmp_path} --num_workers=1 --num_shards=1"
+    done = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in done.stderr
+    assert written(tmp_path) == {}
+
+
+def draw_much(folder: Path) -> Path:
+    """Writes 600 pictures that take some milliseconds each."""
+    for label in ("American", "Iran"):
+        (folder / "met_art" / label).mkdir(parents=True)
+        (folder / "met_art" / label / "0.jpg").write_bytes(picture(label, (1800, 1800)))
+        for number in range(1, 300):
+            os.link(folder / "met_art" / label / "0.jpg", folder / "met_art" / label / f"{number}.jpg")
+    return folder
+
+
+def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    process = start(draw_much(tmp_path))
+    wait_for_workers(process)
+    os.killpg(process.pid, signal.SIGINT)  # As the terminal does: the workers get it too.
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted: run the same command again to go on"
+    assert "Traceback" not in errors
+    assert written(tmp_path) == {}
+
+
+def test_kill_leaves_neither_files_nor_processes(tmp_path: Path) -> None:
+    process = start(draw_much(tmp_path))
+    workers = wait_for_workers(process)
+    process.kill()
+    process.communicate()
+    assert written(tmp_path) == {}
+    deadline = time.monotonic() + 20
+    while any(is_running(worker) for worker in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(is_running(worker) for worker in workers)
+
+
+def test_killed_between_renames_the_next_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    """What gets its name, in this order: labels.txt, two shards of each split, splits.json."""
+    once = draw(tmp_path / "once", A=12, B=12)
+    run(once, "--num_shards=3")
+    old = written(once)
+    draw(once, A=20, B=20)
+    folders = {renames: Path(shutil.copytree(once, tmp_path / str(renames))) for renames in (0, 3)}
+    run(once, "--num_shards=2")
+    for renames, folder in folders.items():
+        killed_after(folder, "replace", renames)
+        assert not (folder / "splits.json").exists()
+        assert len(list(folder.glob("*.tfrecord"))) == max(renames - 1, 0)
+        assert not any(folder.joinpath(name).exists() for name in old if name != "labels.txt")
+        run(folder, "--num_shards=2")
+        assert written(folder) == written(once)
+
+
+def test_killed_while_records_are_written_the_old_set_stays(tmp_path: Path) -> None:
+    folder = draw(tmp_path, A=12, B=12)
+    run(folder)
+    old = written(folder)
+    killed_after(folder, "fsync", calls=3)
+    assert sum(name.endswith(".partial") for name in written(folder)) == 4 + 1, "four shards and splits.json"
+    assert {name: data for name, data in written(folder).items() if not name.endswith(".partial")} == old
+    run(folder, "--num_shards=3")
+    assert not list(folder.glob("*.partial"))
+
+
+def killed_after(folder: Path, function: str, calls: int) -> None:
+    """Runs convert.py so that it dies, as by kill -9, instead of calling a function of `os` once more."""
+    program = f"""
+import os, signal, sys
+import convert
+original, left = os.{function}, {calls}
+def counted(*arguments, **keywords):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    return original(*arguments, **keywords)
+if __name__ == "__main__":
+    os.{function} = counted
+    convert.main(sys.argv[1:])
+"""
+    script = folder.parent / f"killed-{folder.name}.py"
+    script.write_text(program)
+    arguments = [f"--dataset_dir={folder}", "--num_workers=1", "--num_shards=2"]
+    done = subprocess.run(
+        [sys.executable, script, *arguments], env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)}, capture_output=True
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+def start(folder: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, SCRIPT, f"--dataset_dir={folder}", "--num_workers=2"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def wait_for_workers(process: subprocess.Popen[str]) -> list[int]:
+    """Returns the ids of the two workers when they are at work: they have used some processor time."""
+    for _ in range(600):
+        workers = [pid for pid, parent, ticks in processes() if parent == process.pid and ticks > 40]
+        if len(workers) >= 2:
+            return workers
+        assert process.poll() is None, "it was over too soon"
+        time.sleep(0.05)
+    raise AssertionError("no workers")
+
+
+def processes() -> list[tuple[int, int, int]]:
+    """Returns (process id, parent's id, ticks of processor time used) of all processes."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(")")[2].split()
+            found.append((int(folder.name), int(fields[1]), int(fields[11]) + int(fields[12])))
+    return found
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif("MET_ART_SHARED_DATA" not in os.environ, reason="MET_ART_SHARED_DATA does not name the real data")
+def test_real_photographs(tmp_path: Path) -> None:
+    """Every 20th of the museum's crops: all are stored byte for byte, every label has its share."""
+    with tarfile.open(Path(os.environ["MET_ART_SHARED_DATA"]) / "met-crops.tar") as archive:
+        members = [member for member in archive if member.isfile()][::20]
+        for member in members:
+            source = archive.extractfile(member)
+            assert source is not None
+            target = tmp_path / member.name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read())
+    run(tmp_path)
+    found = records(tmp_path)
+    assert len(found) == len(members)
+    assert all(values["image/encoded"] == (tmp_path / "met_art" / name).read_bytes() for name, values in found.items())
+    validation = sum(values["split"] == "validation" for values in found.values())
+    assert abs(validation / len(found) - 0.25) < 0.05
