@@ -20,7 +20,7 @@ class Progress:
         self._total = total
         self._unit = unit
         self._initial = initial
-        self._done = initial
+        self._done = self._printed = initial
         self._start = self._last_line = time.monotonic()
         self._note = ""
         self._bar = (
@@ -45,6 +45,7 @@ class Progress:
 
     def _print_line(self) -> None:
         self._last_line = time.monotonic()
+        self._printed = self._done
         rate = (self._done - self._initial) / max(self._last_line - self._start, 1e-9)
         parts = [f"{self._description}: {self._done:,}"]
         if self._total is not None:
@@ -65,5 +66,5 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
-        elif self._done > self._initial:
+        elif self._done > self._printed:
             self._print_line()
