@@ -2,14 +2,15 @@
 
 A label is any text of the museum ("Italian, Florence", "Roman/Cypriot", "中国"). As a folder it must
 survive every file system a reader may use, so what they forbid is percent-encoded, and what they
-confuse (case, Unicode form) or cut off (long names) gets a short hash.
+confuse (case, Unicode form) or cut off (long names) gets a short hash of the label.
 """
 
+import contextlib
 import hashlib
 import os
+from pathlib import Path
 import re
 import unicodedata
-from pathlib import Path
 from urllib.parse import unquote
 
 from files import open_replacing
@@ -19,10 +20,16 @@ LABELS_FILENAME = "labels.txt"
 FULL_LABEL_FILENAME = ".label"  # In the folder of a label too long for a folder name.
 MAX_FOLDER_BYTES = 200  # File systems stop at 255 bytes; archives and temporary names need the rest.
 
-_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|%]|^[. ~]|[. ]$')
+_FORBIDDEN = re.compile(
+    r'[\x00-\x1f\x7f/\\:*?"<>|%]|^[. ~]|[. ]$'
+    r"|^(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)",  # Devices, on Windows.
+    re.IGNORECASE,
+)
 _HASH = re.compile(r"%~[0-9a-f]{8}$")
-# Words the museum writes in lower case: "French or Swiss" needs no hash, "french" does.
-_SMALL_WORDS = {"a", "an", "and", "by", "for", "from", "in", "of", "on", "or", "possibly", "probably", "the", "with"}
+# Words the museum writes in lower case: "Chinese, for American market" needs no hash, "chinese" does.
+_SMALL_WORDS = set(
+    ["a", "an", "and", "by", "de", "decoration", "for", "from", "in", "market", "mount", "mounts", "of", "on", "or", "people", "peoples", "possibly", "probably", "province", "region", "style", "the", "with"]
+)
 
 
 def folder_name(label: str) -> str:
@@ -41,7 +48,7 @@ def folder_name(label: str) -> str:
         kept = name.encode()[: MAX_FOLDER_BYTES - 10].decode(errors="ignore")
         # Not in the middle of an escape, and no space or dot at the end.
         return re.sub(r"%[0-9A-F]?$", "", kept).rstrip(" .") + _hash(label)
-    if name != _usual_spelling(name):
+    if label != _usual_spelling(label):
         return name + _hash(label)
     return name
 
@@ -51,7 +58,8 @@ def write_folder(parent: Path, label: str) -> Path:
     folder = parent / folder_name(label)
     folder.mkdir(parents=True, exist_ok=True)
     if label_of_folder(folder) != label:
-        with open_replacing(folder / FULL_LABEL_FILENAME) as file:
+        # Two shards may come here at once with the same label; whichever renames second finds no file, and need not.
+        with contextlib.suppress(FileNotFoundError), open_replacing(folder / FULL_LABEL_FILENAME) as file:
             file.write(label)
     return folder
 
@@ -61,7 +69,10 @@ def label_of_folder(folder: Path) -> str:
     full = folder / FULL_LABEL_FILENAME
     if full.is_file():
         return full.read_bytes().decode("utf-8")
-    return unquote(_HASH.sub("", folder.name))
+    plain, suffix = _HASH.subn("", folder.name)
+    label = unquote(plain)
+    # Some file systems hand names back decomposed; only a hash says that the label itself was.
+    return label if suffix else unicodedata.normalize("NFC", label)
 
 
 def _percent_encode(match: re.Match[str]) -> str:
@@ -72,14 +83,15 @@ def _hash(label: str) -> str:
     return "%~" + hashlib.sha256(label.encode()).hexdigest()[:8]
 
 
-def _usual_spelling(name: str) -> str:
-    """Returns the one spelling, among all that a file system may take for the same, without a hash."""
+def _usual_spelling(label: str) -> str:
+    """Returns, of all spellings that a file system may take for the same name, the one that needs no hash."""
 
     def usual(match: re.Match[str]) -> str:
-        word = match.group().lower()
+        word = match.group()
         return word if word in _SMALL_WORDS and match.start() > 0 else word[:1].upper() + word[1:]
 
-    return re.sub(r"[^\W\d_]+", usual, unicodedata.normalize("NFC", name).lower())
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", label).casefold())
+    return re.sub(r"[^\W\d_]+(?:['’][^\W\d_]+)*", usual, folded)
 
 
 def write_labels(label_names: list[str], folder: str | os.PathLike[str]) -> None:

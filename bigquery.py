@@ -1,0 +1,245 @@
+"""Step 2 of 10: lists the museum's labels and artworks, from BigQuery or from MetObjects.csv.
+
+Reads:   bigquery-public-data.the_met on BigQuery, or the museum's CSV (--metadata_csv, no account needed).
+Writes:  a CSV with a header to stdout or --output: the labels of an attribute with their counts
+         (culture,objects) or the artworks (department,label,link_resource,image_url,is_public_domain).
+
+    python bigquery.py --list=labels --metadata_csv=MetObjects.csv --output=cultures-all.list
+    python bigquery.py --project=your-project --labels_map=culture-labels.csv --min_images=100 --output=arts-all.list
+
+Safe to run again: the output is written whole or not at all. BigQuery is asked for the size of a query
+before it is billed.
+"""
+
+import argparse
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+import contextlib
+import csv
+import functools
+import io
+from pathlib import Path
+import re
+import sys
+from typing import IO, Any
+
+from google.api_core.exceptions import GoogleAPICallError, RetryError
+from google.auth.credentials import AnonymousCredentials
+from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.cloud import bigquery
+import requests
+
+from cleaning import clean_labels, read_labels_map
+from files import open_replacing
+from flags import Parser, UserError, number, run
+from metobjects import Table, column_name, open_metadata_csv
+from progress import Progress
+
+FREE_BYTES_A_MONTH = 1 << 40  # https://cloud.google.com/bigquery/pricing: the first TiB of queries.
+MAXIMUM_BYTES_BILLED = 1 << 30  # Some ten times what the listings read, a thousandth of the free TiB.
+PAGE_ROWS = 10_000
+RETRY_SECONDS = 60.0
+ATTRIBUTES = {"artist": "artist_display_name"}  # Short names; any column's own name works as well.
+
+LABELS_SQL = """\
+SELECT {column} AS {attribute}, COUNT(*) AS objects
+FROM `bigquery-public-data.the_met.objects`
+GROUP BY 1
+ORDER BY 2 DESC, 1"""
+
+# The first photograph (…/0.jpg) has the smallest address. The CSV has no addresses: there image_url is empty.
+ARTWORKS_SQL = """\
+SELECT objects.department, objects.{column} AS label, objects.link_resource, images.image_url, objects.is_public_domain
+FROM `bigquery-public-data.the_met.objects` AS objects
+LEFT JOIN (
+  SELECT object_id, MIN(COALESCE(gcs_url, original_image_url)) AS image_url
+  FROM `bigquery-public-data.the_met.images`
+  GROUP BY object_id
+) AS images ON images.object_id = objects.object_id
+WHERE objects.{column} IS NOT NULL
+ORDER BY objects.object_id"""
+
+Query = Callable[[str], Table]
+Clean = Callable[[dict[str, int]], dict[str, str]]
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    parser.add_argument("--list", choices=["labels", "artworks"], default="artworks", help="what to list (artworks)")
+    parser.add_argument(
+        "--attribute",
+        type=_attribute,
+        default="culture",
+        help="the column that is the label (culture); artist, period, department, medium, …",
+    )
+    parser.add_argument("--project", help="Google Cloud project that runs the query; default: the account's own")
+    parser.add_argument(
+        "--metadata_csv", metavar="FILE", help="MetObjects.csv, also .gz or its https address, instead of BigQuery"
+    )
+    query = parser.add_mutually_exclusive_group()
+    query.add_argument("--sql", help="a query of your own, in BigQuery's dialect")
+    query.add_argument("--sql_file", metavar="FILE", type=Path, help="a file with such a query")
+    parser.add_argument(
+        "--labels_map",
+        metavar="FILE",
+        type=Path,
+        help="CSV from,to that renames labels, or drops them where `to` is empty; * stands for any text",
+    )
+    parser.add_boolean("before_comma", False, "keep what stands before the comma: Italian, Florence -> Italian")
+    parser.add_argument("--min_images", type=number(int, 0), default=0, help="drop labels with fewer artworks")
+    parser.add_argument(
+        "--maximum_bytes_billed",
+        type=number(int, 1),
+        default=MAXIMUM_BYTES_BILLED,
+        help="refuse queries that read more (1 GiB)",
+    )
+    parser.add_argument("--output", metavar="FILE", type=Path, help="default: stdout")
+    parser.add_argument(
+        "--api_endpoint", metavar="URL", help="a mirror of the BigQuery service, used without credentials"
+    )
+    return parser
+
+
+def _attribute(text: str) -> str:
+    name = column_name(text)
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the name of a column")
+    return name
+
+
+@contextlib.contextmanager
+def open_bigquery(project: str | None, api_endpoint: str | None, maximum_bytes_billed: int) -> Iterator[Query]:
+    """Yields a function that runs a query on BigQuery, after a dry run, and pages through its rows."""
+    retry = bigquery.DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+
+    def query(sql: str) -> Table:
+        dry_run = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
+        read_bytes = client.query(sql, job_config=dry_run, retry=retry, job_retry=None).total_bytes_processed or 0
+        print(f"The query reads {_size(read_bytes)}: {_cost(read_bytes)}", file=sys.stderr)
+        if read_bytes > maximum_bytes_billed:
+            raise UserError(
+                f"the query reads {read_bytes:,} bytes, more than --maximum_bytes_billed={maximum_bytes_billed};"
+                " select fewer columns or raise the limit"
+            )
+        billed = bigquery.QueryJobConfig(maximum_bytes_billed=maximum_bytes_billed)
+        rows = client.query(sql, job_config=billed, retry=retry, job_retry=None).result(PAGE_ROWS, retry=retry)
+        return Table([field.name for field in rows.schema], (row.values() for row in rows))
+
+    client = _make_client(project, api_endpoint)
+    try:
+        yield query
+    except GoogleAuthError as error:
+        raise UserError(f"Google refused the account: {error}; run: gcloud auth application-default login") from None
+    except GoogleAPICallError as error:
+        raise UserError(f"BigQuery: {error.message}") from None
+    except (RetryError, requests.RequestException) as error:
+        raise UserError(f"BigQuery cannot be reached, try again later: {error}") from None
+
+
+def _make_client(project: str | None, api_endpoint: str | None) -> bigquery.Client:
+    if api_endpoint:
+        options = {"api_endpoint": api_endpoint}
+        return bigquery.Client(project or "anonymous", AnonymousCredentials(), client_options=options)
+    try:
+        return bigquery.Client(project)
+    except DefaultCredentialsError:
+        raise UserError(
+            "no Google account is set up here; run: gcloud auth application-default login,"
+            " or work without an account: --metadata_csv=MetObjects.csv"
+        ) from None
+    except OSError:  # What the client raises when neither flag, environment nor gcloud name a project.
+        raise UserError("the account has no default project; name one with --project=your-project") from None
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count < 1e9 else f"{count / 1e9:,.1f} GB"
+
+
+def _cost(read_bytes: int) -> str:
+    if read_bytes < FREE_BYTES_A_MONTH:
+        return f"{read_bytes / FREE_BYTES_A_MONTH:.3%} of the 1 TiB that is free each month"
+    return "MORE than the 1 TiB that is free each month"
+
+
+def read_counts(labels: Table) -> dict[str | None, int]:
+    """Reads the answer to LABELS_SQL; the artworks without a label count under None."""
+    return {None if label is None else str(label): count for label, count in labels.rows}
+
+
+def rename_counts(counts: dict[str | None, int], new_labels: dict[str, str]) -> list[tuple[str | None, int]]:
+    """Returns the counts under the new labels, largest first; artworks without a label stay without."""
+    totals: Counter[str | None] = Counter()
+    for label, count in counts.items():
+        if label is None or label in new_labels:
+            totals[label and new_labels[label]] += count
+    return sorted(totals.items(), key=lambda item: (-item[1], item[0] or ""))
+
+
+def rename_artworks(rows: Iterable[Sequence[Any]], new_labels: dict[str, str]) -> Iterator[Sequence[Any]]:
+    """Yields the rows of ARTWORKS_SQL that keep a label, under their new one."""
+    for department, label, *others in rows:
+        if str(label) in new_labels:
+            yield department, new_labels[str(label)], *others
+
+
+def list_museum(query: Query, kind: str, attribute: str, clean: Clean | None) -> Table:
+    """Lists the labels of an attribute or the artworks that have one, after cleaning."""
+    column = ATTRIBUTES.get(attribute, attribute)
+    labels_sql = LABELS_SQL.format(column=column, attribute=attribute)
+    artworks_sql = ARTWORKS_SQL.format(column=column)
+    if clean is None:
+        return query(labels_sql if kind == "labels" else artworks_sql)
+    labels = query(labels_sql)
+    counts = read_counts(labels)
+    new_labels = clean({label: count for label, count in counts.items() if label is not None})
+    if kind == "labels":
+        return Table(labels.columns, rename_counts(counts, new_labels))
+    artworks = query(artworks_sql)
+    return Table(artworks.columns, rename_artworks(artworks.rows, new_labels))
+
+
+def write_table(table: Table, output: Path | None) -> int:
+    """Writes a CSV with a header, UTF-8, to a file (whole or not at all) or stdout; returns the number of rows."""
+    if output:
+        with open_replacing(output) as file, Progress(f"Writing {output}", None, "rows") as progress:
+            return _write_rows(table, file, progress.update)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="")
+    return _write_rows(table, sys.stdout, lambda: None)
+
+
+def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> int:
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(table.columns)
+    count = 0
+    for row in table.rows:
+        writer.writerow(row)
+        count_row()
+        count += 1
+    return count
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    settings = build_parser().parse_args(argv)
+    own_query = settings.sql_file.read_text("utf-8") if settings.sql_file else settings.sql
+    clean = None
+    if settings.labels_map or settings.before_comma or settings.min_images:
+        if own_query:
+            raise UserError("--labels_map, --before_comma and --min_images do not go with a query of your own")
+        rules = read_labels_map(settings.labels_map) if settings.labels_map else []
+        clean = functools.partial(
+            clean_labels, rules=rules, before_comma=settings.before_comma, min_images=settings.min_images
+        )
+    if settings.metadata_csv:
+        service = open_metadata_csv(settings.metadata_csv)
+    else:
+        service = open_bigquery(settings.project, settings.api_endpoint, settings.maximum_bytes_billed)
+    with service as query:
+        table = query(own_query) if own_query else list_museum(query, settings.list, settings.attribute, clean)
+        count = write_table(table, settings.output)
+    unit = "rows" if own_query else settings.list
+    print(f"Wrote {count:,} {unit} to {settings.output or 'stdout'}", file=None if settings.output else sys.stderr)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,275 @@
+"""Step 3 of 10: downloads the photographs of listed artworks, one folder a label.
+
+Reads:   arts-select.list (lines of arts-all.list from step 2, or lines that the original tutorial printed).
+Writes:  data/met_art/<label>/<object id>.jpg and data/download-failures.csv (object_id, label, address, reason).
+
+    python download.py --max_images_per_label=100 --contact=you@example.org
+
+A photograph is looked for at the address in the list, in the public bucket, and with the museum's Collection API.
+Safe to run again: a file that exists is complete, only what is missing is fetched.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+import csv
+import json
+import os
+from pathlib import Path
+import re
+import sys
+from typing import IO, NamedTuple
+
+from artworks import Artwork, read_artworks, select
+from files import open_replacing, replacing
+from flags import Parser, UserError, number, run
+from labels import folder_name, write_folder
+from pictures import BadPicture, normalise
+from progress import Progress
+from web import Unavailable, Web
+
+BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
+COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
+MAX_PICTURE_BYTES = 100_000_000
+MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
+
+# The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
+# come from the bucket, which has only the large ones; 1600 pixels are plenty for networks that see 299.
+SIZE_FOLDERS = {"small": "web-large", "original": "original"}
+MAX_SIDES = {"small": 1600, "original": 65_000}  # Pixels; JPEG ends at 65,535.
+
+
+class Sources(NamedTuple):
+    """Where photographs come from, and which."""
+
+    bucket_url: str
+    collection_api_url: str
+    image_size: str  # A key of SIZE_FOLDERS.
+    public_domain_only: bool
+
+
+class Failure(Exception):
+    """An artwork without a photograph: the last address tried, and what was wrong with each."""
+
+    def __init__(self, address: str, reason: str):
+        super().__init__(reason)
+        self.address = address
+
+
+def build_parser() -> Parser:
+    shard = os.environ.get("JOB_COMPLETION_INDEX", "0")  # Kubernetes sets it in the pods of an Indexed Job.
+    parser = Parser(__doc__)
+    parser.add_argument("--list_file", type=Path, default="arts-select.list", help="the artworks (arts-select.list)")
+    parser.add_argument("--dataset_dir", type=Path, default="data", help="where met_art/ goes (data)")
+    parser.add_argument(
+        "--image_size",
+        choices=sorted(SIZE_FOLDERS),
+        default="small",
+        help="small bounds the longest side to 1600 pixels (small)",
+    )
+    parser.add_argument("--max_images", type=number(int, 1), help="take only the first artworks of the list")
+    parser.add_argument(
+        "--max_images_per_label", type=number(int, 1), help="take only the first artworks of each label"
+    )
+    parser.add_boolean("public_domain_only", True, "skip what is not in the public domain (true)")
+    parser.add_argument("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once (16)")
+    parser.add_argument(
+        "--requests_per_second",
+        type=number(float, 0.01),
+        default=10,
+        help="limit for each host, shared by all shards (10)",
+    )
+    parser.add_argument("--timeout_seconds", type=number(float, 0.1), default=60, help="limit for one download (60)")
+    parser.add_argument(
+        "--pause_seconds",
+        type=number(float, 0),
+        default=30,
+        help="first pause of a host that blocks robots; doubles (30)",
+    )
+    parser.add_argument(
+        "--max_failed_percent",
+        type=number(float, 0, 100),
+        default=10,
+        help="fail if more artworks have no photograph (10)",
+    )
+    parser.add_argument("--contact", default="", help="your e-mail or web address, for the hosts' administrators")
+    parser.add_argument("--num_shards", type=number(int, 1), default=1, help="split the list over so many machines (1)")
+    parser.add_argument(
+        "--shard_index",
+        type=number(int, 0),
+        default=shard,
+        help="the part to fetch, from 0; default: JOB_COMPLETION_INDEX",
+    )
+    parser.add_argument("--bucket_url", default=BUCKET_URL, help="a mirror of the public bucket")
+    parser.add_argument("--collection_api_url", default=COLLECTION_API_URL, help="a mirror of the Collection API")
+    return parser
+
+
+def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
+    """Returns the photograph of an artwork as a JPEG, from the first of three sources that has it.
+
+    Raises:
+        Failure: None of them has.
+    """
+
+    def parse(body: IO[bytes]) -> bytes:
+        try:
+            return normalise(body.read(), MAX_SIDES[sources.image_size])[0]
+        except BadPicture as error:
+            raise ValueError(str(error)) from None
+
+    in_list = in_size(artwork.image_url, sources.image_size)
+    in_bucket = f"{sources.bucket_url}/{artwork.object_id}/0.jpg"
+    in_collection = f"{sources.collection_api_url}/objects/{artwork.object_id}"
+    reasons: dict[str, str] = {}
+    for address in filter(None, dict.fromkeys([in_list, in_bucket, in_collection])):
+        try:
+            if address == in_collection:
+                address = ask_collection(web, address, sources)
+            return web.fetch(address, MAX_PICTURE_BYTES, parse)
+        except Unavailable as error:
+            reasons[address] = str(error)
+    raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
+
+
+def in_size(image_url: str, image_size: str) -> str:
+    """Returns the address of the same photograph in another size, where it is the museum's own."""
+    return re.sub(r"(/CRDImages/[^/]+)/(?:web-large|original)/", rf"\1/{SIZE_FOLDERS[image_size]}/", image_url)
+
+
+def ask_collection(web: Web, address: str, sources: Sources) -> str:
+    """Returns the address of the photograph that the Collection API names."""
+
+    def parse(body: IO[bytes]) -> dict[str, object]:
+        answer = json.load(body)
+        if not isinstance(answer, dict):
+            raise ValueError("not an artwork of the Collection API")
+        return answer
+
+    answer = web.fetch(address, MAX_ANSWER_BYTES, parse)
+    if sources.public_domain_only and not answer.get("isPublicDomain"):
+        raise Unavailable("not in the public domain")
+    large, small = answer.get("primaryImage"), answer.get("primaryImageSmall")
+    image_url = (small or large) if sources.image_size == "small" else (large or small)
+    if not image_url:
+        raise Unavailable("has no photograph")
+    return str(image_url)
+
+
+def in_parallel(
+    download: Callable[[Path, Artwork], int], wanted: Iterable[tuple[Path, Artwork]], num_workers: int
+) -> Iterator[tuple[Artwork, Future[int]]]:
+    """Yields each artwork when its download has ended; keeps few waiting, however long the list."""
+    pool = ThreadPoolExecutor(num_workers)
+    running: dict[Future[int], tuple[Path, Artwork]] = {}
+    try:
+        for path, artwork in wanted:
+            if any(path == other for other, _ in running.values()):
+                continue  # The list names it twice.
+            running[pool.submit(download, path, artwork)] = path, artwork
+            if len(running) >= 2 * num_workers:
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    yield running.pop(future)[1], future
+        for future in as_completed(running):
+            yield running[future][1], future
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def download_missing(
+    web: Web,
+    wanted: Iterable[tuple[Path, Artwork]],
+    sources: Sources,
+    num_workers: int,
+    progress: Progress,
+    failures: IO[str],
+) -> Counter[str]:
+    """Downloads what does not exist yet; counts "downloaded", "bytes" and "failed", and lists the failures."""
+
+    def download(path: Path, artwork: Artwork) -> int:
+        picture = fetch_photograph(web, artwork, sources)
+        write_folder(path.parent.parent, artwork.label)
+        with replacing(path) as partial:
+            partial.write_bytes(picture)
+        return len(picture)
+
+    totals: Counter[str] = Counter()
+    writer = csv.writer(failures, lineterminator="\n")
+    writer.writerow(("object_id", "label", "address", "reason"))
+    missing = ((path, artwork) for path, artwork in wanted if not path.is_file())
+    for artwork, future in in_parallel(download, missing, num_workers):
+        try:
+            totals["bytes"] += future.result()
+            totals["downloaded"] += 1
+        except Failure as failure:
+            writer.writerow((artwork.object_id, artwork.label, failure.address, failure))
+            totals["failed"] += 1
+        progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
+    return totals
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = build_parser()
+    settings = parser.parse_args(argv)
+    if settings.shard_index >= settings.num_shards:
+        parser.error(f"--shard_index={settings.shard_index} must be below --num_shards={settings.num_shards}")
+    shard = "" if settings.num_shards == 1 else f"-{settings.shard_index:05}-of-{settings.num_shards:05}"
+    failures_path = settings.dataset_dir / f"download-failures{shard}.csv"
+
+    def wanted() -> Iterator[tuple[Path, Artwork]]:
+        for artwork in select(
+            read_artworks(settings.list_file),
+            settings.public_domain_only,
+            settings.max_images,
+            settings.max_images_per_label,
+            settings.num_shards,
+            settings.shard_index,
+        ):
+            yield settings.dataset_dir / "met_art" / folder_name(artwork.label) / f"{artwork.object_id}.jpg", artwork
+
+    # The whole list is checked before the first download.
+    listed = Counter(artwork.is_public_domain for artwork in read_artworks(settings.list_file))
+    if settings.public_domain_only and listed[False]:
+        print(
+            f"{listed[False]:,} artworks of {settings.list_file} are not in the public domain: skipped", file=sys.stderr
+        )
+    there = Counter(path.is_file() for path, _ in wanted())
+    print(
+        f"{listed.total():,} artworks in {settings.list_file}, {there.total():,} wanted, {there[True]:,} there already",
+        file=sys.stderr,
+    )
+
+    settings.dataset_dir.mkdir(parents=True, exist_ok=True)
+    with (
+        Progress("Downloading", there.total(), "pictures", initial=there[True]) as progress,
+        open_replacing(failures_path) as failures,
+        Web(
+            settings.requests_per_second / settings.num_shards,
+            settings.timeout_seconds,
+            settings.pause_seconds,
+            settings.num_workers,
+            settings.contact,
+            progress.write,
+        ) as web,
+    ):
+        sources = Sources(
+            settings.bucket_url.rstrip("/"),
+            settings.collection_api_url.rstrip("/"),
+            settings.image_size,
+            settings.public_domain_only,
+        )
+        totals = download_missing(web, wanted(), sources, settings.num_workers, progress, failures)
+    print(
+        f"{totals['downloaded']:,} pictures downloaded ({totals['bytes'] / 1e6:,.1f} MB), {there[True]:,} were there,"
+        f" {totals['failed']:,} failed: {settings.dataset_dir / 'met_art'}"
+    )
+    if totals["failed"] > there.total() * settings.max_failed_percent / 100:
+        raise UserError(
+            f"{totals['failed']:,} of {there.total():,} artworks have no photograph, more than"
+            f" --max_failed_percent={settings.max_failed_percent:g}; the reasons are in {failures_path},"
+            " and running again tries them again"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,57 @@
+"""Scripts run as a reader runs them: a process of their own, with its time and its memory."""
+
+import os
+from pathlib import Path
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+REPO = Path(__file__).resolve().parent.parent
+# Limits of time hold for a machine of one's own: by this factor it is shared.
+LOAD = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+class Run(NamedTuple):
+    """What a run came to."""
+
+    status: int
+    output: str
+    errors: str
+    seconds: float
+    peak_megabytes: float
+
+
+def run_script(name: str, *flags: str, folder: Path = REPO, environment: dict[str, str] | None = None) -> Run:
+    """Runs a script of the repo to its end."""
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        start = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, REPO / name, *flags],
+            stdout=output,
+            stderr=errors,
+            cwd=folder,
+            env={**os.environ, **(environment or {})},
+        )
+        peak = 0.0
+        while process.poll() is None:
+            peak = max(peak, peak_megabytes(process.pid))
+            time.sleep(0.02)
+        seconds = time.monotonic() - start
+        texts = []
+        for file in (output, errors):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8"))
+        return Run(process.returncode, texts[0], texts[1], seconds, peak)
+
+
+def peak_megabytes(process_id: int) -> float:
+    """Returns the most memory that a process has held; getrusage would count its parent's at the fork as well."""
+    try:
+        status = Path(f"/proc/{process_id}/status").read_text()
+    except OSError:
+        return 0.0
+    found = re.search(r"VmHWM:\s*(\d+) kB", status)
+    return int(found.group(1)) / 1024 if found else 0.0
