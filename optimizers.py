@@ -52,7 +52,7 @@ def build(name: str, rate: tf.Tensor, momentum: float, decay: float, epsilon: fl
         rate: float32 scalar, the learning rate.
         momentum: Of `momentum` (Nesterov's form) and `rmsprop`.
         decay: Of the average of squared gradients of `rmsprop`.
-        epsilon: Added to the root of that average by `rmsprop` and `adam`.
+        epsilon: Added to that average by `rmsprop`, to the root of it by `adam`.
     """
     train = tf.compat.v1.train
     if name == "momentum":

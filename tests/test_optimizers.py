@@ -1,0 +1,101 @@
+"""Schedules and optimizers, against values worked out by hand and TensorFlow's own exponential decay."""
+
+import math
+
+import numpy as np
+import pytest
+
+from slim_compat import tf
+import optimizers
+
+RUN = {"peak": 0.1, "end": 0.01, "total_steps": 110, "warmup_steps": 10, "decay_steps": 25, "decay_factor": 0.5}
+
+
+def rate(step: int, schedule: str, **changed: float) -> float:
+    return optimizers.learning_rate(step, schedule=schedule, **{**RUN, **changed})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", optimizers.SCHEDULES)
+def test_every_schedule_rises_to_its_peak(schedule: str) -> None:
+    warmup = [rate(step, schedule) for step in range(11)]
+    np.testing.assert_allclose(warmup, [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.1])
+    assert rate(0, schedule, warmup_steps=0) == pytest.approx(0.1)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("fixed", [0.1, 0.1, 0.1, 0.1]),
+        ("polynomial", [0.1, 0.0775, 0.055, 0.01]),
+        ("cosine", [0.1, 0.01 + 0.09 * (1 + math.sqrt(0.5)) / 2, 0.055, 0.01]),
+        ("exponential", [0.1, 0.05, 0.025, 0.00625]),
+    ],
+)
+def test_values_at_the_start_a_quarter_a_half_and_the_end(schedule: str, expected: list[float]) -> None:
+    assert [rate(step, schedule) for step in (10, 35, 60, 110)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "polynomial"])
+def test_a_step_after_the_end_keeps_the_last_rate(schedule: str) -> None:
+    assert rate(500, schedule) == pytest.approx(0.01)
+
+
+def test_a_run_of_one_step_has_a_rate() -> None:
+    for schedule in optimizers.SCHEDULES:
+        assert rate(0, schedule, total_steps=1, warmup_steps=1) == pytest.approx(0.1)
+
+
+def test_exponential_is_slims() -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        step = tf.compat.v1.placeholder(tf.int64, [])
+        of_slim = tf.compat.v1.train.exponential_decay(0.01, step, decay_steps=74, decay_rate=0.94, staircase=True)
+        for done in (0, 73, 74, 147, 148, 1000):
+            ours = rate(done, "exponential", peak=0.01, warmup_steps=0, decay_steps=74, decay_factor=0.94)
+            assert ours == pytest.approx(session.run(of_slim, {step: done}), rel=1e-5)
+
+
+def weights_after(name: str, gradients: list[float]) -> list[float]:
+    """Returns a weight, from 1.0 on, after each of some gradients."""
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        weight = tf.compat.v1.get_variable("weight", initializer=1.0)
+        gradient = tf.compat.v1.placeholder(tf.float32, [])
+        optimizer = optimizers.build(name, tf.constant(0.1), momentum=0.9, decay=0.8, epsilon=0.5)
+        step = optimizer.apply_gradients([(gradient, weight)])
+        session.run(tf.compat.v1.global_variables_initializer())
+        after = []
+        for value in gradients:
+            session.run(step, {gradient: value})
+            after.append(float(session.run(weight)))
+        return after
+
+
+def test_sgd() -> None:
+    assert weights_after("sgd", [2.0, -1.0]) == pytest.approx([0.8, 0.9])
+
+
+def test_momentum_is_nesterovs() -> None:
+    first = 1 - 0.1 * (2 + 0.9 * 2)
+    second = first - 0.1 * (-1 + 0.9 * (0.9 * 2 - 1))
+    assert weights_after("momentum", [2.0, -1.0]) == pytest.approx([first, second])
+
+
+def test_rmsprop_has_momentum_decay_and_epsilon() -> None:
+    # TensorFlow's average of the squares starts at 1, and epsilon is under the root.
+    square = 0.8 * 1 + 0.2 * 4
+    step = 0.1 * 2 / math.sqrt(square + 0.5)
+    first = 1 - step
+    square = 0.8 * square + 0.2 * 1
+    step = 0.9 * step + 0.1 * -1 / math.sqrt(square + 0.5)
+    assert weights_after("rmsprop", [2.0, -1.0]) == pytest.approx([first, first - step])
+
+
+def test_adam_has_epsilon() -> None:
+    # Both averages start at 0 and are scaled up accordingly, TensorFlow's epsilon is not.
+    mean, square = 0.1 * 2, 0.001 * 4
+    corrected = 0.1 * math.sqrt(1 - 0.999) / (1 - 0.9)
+    assert weights_after("adam", [2.0]) == pytest.approx([1 - corrected * mean / (math.sqrt(square) + 0.5)], rel=1e-5)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_every_optimizer_goes_downhill(name: str) -> None:
+    assert weights_after(name, [2.0])[0] < 1.0
