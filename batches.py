@@ -14,7 +14,13 @@ READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from 
 
 
 def training_batches(
-    data_sources: Sequence[str], batch_size: int, image_size: int, seed: int, first_batch: int = 0
+    data_sources: Sequence[str],
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    first_batch: int = 0,
+    num_workers: int = 1,
+    worker: int = 0,
 ) -> tf.data.Dataset:
     """Returns an endless data set of shuffled, randomly cropped and coloured training images.
 
@@ -24,21 +30,30 @@ def training_batches(
         image_size: Side of the images, pixels.
         seed: The same seed gives the same batches.
         first_batch: Number of batches that an interrupted run has already used: it goes on with other ones.
+        num_workers: The pictures are dealt to so many workers; none goes to two of them.
+        worker: Which of them this is, from 0.
 
     Returns:
         (images, labels): float32 [batch_size, image_size, image_size, 3], RGB, range [0, 255]; int64 [batch_size].
     """
     shuffle_seed = seed + first_batch
     files = tf.data.Dataset.from_tensor_slices(sorted(data_sources))
+    deal_files = len(data_sources) % num_workers == 0  # Otherwise every worker reads all and skips what is not its own.
+    if deal_files:
+        files = files.shard(num_workers, worker)
     files = files.shuffle(len(data_sources), seed=shuffle_seed)
     records = files.interleave(
         tf.data.TFRecordDataset, cycle_length=READ_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
     )
+    if not deal_files:
+        records = records.shard(num_workers, worker)
     records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed).repeat()
 
     def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
-        image = images.training_image(features["image/encoded"], image_size, tf.stack([seed, position]))
+        image = images.training_image(
+            features["image/encoded"], image_size, tf.stack([seed, position * num_workers + worker])
+        )
         return image, features["image/class/label"]
 
     numbered = records.enumerate(start=first_batch * batch_size)
@@ -62,6 +77,16 @@ def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size:
     records = tf.data.TFRecordDataset(sorted(data_sources))
     dataset = records.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size).prefetch(2)
+
+
+def encoded_pictures(data_sources: Sequence[str], positions: Sequence[int]) -> list[bytes]:
+    """Returns the picture files at some positions of the order that `evaluation_batches` has."""
+    found = dict.fromkeys(positions, b"")
+    for position, record in enumerate(tf.data.TFRecordDataset(sorted(data_sources)).as_numpy_iterator()):
+        if position in found:
+            example = tf.train.Example.FromString(record)
+            found[position] = example.features.feature["image/encoded"].bytes_list.value[0]
+    return [found[position] for position in positions]
 
 
 def raise_damaged(data_sources: Sequence[str]) -> None:

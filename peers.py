@@ -62,7 +62,8 @@ class Peers:
         try:
             listener = socket.create_server(("", port))
         except OSError as error:
-            raise UserError(f"worker {self._index} cannot use port {port}: {error.strerror}; choose another") from None
+            reason = os.strerror(error.errno or 0)
+            raise UserError(f"worker {self._index} cannot use port {port}: {reason}; choose another") from None
         start = last_line = time.monotonic()
         with listener:  # The port is TensorFlow's as soon as all have met.
             listener.setblocking(False)

@@ -26,13 +26,14 @@ import batches
 import checkpoints
 import dataset_factory
 from files import open_replacing
-from flags import Parser, UserError, number, run
+from flags import Parser, Retry, UserError, number, run
 from interruption import Interruption
 from labels import LABELS_FILENAME, read_labels, write_labels
 import networks
 import optimizers
 from progress import Progress
 from summaries import Summaries
+import workers
 
 AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of inception_v3, as its authors have it.
 CHECKPOINTS_TO_KEEP = 5
@@ -74,6 +75,7 @@ def build_parser() -> Parser:
     add("--save_summaries_secs", type=number(int, 1), default=600, help="between two samples of input pictures")
     add("--save_interval_secs", type=number(int, 1), default=600, help="between two checkpoints")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
+    workers.add_flags(parser)
     parser.add_ignored("alsologtostderr")
     return parser
 
@@ -82,14 +84,22 @@ class Model(NamedTuple):
     """What one training step needs of the graph."""
 
     train_op: tf.Operation
-    loss: tf.Tensor
+    loss: tf.Tensor  # Mean over the workers.
     learning_rate: tf.Tensor  # Placeholder, fed in each step.
+    stop: tf.Tensor  # Placeholder: whether this worker was told to stop, 0.0 or 1.0.
+    stopping: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
     pictures: tf.Tensor  # A few images of the batch, and their labels, as in batches.training_batches.
     labels: tf.Tensor
     is_finite: tf.Tensor  # False once a weight is infinite or no number.
 
 
-def build_model(arguments: argparse.Namespace, num_classes: int, images: tf.Tensor, labels: tf.Tensor) -> Model:
+def build_model(
+    arguments: argparse.Namespace,
+    num_classes: int,
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    cluster: workers.Cluster,
+) -> Model:
     """Builds network, losses and the update of the weights in the current graph."""
     logits, auxiliary_logits = networks.build(
         arguments.model_name, images, num_classes, is_training=True, weight_decay=arguments.weight_decay
@@ -110,14 +120,22 @@ def build_model(arguments: argparse.Namespace, num_classes: int, images: tf.Tens
         arguments.optimizer, rate, arguments.momentum, arguments.rmsprop_decay, arguments.opt_epsilon
     )
     step = tf.compat.v1.train.get_or_create_global_step()
+    gradients = cluster.mean([gradient for gradient, _ in optimizer.compute_gradients(loss, trained)])
+    averages = [variable for variable in slim.get_model_variables() if not variable.trainable]
     with tf.control_dependencies(tf.compat.v1.get_collection(networks.BATCH_NORM_UPDATES)):
-        train_op = optimizer.minimize(loss, global_step=step, var_list=trained)
+        batch_norm_means = cluster.mean([average.read_value() for average in averages])
+    train_op = tf.group(
+        optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=step),
+        [average.assign(mean) for average, mean in zip(averages, batch_norm_means, strict=True)],
+    )
+    stop = tf.compat.v1.placeholder(tf.float32, [], name="stop")
+    loss, stopping = cluster.mean([loss, stop])
     if arguments.moving_average_decay:
         average = tf.train.ExponentialMovingAverage(arguments.moving_average_decay, step)
         with tf.control_dependencies([train_op]):
             train_op = average.apply(slim.get_model_variables())
     is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in slim.get_model_variables()])
-    return Model(train_op, loss, rate, images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN], is_finite)
+    return Model(train_op, loss, rate, stop, stopping, images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN], is_finite)
 
 
 def session_config(precision: str, clone_on_cpu: bool) -> tf.compat.v1.ConfigProto:
@@ -176,7 +194,9 @@ def write_settings(arguments: argparse.Namespace, label_names: list[str]) -> Non
         file.write("\n")
 
 
-def train(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_names: list[str]) -> str:
+def train(
+    arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_names: list[str], cluster: workers.Cluster
+) -> str:
     """Trains up to the last step, from the newest checkpoint in TRAIN_DIR or from the start.
 
     Returns:
@@ -188,27 +208,38 @@ def train(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_na
     """
     newest = newest_checkpoint(arguments.train_dir, label_names)
     first_step = checkpoints.step(newest) if newest else 0
-    steps_per_epoch = dataset.num_samples / arguments.batch_size
+    global_batch_size = arguments.batch_size * cluster.size
+    steps_per_epoch = dataset.num_samples / global_batch_size
     total_steps = arguments.max_number_of_steps or max(1, math.ceil(arguments.num_epochs * steps_per_epoch))
     if first_step >= total_steps:
         return f"nothing to do: {newest} is at step {first_step:,} of {total_steps:,}"
     print(
         f"{dataset.num_samples:,} pictures of {len(label_names)} labels, {steps_per_epoch:,.1f} steps of "
-        f"{arguments.batch_size} an epoch; from step {first_step:,} to {total_steps:,}",
+        f"{global_batch_size} an epoch; from step {first_step:,} to {total_steps:,}",
         flush=True,
     )
+    if cluster.size > 1:
+        print(
+            f"worker {cluster.index} of {cluster.size}: {arguments.batch_size} pictures of each step. --learning_rate="
+            f"{arguments.learning_rate:g} is for all {global_batch_size}; one tuned on a single worker, multiply by "
+            f"{cluster.size}",
+            flush=True,
+        )
     schedule = functools.partial(rate_of_step, arguments, total_steps, steps_per_epoch)
     with tf.Graph().as_default(), Interruption() as interruption:
-        tf.compat.v1.set_random_seed(arguments.random_seed)
+        tf.compat.v1.set_random_seed(arguments.random_seed + cluster.index)  # Dropout of its own on each worker.
         data = batches.training_batches(
             dataset.data_sources,
             arguments.batch_size,
             arguments.train_image_size or networks.NETWORKS[arguments.model_name].image_size,
             arguments.random_seed,
             first_step,
+            cluster.size,
+            cluster.index,
         )
         iterator = tf.compat.v1.data.make_initializable_iterator(data)
-        model = build_model(arguments, len(label_names), *iterator.get_next())
+        pictures, picture_labels = iterator.get_next()
+        model = build_model(arguments, len(label_names), pictures, picture_labels, cluster)
         saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
         restored, restorer = newest, saver
         if newest:
@@ -224,14 +255,23 @@ def train(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_na
                     arguments.ignore_missing_vars,
                 )
             )
-        with tf.compat.v1.Session(config=session_config(arguments.precision, arguments.clone_on_cpu)) as session:
+        broadcast = cluster.broadcast(tf.compat.v1.global_variables())
+        config = session_config(arguments.precision, arguments.clone_on_cpu)
+        with (
+            cluster.connect(config, interruption) as target,
+            tf.compat.v1.Session(target, config=config) as session,
+        ):
             session.run([tf.compat.v1.global_variables_initializer(), iterator.initializer])
-            if restored:
-                checkpoints.restore(session, restorer, restored)
-            write_settings(arguments, label_names)
+            if cluster.index == 0:
+                if restored:
+                    checkpoints.restore(session, restorer, restored)
+                write_settings(arguments, label_names)
+            session.run(broadcast)
+            if session.run(tf.compat.v1.train.get_global_step()) != first_step:
+                raise Retry(f"worker 0 sees another newest checkpoint in {arguments.train_dir} than this worker")
             try:
                 steps = range(first_step + 1, total_steps + 1)
-                return run_steps(session, model, saver, steps, schedule, label_names, arguments, interruption)
+                return run_steps(session, model, saver, steps, schedule, label_names, arguments, cluster, interruption)
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
                 batches.raise_damaged(dataset.data_sources)
                 raise
@@ -245,6 +285,7 @@ def run_steps(
     schedule: Callable[[int], float],
     label_names: list[str],
     arguments: argparse.Namespace,
+    cluster: workers.Cluster,
     interruption: Interruption,
 ) -> str:
     """Runs steps, reports them and saves checkpoints; see `train`."""
@@ -252,7 +293,9 @@ def run_steps(
     saved = f"{basename}-{steps[0] - 1}" if steps[0] > 1 else "none"
     start = last_save = time.monotonic()
     next_pictures = start
-    summaries = Summaries(arguments.train_dir)
+    summaries = Summaries(arguments.train_dir if cluster.index == 0 else None)
+    global_batch_size = arguments.batch_size * cluster.size
+    everybody_is_done = cluster.barrier()
     with contextlib.closing(summaries), Progress("training", steps[-1], "steps", initial=steps[0] - 1) as progress:
         for step in steps:
             rate = schedule(step - 1)
@@ -260,28 +303,34 @@ def run_steps(
             if time.monotonic() >= next_pictures:
                 next_pictures += arguments.save_summaries_secs
                 shown = [model.pictures, model.labels]
-            _, loss, *batch = session.run([model.train_op, model.loss, *shown], {model.learning_rate: rate})
+            inputs = {model.learning_rate: rate, model.stop: interruption.signal is not None}
+            _, loss, stopping, *batch = session.run([model.train_op, model.loss, model.stopping, *shown], inputs)
             if step == steps[0]:
                 start = time.monotonic()  # The first step also compiles and fills the queues.
-            images_per_second = (step - steps[0]) * arguments.batch_size / max(time.monotonic() - start, 1e-9)
+            images_per_second = (step - steps[0]) * global_batch_size / max(time.monotonic() - start, 1e-9)
             progress.update(1, f"loss {loss:.3f}, {images_per_second:.1f} images/s")
             if batch:
                 summaries.pictures(step, batch[0].clip(0, 255).astype(np.uint8), [label_names[i] for i in batch[1]])
             if step % arguments.log_every_n_steps == 0 or step == steps[-1]:
                 values = {"loss": loss, "learning_rate": rate, "images_per_second": images_per_second}
                 summaries.scalars(step, values)
-            is_last = step == steps[-1] or interruption.signal is not None
+            is_last = step == steps[-1] or stopping > 0
             if not math.isfinite(loss) or (is_last or time.monotonic() - last_save >= arguments.save_interval_secs):
                 if not (math.isfinite(loss) and session.run(model.is_finite)):
                     raise UserError(
                         f"the loss is {loss} at step {step:,}; try --learning_rate={arguments.learning_rate / 10:g} "
                         f"in a new --train_dir (last good checkpoint: {saved})"
                     )
-                saved = saver.save(session, basename, global_step=step, write_meta_graph=False)
+                if cluster.index == 0:
+                    saver.save(session, basename, global_step=step, write_meta_graph=False)
+                saved = f"{basename}-{step}"
                 last_save = time.monotonic()
             if is_last:
                 break
+    session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
     interruption.leave(f"saved {saved} at step {step:,} of {steps[-1]:,}; run the same command again to go on")
+    if step < steps[-1]:
+        raise Retry(f"another worker was told to stop at step {step:,}; run the same command again to go on")
     return f"trained to step {step:,}: loss {loss:.3f}, {images_per_second:.1f} images/s, checkpoint {saved}"
 
 
@@ -289,7 +338,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
     label_names = read_labels(arguments.dataset_dir)
-    print(train(arguments, dataset, label_names))
+    print(train(arguments, dataset, label_names, workers.from_flags(arguments)))
 
 
 if __name__ == "__main__":

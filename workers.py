@@ -22,7 +22,7 @@ from peers import WAIT_SECONDS, Peers, split_address
 PIECE_BYTES = 4_000_000
 
 
-class Workers:
+class Cluster:
     """The workers of a run, and which of them this process is."""
 
     def __init__(self, addresses: Sequence[str] = ("localhost:2222",), index: int = 0):
@@ -42,7 +42,7 @@ class Workers:
         self._keys = itertools.count(1)  # Every collective operation of a graph has its own, the same on all workers.
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         return len(self.addresses)
 
     def mean(self, tensors: Sequence[tf.Tensor]) -> list[tf.Tensor]:
@@ -64,7 +64,7 @@ class Workers:
         return tf.group(*self.mean([tf.zeros([])]))
 
     def _reduce(self, tensors: Sequence[tf.Tensor], final: str) -> list[tf.Tensor]:
-        if self.count == 1:
+        if self.size == 1:
             return list(tensors)
         results: list[tf.Tensor] = []
         for group in _groups([tf.convert_to_tensor(tensor) for tensor in tensors]):
@@ -80,7 +80,7 @@ class Workers:
     def _reduce_piece(self, piece: tf.Tensor, final: str) -> tf.Tensor:
         return tf.raw_ops.CollectiveReduceV2(
             input=piece,
-            group_size=self.count,
+            group_size=self.size,
             group_key=1,
             instance_key=next(self._keys),
             ordering_token=[],
@@ -98,7 +98,7 @@ class Workers:
             UserError, Retry, KeyboardInterrupt: See Peers.meet.
             Retry: The block failed because another worker was lost.
         """
-        if self.count == 1:
+        if self.size == 1:
             yield ""
             return
         config.experimental.collective_group_leader = "/job:worker/replica:0/task:0"
@@ -148,7 +148,7 @@ def add_flags(parser: Parser) -> None:
     add("--worker_address", help="host:port of every worker, with {task} for its number, as in 127.0.0.1:222{task}")
 
 
-def from_flags(arguments: argparse.Namespace) -> Workers:
+def from_flags(arguments: argparse.Namespace) -> Cluster:
     """Returns the workers that the flags or, without them, the environment variable TF_CONFIG describe.
 
     Raises:
@@ -158,13 +158,13 @@ def from_flags(arguments: argparse.Namespace) -> Workers:
         if "{task}" not in (arguments.worker_address or ""):
             raise UserError("--worker_replicas needs --worker_address with {task} in it, as in 127.0.0.1:222{task}")
         addresses = [arguments.worker_address.replace("{task}", str(task)) for task in range(arguments.worker_replicas)]
-        return Workers(addresses, arguments.task)
+        return Cluster(addresses, arguments.task)
     if os.environ.get("TF_CONFIG"):
         return _from_tf_config(os.environ["TF_CONFIG"])
-    return Workers()
+    return Cluster()
 
 
-def _from_tf_config(text: str) -> Workers:
+def _from_tf_config(text: str) -> Cluster:
     """Reads TensorFlow's own form of a cluster, as in the error below."""
     try:
         description = json.loads(text)
@@ -173,7 +173,7 @@ def _from_tf_config(text: str) -> Workers:
         if unknown:
             raise UserError(f"TF_CONFIG names {', '.join(sorted(unknown))}; this script has only workers, all alike")
         first = len(cluster.get("chief", [])) if task["type"] == "worker" else 0  # A chief comes before the workers.
-        return Workers([*cluster.get("chief", []), *cluster.get("worker", [])], first + int(task["index"]))
+        return Cluster([*cluster.get("chief", []), *cluster.get("worker", [])], first + int(task["index"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(
             'TF_CONFIG is not of the form {"cluster": {"worker": ["host:port", …]}, '

@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 import concurrent.futures
-import json
 import multiprocessing
 import socket
 from typing import Any
 
-from slim_compat import slim, tf
 import numpy as np
 import pytest
 
-from flags import Parser, UserError
+from slim_compat import slim, tf
 from interruption import Interruption
 import workers
 
@@ -36,18 +34,18 @@ def pool() -> Iterator[concurrent.futures.ProcessPoolExecutor]:
 
 
 def on_workers(pool: concurrent.futures.ProcessPoolExecutor, program: Any, count: int, *arguments: Any) -> list[Any]:
-    """Runs `program(worker, *arguments)` in `count` processes at once; returns what each returns."""
+    """Runs `program(cluster, *arguments)` in `count` processes at once; returns what each returns."""
     everybody = addresses(count)
-    futures = [pool.submit(program, workers.Workers(everybody, index), *arguments) for index in range(count)]
+    futures = [pool.submit(program, workers.Cluster(everybody, index), *arguments) for index in range(count)]
     return [future.result(timeout=120) for future in futures]
 
 
-def train_one_step(worker: workers.Workers, optimizer: str, seed: int) -> dict[str, np.ndarray]:
+def train_one_step(cluster: workers.Cluster, optimizer: str, seed: int) -> dict[str, np.ndarray]:
     """Returns all variables after one step on this worker's share of PICTURES."""
-    images, labels = (np.array_split(array, worker.count)[worker.index] for array in (PICTURES, LABELS))
+    images, labels = (np.array_split(array, cluster.size)[cluster.index] for array in (PICTURES, LABELS))
     with tf.Graph().as_default(), Interruption() as interruption:
         # Different first weights on each worker: the broadcast has to make them alike.
-        tf.compat.v1.set_random_seed(seed + worker.index)
+        tf.compat.v1.set_random_seed(seed + cluster.index)
         scope = slim.arg_scope(
             [slim.conv2d],
             normalizer_fn=slim.batch_norm,
@@ -64,16 +62,16 @@ def train_one_step(worker: workers.Workers, optimizer: str, seed: int) -> dict[s
             "rmsprop": tf.compat.v1.train.RMSPropOptimizer(0.01, momentum=0.9, epsilon=1.0),
         }[optimizer]
         gradients, variables = zip(*trainer.compute_gradients(loss), strict=True)
-        train = trainer.apply_gradients(zip(worker.mean(gradients), variables, strict=True), step)
+        train = trainer.apply_gradients(zip(cluster.mean(gradients), variables, strict=True), step)
         everything = tf.compat.v1.global_variables()
-        broadcast = worker.broadcast(everything)
+        broadcast = cluster.broadcast(everything)
         config = tf.compat.v1.ConfigProto()
-        with worker.connect(config, interruption) as target, tf.compat.v1.Session(target, config=config) as session:
+        with cluster.connect(config, interruption) as target, tf.compat.v1.Session(target, config=config) as session:
             session.run(tf.compat.v1.global_variables_initializer())
             session.run(broadcast)
             session.run(train)
             values = session.run(everything)
-            session.run(worker.barrier())
+            session.run(cluster.barrier())
     return {variable.op.name: value for variable, value in zip(everything, values, strict=True)}
 
 
