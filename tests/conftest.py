@@ -1,4 +1,4 @@
-"""What several test files share: a few tiny pictures, their records, a network trained on them, scripts as processes."""
+"""What several test files share: tiny pictures, their records, a network trained on them, scripts as processes."""
 
 from collections.abc import Callable
 import os
