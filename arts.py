@@ -101,7 +101,10 @@ def get_split(
         decoder=slim.tfexample_decoder.TFExampleDecoder(
             KEYS_TO_FEATURES,
             {
-                "image": slim.tfexample_decoder.Image("image/encoded", "image/format"),
+                # Not slim's Image: it relies on functions that TensorFlow has moved since.
+                "image": slim.tfexample_decoder.ItemHandlerCallback(
+                    ["image/encoded"], lambda features: tf.io.decode_jpeg(features["image/encoded"], channels=3)
+                ),
                 "label": slim.tfexample_decoder.Tensor("image/class/label"),
                 "filename": slim.tfexample_decoder.Tensor("image/filename"),
             },
