@@ -1,0 +1,314 @@
+"""The tutorial's second half as a cluster runs it: the image is built, and the pods run in order through podman.
+
+The manifests run as they are but for names (so that nothing of the developer's own is touched), small pictures and
+the host's network, which has the picture to classify. What podman ignores is tested in test_manifests.py.
+"""
+
+from ast import literal_eval
+from collections.abc import Callable, Iterator
+import functools
+import http.server
+import json
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+from typing import Any
+import urllib.request
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+BASE_IMAGE = "localhost/test-met-art-base:bookworm"
+IMAGE = "localhost/test-met-art:1.0.0"
+CLAIM = "test-met-art-logs"
+MAX_IMAGE_BYTES = 2.2e9
+MAX_REBUILD_SECONDS = 10
+STEPS = 20
+ADDRESS = r"http://[\w.]+:\d+"
+
+missing = [program for program in ("podman", "runc", "mmdebstrap") if shutil.which(program) is None]
+pytestmark = [
+    pytest.mark.skipif(
+        bool(missing), reason=f"no {', '.join(missing)} on this machine; .ci/install-packages installs them"
+    ),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mmdebstrap and podman's host network want root"),
+    pytest.mark.timeout(900),  # The first build installs TensorFlow.
+]
+
+
+@functools.cache
+def podman_environment() -> dict[str, str]:
+    """Returns the environment of podman; limits and runtime that also work inside a container."""
+    settings = Path(os.environ.get("TMPDIR", "/tmp")) / "test-met-art-containers.conf"
+    settings.write_text(
+        '[containers]\ndefault_ulimits = ["nofile=16384:16384", "nproc=8192:8192"]\n[engine]\nruntime = "runc"\n'
+    )
+    return os.environ | {"CONTAINERS_CONF": str(settings)}
+
+
+def podman(*arguments: str | Path, may_fail: bool = False) -> str:
+    """Runs podman and returns its stdout and stderr."""
+    process = subprocess.run(
+        ["podman", *arguments], env=podman_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert may_fail or process.returncode == 0, f"podman {arguments}:\n{process.stdout[-5000:]}"
+    return process.stdout
+
+
+def pip_mounts(folder: Path) -> list[str]:
+    """Returns the podman options that let pip in a build find packages where pip on this machine does."""
+    listing = subprocess.run(
+        [sys.executable, "-m", "pip", "config", "list"], check=True, stdout=subprocess.PIPE, text=True
+    )
+    sections: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for section, key, value in re.findall(r"^([\w:]+)\.([\w-]+)=(.+)$", listing.stdout, re.MULTILINE):
+        sections.setdefault(section, {})[key.lstrip(".")] = literal_eval(value)
+    settings = sections["global"] | sections["install"] | sections[":env:"]
+    configuration = folder / "pip.conf"
+    configuration.write_text("[global]\n" + "".join(f"{key} = {value}\n" for key, value in settings.items()))
+    paths = {configuration: "/etc/pip.conf"}
+    for word in " ".join(settings.values()).split():
+        path = Path(word.removeprefix("file://"))
+        if path.is_absolute() and path.exists():
+            # The packages of an index lie beside its pages.
+            path = path.parent if word.startswith("file://") else path
+            paths[path] = str(path)
+    return [option for source, target in paths.items() for option in ("--volume", f"{source}:{target}:ro")]
+
+
+def build(context: Path) -> float:
+    """Builds the image; returns the seconds it took."""
+    start = time.monotonic()
+    podman(
+        "build", "--network=host", "--build-arg", f"BASE_IMAGE={BASE_IMAGE}", *pip_mounts(context.parent),
+        "--tag", IMAGE, context,
+    )  # fmt: skip
+    return time.monotonic() - start
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder to build from: the repo's files, and data/ as convert.py leaves it."""
+    folder = tmp_path_factory.mktemp("build") / "context"
+    (folder / "data").mkdir(parents=True)
+    for pattern in ("Dockerfile", ".dockerignore", "requirements*.txt", "*.py"):
+        for file in ROOT.glob(pattern):
+            shutil.copy2(file, folder)
+    with tarfile.open(ROOT / "sample-dataset.tar.gz") as archive:
+        archive.extractall(folder / "data", filter="data")
+    subprocess.run([sys.executable, ROOT / "convert.py", f"--dataset_dir={folder / 'data'}"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def image(context: Path) -> str:
+    if subprocess.run(["podman", "image", "exists", BASE_IMAGE], env=podman_environment()).returncode:
+        archive = context.parent / "base.tar"
+        packages = "python3-minimal,python3-pip,python3-venv,ca-certificates"
+        subprocess.run(["mmdebstrap", "--variant=apt", f"--include={packages}", "bookworm", archive], check=True)
+        podman("import", archive, BASE_IMAGE)
+        archive.unlink()
+    print(f"image built in {build(context):.0f} s")
+    return IMAGE
+
+
+def test_image_is_small(image: str) -> None:
+    size = int(podman("image", "inspect", "--format", "{{.Size}}", image))
+    script = "du -sm /opt/venv/lib/python3*/site-packages/* /usr | sort -rn | head -12"
+    parts = podman("run", "--rm", "--network=host", image, "sh", "-c", script)
+    with_heading = f"image: {size / 1e9:.2f} GB; its largest parts in MB:\n{parts}"
+    print(with_heading)
+    assert size < MAX_IMAGE_BYTES, with_heading
+
+
+def test_image_holds_scripts_and_records_only(image: str, context: Path) -> None:
+    listing = podman("run", "--rm", "--network=host", image, "find", "/model", "/data", "-type", "f").split()
+    records = [f"/data/{file.name}" for file in context.glob("data/*.tfrecord")]
+    expected = {f"/model/{file.name}" for file in context.glob("*.py")} | {
+        *records,
+        "/data/labels.txt",
+        "/data/splits.json",
+    }
+    assert len(records) == 10
+    assert set(listing) == expected
+
+
+def test_an_edited_script_is_in_the_image_within_seconds(image: str, context: Path) -> None:
+    with open(context / "classify.py", "a") as script:
+        script.write("# edited\n")
+    seconds = build(context)
+    print(f"rebuilt in {seconds:.1f} s")
+    assert podman("run", "--rm", "--network=host", image, "tail", "-n1", "/model/classify.py") == "# edited\n"
+    assert seconds < MAX_REBUILD_SECONDS
+
+
+class Pod:
+    """A pod of a manifest under a name of its own, with some flags set otherwise."""
+
+    def __init__(self, file: str, folder: Path, **flags: object):
+        text = (ROOT / file).read_text(encoding="utf-8")
+        manifests = list(yaml.safe_load_all(re.sub(r"met-art|access-model", r"test-\g<0>", text)))
+        (container,) = manifests[-1]["spec"]["containers"]
+        kept = [argument for argument in container.get("args", []) if argument[2:].split("=")[0] not in flags]
+        container["args"] = kept + [f"--{name}={value}" for name, value in flags.items()]
+        self.name = manifests[-1]["metadata"]["name"]
+        self.container = f"{self.name}-{container['name']}"
+        self.grace_seconds = manifests[-1]["spec"].get("terminationGracePeriodSeconds", 30)
+        path = folder / file
+        path.write_text(yaml.safe_dump_all(manifests))
+        podman("kube", "play", "--network=host", "--replace", path)
+
+    def log(self) -> str:
+        return podman("logs", self.container)
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+        """Waits while the container runs until `condition` holds."""
+        end = time.monotonic() + seconds
+        while not condition():
+            running = self.inspect("State.Running") == "true"
+            assert running and time.monotonic() < end, f"no {what} from {self.name}:\n{self.log()}"
+            time.sleep(0.3)
+
+    def stop(self) -> None:
+        """Ends the container as `kubectl delete` does: SIGTERM, and SIGKILL after the grace period."""
+        podman("stop", f"--time={self.grace_seconds}", self.container)
+
+    def status(self) -> int:
+        """Returns the exit status once the container has ended."""
+        return int(podman("wait", self.container))
+
+    def inspect(self, field: str) -> str:
+        return podman("inspect", "--format", f"{{{{.{field}}}}}", self.container).strip()
+
+
+@pytest.fixture(scope="module")
+def claim(image: str) -> Iterator[str]:
+    """Starts with an empty claim and leaves neither claim nor pods behind."""
+
+    def clean() -> None:
+        pods = podman("pod", "ls", "--format", "{{.Name}}").split()
+        for pod in pods:
+            if re.match(r".*test-(met-art|access-model)", pod):
+                podman("pod", "rm", "--force", "--time=1", pod)
+        podman("volume", "rm", "--force", CLAIM, may_fail=True)
+
+    clean()
+    yield CLAIM
+    clean()
+
+
+@pytest.fixture(scope="module")
+def trained(claim: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pod, int]:
+    """The train pod after it was stopped in the middle and started again; the step at which it was stopped."""
+    folder = tmp_path_factory.mktemp("pods")
+    flags: dict[str, Any] = {"train_image_size": 128, "max_number_of_steps": STEPS, "log_every_n_steps": 1}
+    pod = Pod("train-model.yaml", folder, **flags)
+    settings = Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", claim).strip()) / "flags.json"
+    pod.wait_until(settings.exists, "step")  # Written right before the first step.
+    pod.stop()
+    assert pod.status() == 75, pod.log()
+    saved = re.search(r"interrupted: saved /logs/model\.ckpt-(\d+)", pod.log())
+    assert saved, pod.log()
+    return Pod("train-model.yaml", folder, **flags), int(saved[1])
+
+
+def test_training_goes_on_from_its_checkpoint(trained: tuple[Pod, int]) -> None:
+    pod, stopped_at = trained
+    assert pod.status() == 0, pod.log()
+    assert 0 < stopped_at < STEPS
+    assert f"from step {stopped_at} to {STEPS}" in pod.log()
+    assert f"/logs/model.ckpt-{STEPS}" in pod.log().splitlines()[-1]
+
+
+def test_pods_are_not_root_and_cannot_write_beside_their_volumes(trained: tuple[Pod, int]) -> None:
+    pod, _ = trained
+    assert pod.inspect("Config.User") == "1000:1000"
+    assert pod.inspect("HostConfig.ReadonlyRootfs") == "true"
+    assert pod.inspect("EffectiveCaps") in ("[]", "<nil>")
+
+
+def test_eval_pod_reports_accuracy(trained: tuple[Pod, int], context: Path, tmp_path: Path) -> None:
+    assert trained[0].status() == 0
+    pod = Pod("eval-model.yaml", tmp_path)
+    assert pod.status() == 0, pod.log()
+    pictures = sum(json.loads((context / "data/splits.json").read_text())["counts"]["validation"].values())
+    last = pod.log().splitlines()[-1]
+    assert f"model.ckpt-{STEPS}" in last and f"on {pictures} pictures" in last
+    assert re.search(r"top-1 [01]\.\d+", last)
+
+
+@pytest.fixture
+def picture_url(context: Path) -> Iterator[str]:
+    """The address of a picture on a server of this machine."""
+    picture = min((context / "data/met_art").rglob("*.jpg"))
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(picture.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever).start()
+        yield f"http://127.0.0.1:{server.server_port}/{picture.name}"
+        server.shutdown()
+
+
+def test_infer_pod_names_a_label(trained: tuple[Pod, int], context: Path, picture_url: str, tmp_path: Path) -> None:
+    assert trained[0].status() == 0
+    pod = Pod("infer-model.yaml", tmp_path, image_url=picture_url, allow_private_hosts=True)
+    assert pod.status() == 0, pod.log()
+    labels = {line.partition(":")[2] for line in (context / "data/labels.txt").read_text().splitlines()}
+    answers = re.findall(r"^ +([\d.]+)% +(.+)$", pod.log(), re.MULTILINE)
+    assert picture_url in pod.log()
+    assert {label for _, label in answers} == labels
+    assert sum(float(probability) for probability, _ in answers) == pytest.approx(100, abs=0.5)
+
+
+def scalars(address: str) -> dict[tuple[str, str], list[int]]:
+    """Returns, from TensorBoard's HTTP API, the steps of each scalar by (run, tag)."""
+
+    def get(path: str) -> Any:
+        with urllib.request.urlopen(f"{address}/data/plugin/scalars/{path}", timeout=30) as answer:
+            return json.load(answer)
+
+    return {
+        (run, tag): [step for _, step, _ in get(f"scalars?run={run}&tag={tag}")]
+        for run, tags in get("tags").items()
+        for tag in tags
+    }
+
+
+def test_logs_are_copied_and_read_by_tensorboard(trained: tuple[Pod, int], tmp_path: Path) -> None:
+    assert trained[0].status() == 0
+    access = Pod("access-model-logs.yaml", tmp_path)
+    archive = tmp_path / "logs.tar"
+    with open(archive, "wb") as file:  # As `kubectl cp` does it.
+        command = ["podman", "exec", access.container, "tar", "cf", "-", "-C", "/", "logs"]
+        subprocess.run(command, env=podman_environment(), stdout=file, check=True)
+    with tarfile.open(archive) as files:
+        files.extractall(tmp_path, filter="data")
+    assert (tmp_path / f"logs/model.ckpt-{STEPS}.index").is_file()
+
+    pod = Pod("tensorboard.yaml", tmp_path, port=0)
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        f"--logdir={tmp_path / 'logs'}",
+        "--host=localhost",
+        "--port=0",
+    ]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True) as tensorboard:
+        try:
+            assert tensorboard.stderr
+            local = next(found[0] for line in tensorboard.stderr if (found := re.search(ADDRESS, line)))
+            of_copy = scalars(local)
+            pod.wait_until(lambda: "http://" in pod.log(), "address")
+            of_pod = scalars(re.findall(ADDRESS, pod.log())[0])
+        finally:
+            tensorboard.terminate()
+    assert of_copy == of_pod
+    assert of_copy[".", "loss"][-1] == STEPS
+    assert ("eval", "eval/top_1") in of_copy
