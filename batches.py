@@ -7,6 +7,7 @@ import arts
 import dataset_factory
 from flags import UserError
 import images
+from pictures import BadPicture, open_picture
 
 # Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
 SHUFFLE_BUFFER = 2048
@@ -90,7 +91,7 @@ def encoded_pictures(data_sources: Sequence[str], positions: Sequence[int]) -> l
 
 
 def raise_damaged(data_sources: Sequence[str]) -> None:
-    """Names the first records file that cannot be read to its end.
+    """Names the first records file that cannot be read to its end, or the first picture that cannot be decoded.
 
     TensorFlow's own message gives a byte offset but not the file.
 
@@ -99,10 +100,16 @@ def raise_damaged(data_sources: Sequence[str]) -> None:
     """
     for source in sorted(data_sources):
         try:
-            for _ in tf.data.TFRecordDataset(source):
-                pass
-        except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.NotFoundError):
+            for record in tf.compat.v1.io.tf_record_iterator(source):  # Needs no eager mode; training has none.
+                features = tf.train.Example.FromString(record).features.feature
+                open_picture(features["image/encoded"].bytes_list.value[0])
+        except (tf.errors.DataLossError, tf.errors.NotFoundError):
             raise UserError(f"{source} is damaged or cut off; delete it and run convert.py again") from None
+        except BadPicture as error:
+            name = features["image/filename"].bytes_list.value[0].decode()
+            raise UserError(
+                f"{source}: {name} is damaged ({error}); delete that file and run convert.py again"
+            ) from None
 
 
 def open_split(dataset_name: str, split_name: str, dataset_dir: str) -> slim.dataset.Dataset:
