@@ -2,34 +2,48 @@
 """Step 7 of 10: measures how well a checkpoint names the labels of pictures it was not trained on.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; DATASET_DIR/arts_validation_*.tfrecord.
-Writes  EVAL_DIR: event files for TensorBoard.
+Writes  EVAL_DIR/metrics.json, predictions.csv, labels.csv, confusion_matrix.csv and .png, reliability.png,
+        mistakes.png and event files for TensorBoard; with --calibrate, a temperature beside the checkpoint.
 
     python eval_image_classifier.py --checkpoint_path=logs --eval_dir=logs/eval --dataset_dir=data
 
-Safe to run again: each run measures anew.
+Safe to run again: each run measures anew. With --watch it measures each new checkpoint as training writes it.
 """
 
+import argparse
 from collections.abc import Sequence
 import contextlib
+import io
+import json
+from pathlib import Path
+import time
 
 import numpy as np
+from PIL import Image
 
-from slim_compat import tf
+from slim_compat import slim, tf
 import batches
 import checkpoints
 import dataset_factory
-from flags import Parser, number, run
-from inference import Classifier, open_classifier
+from files import open_replacing
+from flags import Parser, UserError, number, run
+from inference import Classifier, open_classifier, write_temperature
+import metrics
 import networks
 from progress import Progress
+import reports
 from summaries import Summaries
+
+WATCH_SECONDS = 10  # Between two looks for a new checkpoint.
+LABELS_WITH_CURVE = 30  # In TensorBoard; labels.csv has all.
+PICTURE_NAMES = ("confusion_matrix", "reliability", "mistakes")
 
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
-    add("--eval_dir", required=True, help="folder for the results")
+    add("--eval_dir", required=True, help="folder for the reports")
     add("--dataset_dir", required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="validation", help="split to evaluate on")
@@ -37,59 +51,170 @@ def build_parser() -> Parser:
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
     add("--batch_size", type=number(int, 1), default=100, help="images at once; changes nothing but memory")
     add("--max_num_batches", type=number(int, 1), help="stop after so many; default: the whole split")
+    parser.add_boolean("calibrate", False, "fit a temperature to this split and save it for classify.py")
+    parser.add_boolean("watch", False, "go on with each new checkpoint, to the last step of the training run")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
     parser.add_ignored("alsologtostderr")
     return parser
 
 
 def predict(
-    classifier: Classifier, dataset: "tf.data.Dataset", num_samples: int
+    classifier: Classifier, dataset: slim.dataset.Dataset, batch_size: int, max_num_batches: int | None
 ) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Answers for every picture of a data set, in order.
+    """Answers for every picture of a data set once, in the order of the records.
 
     Returns:
         (truth int64 [n], probabilities float32 [n, labels], picture names).
+
+    Raises:
+        UserError: A records file is damaged.
     """
+    data = batches.evaluation_batches(dataset.data_sources, batch_size, classifier.image_size)
+    num_pictures = dataset.num_samples
+    if max_num_batches:
+        data = data.take(max_num_batches)
+        num_pictures = min(num_pictures, batch_size * max_num_batches)
     truth: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []
     names: list[str] = []
-    with Progress("evaluating", num_samples, "pictures") as progress:
-        for images, labels, filenames in dataset.as_numpy_iterator():
-            truth.append(labels)
-            probabilities.append(classifier.probabilities(images))
-            names += [name.decode() for name in filenames]
-            progress.update(len(labels))
+    with Progress("evaluating", num_pictures, "pictures") as progress:
+        try:
+            for images, labels, filenames in data.as_numpy_iterator():
+                truth.append(labels)
+                probabilities.append(classifier.probabilities(images))
+                names += [name.decode() for name in filenames]
+                progress.update(len(labels))
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+            batches.raise_damaged(dataset.data_sources)
+            raise
     return np.concatenate(truth), np.concatenate(probabilities), names
 
 
-def evaluate(arguments) -> str:  # type: ignore[no-untyped-def]
-    dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
-    classifier = open_classifier(
-        arguments.checkpoint_path,
+def write_reports(
+    eval_dir: Path,
+    dataset: slim.dataset.Dataset,
+    label_names: Sequence[str],
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    names: Sequence[str],
+) -> None:
+    """Writes the tables and the pictures of PICTURE_NAMES."""
+    matrix = metrics.confusion_matrix(truth, probabilities)
+    reports.write_predictions(eval_dir / "predictions.csv", names, truth, probabilities, label_names)
+    reports.write_label_table(eval_dir / "labels.csv", metrics.by_label(truth, probabilities), label_names)
+    reports.write_confusion_matrix(eval_dir / "confusion_matrix.csv", matrix, label_names)
+    mistakes = reports.most_confident_mistakes(truth, probabilities)
+    encoded = batches.encoded_pictures(dataset.data_sources, mistakes.tolist())
+    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
+    for name, figure in zip(
+        PICTURE_NAMES,
+        (
+            reports.confusion_figure(matrix, label_names),
+            reports.reliability_figure(truth, probabilities),
+            reports.mistakes_figure(pictures, truth[mistakes], probabilities[mistakes], label_names),
+        ),
+        strict=True,
+    ):
+        reports.save(figure, eval_dir / f"{name}.png")
+
+
+def write_summaries(
+    eval_dir: Path,
+    step: int,
+    figures: dict[str, float],
+    label_figures: Sequence[metrics.LabelFigures],
+    label_names: Sequence[str],
+) -> None:
+    """Writes what TensorBoard shows: the figures as curves over the steps, and the pictures of the reports."""
+    largest = sorted(label_figures, key=lambda each: -each.pictures)[:LABELS_WITH_CURVE]
+    recalls = {f"recall/{label_names[each.label]}": each.recall for each in largest if each.pictures}
+    with contextlib.closing(Summaries(eval_dir)) as summaries:
+        summaries.scalars(step, {f"eval/{name}": value for name, value in figures.items()} | recalls)
+        pictures = [np.asarray(Image.open(eval_dir / f"{name}.png").convert("RGB")) for name in PICTURE_NAMES]
+        summaries.pictures(step, pictures, [f"eval/{name}" for name in PICTURE_NAMES])
+
+
+def describe(figures: dict[str, float]) -> str:
+    """Returns the figures for a reader, one a line."""
+    lines = [f"  {name.replace('_', ' '):18} {value:.4f}" for name, value in figures.items()]
+    if "top_5" not in figures:
+        lines.insert(1, f"  top 5              of at most {metrics.TOP} labels is always 1, so not shown")
+    return "\n".join(lines)
+
+
+def evaluate(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, checkpoint: str) -> str:
+    """Measures one checkpoint, writes all reports and returns the last line for the reader."""
+    eval_dir = Path(arguments.eval_dir)
+    eval_dir.mkdir(parents=True, exist_ok=True)
+    with open_classifier(
+        checkpoint,
         arguments.model_name,
         arguments.eval_image_size,
         arguments.dataset_dir,
         use_gpu=not arguments.clone_on_cpu,
+        calibrated=not arguments.calibrate,
+    ) as classifier:
+        truth, probabilities, names = predict(classifier, dataset, arguments.batch_size, arguments.max_num_batches)
+    temperature = classifier.temperature
+    if arguments.calibrate:
+        before = metrics.summary(truth, probabilities)
+        temperature = metrics.fit_temperature(truth, probabilities)
+        probabilities = metrics.calibrated(probabilities, temperature)
+        print(
+            f"temperature {temperature:.3f}, saved as {write_temperature(checkpoint, temperature)}; without it: "
+            f"log loss {before['log_loss']:.4f}, calibration error {before['calibration_error']:.4f}"
+        )
+    figures = metrics.summary(truth, probabilities)
+    write_reports(eval_dir, dataset, classifier.label_names, truth, probabilities, names)
+    by_label = metrics.by_label(truth, probabilities)
+    write_summaries(eval_dir, checkpoints.step(checkpoint), figures, by_label, classifier.label_names)
+    with open_replacing(eval_dir / "metrics.json") as file:
+        about = {
+            "checkpoint": checkpoint,
+            "model_name": classifier.model_name,
+            "image_size": classifier.image_size,
+            "split": arguments.dataset_split_name,
+            "pictures": len(truth),
+            "labels": len(classifier.label_names),
+            "temperature": temperature,
+        }
+        json.dump(about | figures, file, indent=2)
+        file.write("\n")
+    print(describe(figures))
+    return (
+        f"{checkpoint}: top-1 {figures['top_1']:.4f} on {len(truth):,} {arguments.dataset_split_name} pictures of "
+        f"{len(classifier.label_names)} labels; reports in {eval_dir}"
     )
-    checkpoint = checkpoints.newest(arguments.checkpoint_path)
-    data = batches.evaluation_batches(dataset.data_sources, arguments.batch_size, classifier.image_size)
-    if arguments.max_num_batches:
-        data = data.take(arguments.max_num_batches)
-    try:
-        truth, probabilities, _ = predict(classifier, data, dataset.num_samples)
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-        batches.raise_damaged(dataset.data_sources)
-        raise
-    order = np.argsort(-probabilities, axis=1)
-    top_1 = float(np.mean(order[:, 0] == truth))
-    top_5 = float(np.mean(np.any(order[:, :5] == truth[:, None], axis=1)))
-    with contextlib.closing(Summaries(arguments.eval_dir)) as summaries:
-        summaries.scalars(checkpoints.step(checkpoint), {"eval/top_1": top_1, "eval/top_5": top_5})
-    return f"{checkpoint}: top-1 {top_1:.4f}, top-5 {top_5:.4f} on {len(truth):,} pictures"
+
+
+def watch(arguments: argparse.Namespace, dataset: slim.dataset.Dataset) -> None:
+    """Evaluates the newest checkpoint each time there is a new one, until the last step of the training run."""
+    done = ""
+    print(f"waiting for checkpoints in {arguments.checkpoint_path}; Ctrl-C ends it", flush=True)
+    while True:
+        checkpoint = checkpoints.newest(arguments.checkpoint_path) if _has_checkpoint(arguments.checkpoint_path) else ""
+        if checkpoint != done:
+            print(evaluate(arguments, dataset, checkpoint), flush=True)
+            done = checkpoint
+            last_step = checkpoints.settings(checkpoint).get("max_number_of_steps")
+            if last_step and checkpoints.step(checkpoint) >= last_step:
+                return
+        time.sleep(WATCH_SECONDS)
+
+
+def _has_checkpoint(folder: str) -> bool:
+    return any(Path(folder).glob(f"{checkpoints.BASENAME}-*.index"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    print(evaluate(build_parser().parse_args(argv)))
+    arguments = build_parser().parse_args(argv)
+    dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
+    if arguments.watch:
+        if Path(arguments.checkpoint_path + ".index").is_file():
+            raise UserError(f"--watch needs a folder, --checkpoint_path={arguments.checkpoint_path} is one checkpoint")
+        watch(arguments, dataset)
+    else:
+        print(evaluate(arguments, dataset, checkpoints.newest(arguments.checkpoint_path)))
 
 
 if __name__ == "__main__":

@@ -1,36 +1,75 @@
 """A trained network that answers: probabilities of the labels for batches of images."""
 
+import json
+from pathlib import Path
+from types import TracebackType
+
 import numpy as np
 
 from slim_compat import slim, tf
 import checkpoints
+from files import open_replacing
+from flags import UserError
 import networks
+
+TEMPERATURE_SUFFIX = ".temperature.json"  # Of the file beside a checkpoint, as in model.ckpt-100.temperature.json.
 
 
 class Classifier:
-    """A network with the weights of a checkpoint, frozen for inference."""
+    """A network with the weights of a checkpoint; use as a context manager, or `close` it."""
 
-    def __init__(self, checkpoint: str, model_name: str, image_size: int, label_names: list[str], use_gpu: bool = True):
+    def __init__(
+        self,
+        checkpoint: str,
+        model_name: str,
+        image_size: int,
+        label_names: list[str],
+        temperature: float = 1.0,
+        use_gpu: bool = True,
+    ):
         """Builds the network and loads the weights; their moving averages where the checkpoint has them.
+
+        Args:
+            checkpoint: As in `…/model.ckpt-100`.
+            model_name: A key of `networks.NETWORKS`.
+            image_size: Side of the input, pixels.
+            label_names: In the order of training.
+            temperature: The logits are divided by it, see `metrics.fit_temperature`.
+            use_gpu: False keeps to the CPU.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
         """
+        self.checkpoint = checkpoint
+        self.model_name = model_name
         self.image_size = image_size
         self.label_names = label_names
+        self.temperature = temperature
         with tf.Graph().as_default():
-            self._images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
-            logits, _ = networks.build(model_name, self._images, len(label_names))
-            self._probabilities = tf.nn.softmax(logits, name="probabilities")
+            self.images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
+            self.logits, _ = networks.build(model_name, self.images, len(label_names))
+            self._probabilities = tf.nn.softmax(self.logits / temperature, name="probabilities")
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
             config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
             config.gpu_options.allow_growth = True
             if not use_gpu:
                 config.device_count["GPU"] = 0
-            self._session = tf.compat.v1.Session(config=config)
+            self.session = tf.compat.v1.Session(config=config)
             saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
-            checkpoints.restore(self._session, saver, checkpoint)
+            checkpoints.restore(self.session, saver, checkpoint)
+
+    def close(self) -> None:
+        """Frees the memory of the network."""
+        self.session.close()
+
+    def __enter__(self) -> "Classifier":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each label.
@@ -42,11 +81,16 @@ class Classifier:
         Returns:
             float32 [n, labels]; rows add up to 1.
         """
-        return self._session.run(self._probabilities, {self._images: images})
+        return self.session.run(self._probabilities, {self.images: images})
 
 
 def open_classifier(
-    checkpoint_path: str, model_name: str | None, image_size: int | None, dataset_dir: str | None, use_gpu: bool = True
+    checkpoint_path: str,
+    model_name: str | None = None,
+    image_size: int | None = None,
+    dataset_dir: str | None = None,
+    use_gpu: bool = True,
+    calibrated: bool = True,
 ) -> Classifier:
     """Returns the classifier that the flags of a script mean.
 
@@ -56,6 +100,7 @@ def open_classifier(
         image_size: Side of the input, pixels; None for the size it was trained with, or the network's own.
         dataset_dir: Folder with labels.txt; None for the one beside the checkpoint.
         use_gpu: False keeps to the CPU.
+        calibrated: With the temperature saved beside the checkpoint, if there is one.
 
     Raises:
         UserError: No such checkpoint or labels, or they do not belong together.
@@ -65,4 +110,28 @@ def open_classifier(
     trained_with = checkpoints.settings(checkpoint)
     model_name = model_name or trained_with.get("model_name", "inception_v3")
     image_size = image_size or trained_with.get("train_image_size") or networks.NETWORKS[model_name].image_size
-    return Classifier(checkpoint, model_name, image_size, label_names, use_gpu)
+    temperature = read_temperature(checkpoint) if calibrated else 1.0
+    return Classifier(checkpoint, model_name, image_size, label_names, temperature, use_gpu)
+
+
+def read_temperature(checkpoint: str) -> float:
+    """Returns the temperature fitted for a checkpoint, 1.0 where none was.
+
+    Raises:
+        UserError: The file with it is damaged.
+    """
+    path = Path(checkpoint + TEMPERATURE_SUFFIX)
+    if not path.is_file():
+        return 1.0
+    try:
+        return float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; delete it, or fit it again with eval_image_classifier.py") from None
+
+
+def write_temperature(checkpoint: str, temperature: float) -> str:
+    """Saves a temperature beside its checkpoint and returns the path."""
+    path = checkpoint + TEMPERATURE_SUFFIX
+    with open_replacing(path) as file:
+        json.dump({"temperature": temperature}, file)
+    return path

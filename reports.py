@@ -35,8 +35,8 @@ def write_predictions(
         numbered = [column for rank in range(1, count + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
         writer.writerow(["picture", "truth", "probability_of_truth", *numbered])
         for name, label, row, answers in zip(names, truth, probabilities, best, strict=True):
-            cells = [cell for answer in answers for cell in (label_names[answer], f"{row[answer]:.6f}")]
-            writer.writerow([name, label_names[label], f"{row[label]:.6f}", *cells])
+            cells = [cell for answer in answers for cell in (label_names[answer], f"{row[answer]:.6g}")]
+            writer.writerow([name, label_names[label], f"{row[label]:.6g}", *cells])
 
 
 def write_label_table(path: Path, figures: Sequence[metrics.LabelFigures], label_names: Sequence[str]) -> None:
@@ -119,6 +119,37 @@ def mistakes_figure(
         axes.set_title(f"answer: {answer}\ntruth: {_short(label_names[label])}", fontsize=7, parse_math=False)
     if not pictures:
         figure.suptitle("no mistakes")
+    return figure
+
+
+def explanation_figure(
+    image: np.ndarray, heat: np.ndarray, neighbours: Sequence[tuple[np.ndarray, str]], title: str
+) -> Figure:
+    """Draws an image, the places that spoke for its label, and similar pictures with their names.
+
+    Args:
+        image: uint8 [size, size, 3].
+        heat: float32 [height, width], range [0, 1]; laid over the whole image.
+        neighbours: (uint8 [height, width, 3], name as in "<label>/<file>"), the most similar first.
+        title: Line above.
+    """
+    columns = 2 + len(neighbours)
+    figure = Figure(figsize=(2.4 * columns, 3.2), layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    axes = figure.subplots(1, columns)
+    for each, caption in zip(axes, ("what the network saw", "what spoke for it"), strict=False):
+        each.imshow(image)
+        each.set_title(caption, fontsize=8)
+    height, width = image.shape[:2]
+    axes[1].imshow(
+        heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1, interpolation="bilinear", extent=(0, width, height, 0)
+    )
+    for each, (picture, name) in zip(axes[2:], neighbours, strict=True):
+        label, _, file = name.rpartition("/")
+        each.imshow(picture)
+        each.set_title(f"{_short(label)}\n{_short(file)}", fontsize=8, parse_math=False)
+    for each in axes:
+        each.set_axis_off()
     return figure
 
 

@@ -26,7 +26,7 @@ def test_predictions_hold_every_picture_with_its_answers_in_order(tmp_path: Path
     assert header[:5] == ["picture", "truth", "probability_of_truth", "answer_1", "probability_1"]
     assert len(header) == 3 + 2 * 3
     assert [row[0] for row in rows] == names
-    assert rows[2][1:] == [NAMES[0], "0.200000", NAMES[1], "0.700000", NAMES[0], "0.200000", NAMES[2], "0.100000"]
+    assert rows[2][1:] == [NAMES[0], "0.2", NAMES[1], "0.7", NAMES[0], "0.2", NAMES[2], "0.1"]
 
 
 def test_predictions_stop_at_five_answers(tmp_path: Path) -> None:

@@ -1,0 +1,218 @@
+import csv
+import json
+from pathlib import Path
+import re
+import shutil
+import threading
+import time
+
+import numpy as np
+import pytest
+from sklearn import metrics as oracle
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import arts
+import batches
+import convert
+import eval_image_classifier
+from flags import UserError
+from inference import open_classifier, read_temperature
+from labels import read_labels
+
+REPORTS = {
+    "metrics.json",
+    "predictions.csv",
+    "labels.csv",
+    "confusion_matrix.csv",
+    "confusion_matrix.png",
+    "reliability.png",
+    "mistakes.png",
+}
+
+
+def copy_checkpoint(train_dir: Path, folder: Path, step: int) -> None:
+    """Copies the checkpoint of the fixture as one of another step; its index last, as TensorFlow writes it."""
+    folder.mkdir(exist_ok=True)
+    for name in ("labels.txt", "flags.json"):
+        shutil.copy(train_dir / name, folder)
+    for suffix in (".data-00000-of-00001", ".index"):
+        shutil.copy(train_dir / f"model.ckpt-20{suffix}", folder / f"model.ckpt-{step}{suffix}")
+
+
+@pytest.fixture(scope="module")
+def muddled_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Records of the same pictures, every third of them under the label of another: work for the metrics."""
+    folder = tmp_path_factory.mktemp("muddled")
+    labels = sorted(path.name for path in (dataset_dir / "met_art").iterdir())
+    for index, label in enumerate(labels):
+        for number, picture in enumerate(sorted((dataset_dir / "met_art" / label).iterdir())):
+            target = folder / "met_art" / (labels[index - 1] if number % 3 == 0 else label)
+            target.mkdir(parents=True, exist_ok=True)
+            shutil.copy(picture, target)
+    convert.main([f"--dataset_dir={folder}", "--num_shards=2", "--num_workers=1", "--percent_validation=60"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def eval_dir(muddled_dir: Path, train_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    eval_image_classifier.main(
+        [f"--checkpoint_path={train_dir}", f"--eval_dir={folder}", f"--dataset_dir={muddled_dir}", "--batch_size=4"]
+    )
+    return folder
+
+
+def read_predictions(eval_dir: Path) -> list[dict[str, str]]:
+    with open(eval_dir / "predictions.csv", encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def validation_pictures(dataset_dir: Path) -> list[str]:
+    """Returns the paths below met_art of the validation pictures, as the records themselves have them."""
+    tf = batches.tf
+    names = []
+    for shard in sorted(dataset_dir.glob("arts_validation_*.tfrecord")):
+        for record in tf.compat.v1.io.tf_record_iterator(str(shard)):
+            names.append(tf.train.Example.FromString(record).features.feature["image/filename"].bytes_list.value[0])
+    return sorted(name.decode() for name in names)
+
+
+def test_all_reports_are_there(eval_dir: Path) -> None:
+    files = {file.name for file in eval_dir.iterdir()}
+    assert files > REPORTS
+    assert [name for name in files - REPORTS if not name.startswith("events.out.tfevents.")] == []
+
+
+def test_the_figures_are_those_of_scikit_learn_on_the_predictions(
+    eval_dir: Path, muddled_dir: Path, train_dir: Path
+) -> None:
+    figures = json.loads((eval_dir / "metrics.json").read_text())
+    rows = read_predictions(eval_dir)
+    label_names = read_labels(train_dir)
+    truth = [row["truth"] for row in rows]
+    answers = [row["answer_1"] for row in rows]
+    assert [row["picture"].split("/")[0] for row in rows] == truth
+    assert sorted(row["picture"] for row in rows) == validation_pictures(muddled_dir)
+    assert figures["pictures"] == len(rows)
+    assert figures["checkpoint"] == str(train_dir / "model.ckpt-20")
+    assert figures["top_1"] == pytest.approx(oracle.accuracy_score(truth, answers))
+    assert figures["macro_f1"] == pytest.approx(oracle.f1_score(truth, answers, average="macro"))
+    assert figures["balanced_accuracy"] == pytest.approx(oracle.balanced_accuracy_score(truth, answers))
+    assert figures["log_loss"] == pytest.approx(
+        -np.mean([np.log(float(row["probability_of_truth"])) for row in rows]), abs=1e-4
+    )
+    assert figures["majority_baseline"] == max(truth.count(name) for name in label_names) / len(truth)
+    assert "top_5" not in figures
+    assert 1 > figures["top_1"] > figures["majority_baseline"]
+
+
+def test_tensorboard_gets_curves_and_pictures(eval_dir: Path) -> None:
+    events = EventAccumulator(str(eval_dir)).Reload()
+    figures = json.loads((eval_dir / "metrics.json").read_text())
+    for name in ("top_1", "macro_f1", "balanced_accuracy", "log_loss", "calibration_error", "majority_baseline"):
+        (event,) = events.Scalars(f"eval/{name}")
+        assert (event.step, event.value) == (20, pytest.approx(figures[name]))
+    with open(eval_dir / "labels.csv", encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            (event,) = events.Scalars(f"recall/{row['label']}")
+            assert event.value == pytest.approx(float(row["recall"]), abs=1e-4)
+    assert set(events.Tags()["images"]) == {"eval/confusion_matrix", "eval/reliability", "eval/mistakes"}
+
+
+def test_every_picture_counts_once_at_any_batch_size_and_shard_number(
+    dataset_dir: Path, muddled_dir: Path, train_dir: Path
+) -> None:
+    by_name: dict[str, np.ndarray] = {}
+    with open_classifier(str(train_dir)) as classifier:
+        for folder in (dataset_dir, muddled_dir):  # Of five shards and of two.
+            expected = validation_pictures(folder)
+            dataset = arts.get_split("validation", folder)
+            assert dataset.num_samples == len(expected)
+            for batch_size in (1, 4, len(expected), 100):
+                _, probabilities, names = eval_image_classifier.predict(classifier, dataset, batch_size, None)
+                assert sorted(names) == expected
+                for name, row in zip(names, probabilities, strict=True):
+                    np.testing.assert_allclose(row, by_name.setdefault(Path(name).name, row), atol=1e-4)
+
+
+def test_max_num_batches(dataset_dir: Path, train_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    eval_image_classifier.main(
+        [
+            *(f"--checkpoint_path={train_dir}/model.ckpt-20", f"--eval_dir={tmp_path}", f"--dataset_dir={dataset_dir}"),
+            *("--dataset_name=arts", "--dataset_split_name=train", "--model_name=inception_v2", "--batch_size=2"),
+            *("--max_num_batches=2", "--clone_on_cpu=True", "--alsologtostderr"),
+        ]
+    )
+    assert capsys.readouterr().out.splitlines()[-1].endswith(f"on 4 train pictures of 3 labels; reports in {tmp_path}")
+
+
+def test_pictures_are_found_by_position(dataset_dir: Path) -> None:
+    dataset = arts.get_split("validation", dataset_dir)
+    data = batches.evaluation_batches(dataset.data_sources, 100, 32)
+    _, _, names = next(data.as_numpy_iterator())
+    pictures = batches.encoded_pictures(dataset.data_sources, [2, 0])
+    assert pictures == [(dataset_dir / "met_art" / names[index].decode()).read_bytes() for index in (2, 0)]
+
+
+def test_a_temperature_is_saved_for_its_checkpoint(
+    muddled_dir: Path, train_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    copy_checkpoint(train_dir, tmp_path / "logs", 20)
+    flags = [f"--checkpoint_path={tmp_path}/logs", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={muddled_dir}"]
+    eval_image_classifier.main([*flags, "--calibrate"])
+    calibrated = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    without = re.search(r"without it: log loss ([\d.]+), ", capsys.readouterr().out)
+    assert without and calibrated["log_loss"] < float(without[1])
+    assert read_temperature(str(tmp_path / "logs" / "model.ckpt-20")) == calibrated["temperature"] != 1.0
+    assert read_temperature(str(tmp_path / "logs" / "model.ckpt-30")) == 1.0
+    eval_image_classifier.main(flags)
+    again = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    for name in ("top_1", "log_loss", "calibration_error", "temperature"):
+        assert again[name] == pytest.approx(calibrated[name], abs=1e-3)
+    (tmp_path / "logs" / "model.ckpt-20.temperature.json").write_text("{}")
+    with pytest.raises(UserError, match=r"model.ckpt-20.temperature.json is damaged; delete it"):
+        eval_image_classifier.main(flags)
+
+
+def test_watch_measures_each_checkpoint_up_to_the_last(
+    dataset_dir: Path, train_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(eval_image_classifier, "WATCH_SECONDS", 0.05)
+    logs, eval_dir = tmp_path / "logs", tmp_path / "eval"
+
+    def train() -> None:
+        time.sleep(0.2)  # Watching starts before there is anything to see.
+        copy_checkpoint(train_dir, logs, 7)
+        while not (eval_dir / "metrics.json").is_file():
+            time.sleep(0.05)
+        copy_checkpoint(train_dir, logs, 20)
+
+    training = threading.Thread(target=train)
+    training.start()
+    flags = [f"--checkpoint_path={logs}", f"--eval_dir={eval_dir}", f"--dataset_dir={dataset_dir}", "--watch"]
+    eval_image_classifier.main(flags)
+    training.join()
+    results = [line for line in capsys.readouterr().out.splitlines() if "reports in" in line]
+    assert [line.split(":")[0] for line in results] == [str(logs / "model.ckpt-7"), str(logs / "model.ckpt-20")]
+    assert [event.step for event in EventAccumulator(str(eval_dir)).Reload().Scalars("eval/top_1")] == [7, 20]
+
+
+def test_errors_name_the_next_step(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> None:
+    def evaluate(checkpoint_path: Path, *more: str, dataset: Path = dataset_dir) -> None:
+        eval_image_classifier.main(
+            [f"--checkpoint_path={checkpoint_path}", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={dataset}", *more]
+        )
+
+    with pytest.raises(UserError, match="holds no checkpoint"):
+        evaluate(tmp_path)
+    with pytest.raises(UserError, match=r"run convert.py --dataset_dir="):
+        evaluate(train_dir, dataset=tmp_path)
+    with pytest.raises(UserError, match="--watch needs a folder"):
+        evaluate(train_dir / "model.ckpt-20", "--watch")
+    assert not (tmp_path / "eval").exists()
+
+    shutil.copytree(dataset_dir, tmp_path / "data")
+    shard = sorted((tmp_path / "data").glob("arts_validation_*"))[-1]
+    shard.write_bytes(shard.read_bytes()[:-20])
+    with pytest.raises(UserError, match=rf"{shard.name} is damaged or cut off"):
+        evaluate(train_dir, dataset=tmp_path / "data")
