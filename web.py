@@ -4,7 +4,9 @@ Every host gets one rate limit for all threads, the pauses it asks for (Retry-Af
 User-Agent, and rest when it answers with a bot wall: an HTML page in the place of a file.
 """
 
+from collections import deque
 from collections.abc import Callable
+import math
 import random
 import sys
 import tempfile
@@ -29,10 +31,11 @@ STREAK = 20  # Failed answers in a row that mean the host, not the address.
 CHUNK_BYTES = 1 << 16
 MEMORY_BYTES = 1 << 26  # Larger bodies wait on disk.
 
-# A host counts arrivals, which the network shifts by milliseconds: requests start a little further apart than
-# the limit allows, and a late start is made good only in part. 1.03 - 0.01 > 1 keeps every second within the limit.
-SPACING = 1.03
-CATCH_UP_SECONDS = 0.01
+# A host counts arrivals, which the network and a busy machine shift by milliseconds. So requests start a little
+# further apart than the limit allows, and a full window of them a little earlier than a second ago.
+SPACING = 1.02
+WINDOW_MARGIN_SECONDS = 0.005
+CATCH_UP_SECONDS = 0.1  # So much of a late start is made good by the next ones.
 
 T = TypeVar("T")
 
@@ -45,12 +48,23 @@ class _Trouble(Exception):
     """This attempt failed, another may succeed."""
 
 
+class _Request:
+    """When a request started, and when it had reached its host at the latest (monotonic seconds)."""
+
+    def __init__(self, started: float):
+        self.started = self.arrived = started
+
+
 class _Host:
     """What one host is owed: when the next request may start, when to rest, when to give up."""
 
     def __init__(self, name: str, requests_per_second: float, pause_seconds: float, notify: Callable[[str], None]):
         self._name = name
         self._interval_seconds = SPACING / requests_per_second
+        # As many requests as a window may hold, the oldest first.
+        self._recent: deque[_Request] = deque(maxlen=math.ceil(requests_per_second))
+        self._window_seconds = math.ceil(requests_per_second) / requests_per_second + WINDOW_MARGIN_SECONDS
+        self._fastest_seconds = 0.0
         self._pause_seconds = pause_seconds
         self._notify = notify
         self._turn = threading.Lock()
@@ -61,36 +75,49 @@ class _Host:
         self._streak = 0
         self.given_up = ""
 
-    def wait_for_turn(self, stopped: threading.Event) -> float:
-        """Sleeps until a request may start; returns that moment (monotonic seconds)."""
+    def wait_for_turn(self, stopped: threading.Event) -> _Request:
+        """Sleeps until a request may start."""
         with self._turn:  # One thread waits for the next start, the others wait for that thread.
-            while (wait := max(self._next_start, self._resume_at) - time.monotonic()) > 0:
+            while (wait := self._earliest_start() - time.monotonic()) > 0:
                 if self.given_up or stopped.wait(wait):
                     break
-            now = time.monotonic()
-            self._next_start = max(self._next_start, now - CATCH_UP_SECONDS) + self._interval_seconds
+            request = _Request(time.monotonic())
+            self._recent.append(request)
+            self._next_start = max(self._next_start, request.started - CATCH_UP_SECONDS) + self._interval_seconds
         if stopped.is_set() or self.given_up:
             raise Unavailable(self.given_up or "stopped")
-        return now
+        return request
 
-    def served(self, started: float) -> None:
+    def _earliest_start(self) -> float:
+        full = len(self._recent) == self._recent.maxlen
+        window_end = self._recent[0].arrived + self._window_seconds if full else 0.0
+        return max(self._next_start, self._resume_at, window_end)
+
+    def answered(self, request: _Request) -> None:
+        """Learns when a request arrived: what it took longer than the fastest may have passed on the way there."""
+        seconds = time.monotonic() - request.started
+        with self._state:
+            request.arrived = request.started + max(0.0, seconds - self._fastest_seconds)
+            self._fastest_seconds = min(self._fastest_seconds or seconds, seconds)
+
+    def served(self, request: _Request) -> None:
         """Forgets earlier trouble if the host answers what was asked after it."""
         with self._state:
-            if started >= self._resume_at:
+            if request.started >= self._resume_at:
                 self._pauses = self._streak = 0
 
-    def failed(self, started: float, reason: str) -> None:
+    def failed(self, request: _Request, reason: str) -> None:
         """Counts a failed answer; a row of them is treated as a refusal."""
         with self._state:
             self._streak += 1
             streak = self._streak
         if streak >= STREAK:
-            self.refused(started, reason)
+            self.refused(request, reason)
 
-    def refused(self, started: float, reason: str) -> None:
+    def refused(self, request: _Request, reason: str) -> None:
         """Leaves the host alone, twice as long each time; gives it up in the end."""
         with self._state:
-            if started < self._resume_at:
+            if request.started < self._resume_at:
                 return  # Sent before the last pause was over, so it says nothing new.
             self._pauses += 1
             if self._pauses > MAX_PAUSES:
@@ -177,16 +204,16 @@ class Web:
     def _follow(self, address: str, max_bytes: int, parse: Callable[[IO[bytes]], T]) -> T:
         for _ in range(MAX_REDIRECTS + 1):
             host = self._host_of(address)
-            started = host.wait_for_turn(self._stopped)
+            request = host.wait_for_turn(self._stopped)
             with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
                 try:
-                    response = self._get(address, max_bytes, body)
-                    location = self._judge(host, started, response, body)
+                    response = self._get(host, request, address, max_bytes, body)
+                    location = self._judge(host, request, response, body)
                 except requests.exceptions.InvalidURL:
                     raise Unavailable("not a valid address") from None
                 except (_Trouble, requests.RequestException, urllib3.exceptions.HTTPError) as error:
                     reason = str(error) if isinstance(error, _Trouble) else _reason(error)
-                    host.failed(started, reason)
+                    host.failed(request, reason)
                     raise _Trouble(reason) from None
                 if not location:
                     body.seek(0)
@@ -211,11 +238,12 @@ class Web:
                 self._hosts[name] = self._new_host(name)
             return self._hosts[name]
 
-    def _get(self, address: str, max_bytes: int, body: IO[bytes]) -> requests.Response:
+    def _get(self, host: _Host, request: _Request, address: str, max_bytes: int, body: IO[bytes]) -> requests.Response:
         """Sends one request and reads the answer into `body`, within the limits of bytes and time."""
         deadline = time.monotonic() + self._timeout_seconds
         timeouts = (min(CONNECT_TIMEOUT_SECONDS, self._timeout_seconds), self._timeout_seconds)
         with self._session.get(address, stream=True, allow_redirects=False, timeout=timeouts) as response:
+            host.answered(request)
             while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
                 body.write(chunk)
                 if body.tell() > max_bytes:
@@ -224,21 +252,21 @@ class Web:
                     raise _Trouble(f"took longer than {self._timeout_seconds:g} s")
         return response
 
-    def _judge(self, host: _Host, started: float, response: requests.Response, body: IO[bytes]) -> str:
+    def _judge(self, host: _Host, request: _Request, response: requests.Response, body: IO[bytes]) -> str:
         """Returns where a redirect leads, or "" for a good answer; raises for all others."""
         status = response.status_code
         reason = f"{status} {response.reason}"
         if status in (200, 403) and _is_web_page(response, body):
             # Not `served`, so that a wall on every answer is recognised as one that stays.
             reason += ", a web page in the place of the file (bot wall?)"
-            host.refused(started, reason)
+            host.refused(request, reason)
             raise _Trouble(reason)
         if status in (429, 503):
             host.rest(_retry_after_seconds(response))
             raise _Trouble(reason)
         if status == 408 or status >= 500:
             raise _Trouble(reason)
-        host.served(started)
+        host.served(request)
         if response.is_redirect:
             return response.headers["Location"]
         if status != 200:

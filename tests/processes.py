@@ -36,9 +36,13 @@ def run_script(name: str, *flags: str, folder: Path = REPO, environment: dict[st
             env={**os.environ, **(environment or {})},
         )
         peak = 0.0
-        while process.poll() is None:
-            peak = max(peak, peak_megabytes(process.pid))
-            time.sleep(0.02)
+        try:
+            while process.poll() is None:
+                peak = max(peak, peak_megabytes(process.pid))
+                time.sleep(0.02)
+        finally:
+            process.kill()  # Where the test was stopped; otherwise it has ended.
+            process.wait()
         seconds = time.monotonic() - start
         texts = []
         for file in (output, errors):

@@ -1,0 +1,386 @@
+"""download.py against doubles of the image host, the public bucket and the Collection API."""
+
+from collections.abc import Iterator
+import csv
+import io
+import json
+import os
+from pathlib import Path
+import random
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from doubles import HTML, Handler, Museum, serving
+from PIL import Image, ImageChops, ImageDraw, ImageStat
+from processes import LOAD, REPO, peak_megabytes, run_script
+import pytest
+
+import download
+from flags import UserError
+from labels import folder_name, label_of_folder
+
+LINK = "http://www.metmuseum.org/art/collection/search/"
+HEADER = ["department", "label", "link_resource", "image_url", "is_public_domain"]
+LABELS = ["Japanese", "Italian, Florence", "Roman/Cypriot", "french", "French", "中国", ("A label " * 60).strip()]
+
+
+def draw(seed: int, side: int = 240) -> bytes:
+    generator = random.Random(seed)
+    picture = Image.new("RGB", (side, side + seed), (90 * seed % 256, 100, 120))
+    for _ in range(30):
+        corner = [generator.randrange(side) for _ in range(2)]
+        colour = tuple(generator.randrange(256) for _ in range(3))
+        ImageDraw.Draw(picture).ellipse([*corner, corner[0] + 60, corner[1] + 40], fill=colour)
+    output = io.BytesIO()
+    picture.save(output, "JPEG", quality=85)
+    return output.getvalue()
+
+
+def pictures_and_answer() -> tuple[list[bytes], dict[str, Any]]:
+    """Returns the museum's own photographs and answer where they are at hand, drawn ones elsewhere."""
+    shared = os.environ.get("MET_ART_SHARED_DATA")
+    if not shared:
+        return [draw(1), draw(2)], {"isPublicDomain": True, "title": "Lamp", "additionalImages": []}
+    answers = json.loads((Path(shared) / "met_api" / "met_api_full_objects.json").read_text("utf-8"))
+    return [path.read_bytes() for path in sorted((Path(shared) / "met_photos").glob("*.jpg"))], answers[0]
+
+
+@pytest.fixture
+def museum() -> Iterator[Museum]:
+    """The three services, without faults."""
+    with Museum(*pictures_and_answer(), faults=False).open() as museum:
+        yield museum
+
+
+def label_of(object_id: int) -> str:
+    return LABELS[object_id % len(LABELS)]
+
+
+def write_list(path: Path, museum: Museum, object_ids: range, listed: bool = True) -> None:
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        for object_id in object_ids:
+            address = museum.listed_address(object_id) if listed else ""
+            writer.writerow(["A Department", label_of(object_id), f"{LINK}{object_id}", address, "True"])
+
+
+def picture_path(folder: Path, object_id: int) -> Path:
+    return folder / "met_art" / folder_name(label_of(object_id)) / f"{object_id}.jpg"
+
+
+def read_failures(path: Path) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files_below(folder: Path) -> set[Path]:
+    return {path for path in folder.rglob("*") if path.is_file() and path.name != ".label"}
+
+
+def most_in_a_second(times: list[float]) -> int:
+    """Returns the largest number of requests in any half-open window of one second."""
+    start = most = 0
+    for end, moment in enumerate(times):
+        while moment - times[start] >= 1:
+            start += 1
+        most = max(most, end - start + 1)
+    return most
+
+
+def test_2000_artworks_in_spite_of_everything(tmp_path: Path) -> None:
+    rate = 80
+    museum = Museum(*pictures_and_answer())
+    with museum.open():
+        object_ids = range(1, 2001)
+        write_list(tmp_path / "arts-select.list", museum, object_ids)
+        run = run_script(
+            "download.py",
+            *museum.flags,
+            f"--requests_per_second={rate}",
+            "--num_workers=32",
+            "--timeout_seconds=4",
+            "--pause_seconds=0.1",
+            folder=tmp_path,
+        )
+    obtainable = {object_id for object_id in object_ids if museum.can_be_had(object_id)}
+    assert len(obtainable) > 1900
+    failures = read_failures(tmp_path / "data" / "download-failures.csv")
+    assert not [row for row in failures if int(row["object_id"]) in obtainable]
+    assert sorted(int(row["object_id"]) for row in failures) == sorted(set(object_ids) - obtainable)
+    assert all(row["reason"] and row["address"].startswith("http://127.0.0.1") for row in failures)
+    assert files_below(tmp_path / "data" / "met_art") == {
+        picture_path(tmp_path / "data", object_id) for object_id in obtainable
+    }
+    for object_id in obtainable:
+        assert_is_picture(picture_path(tmp_path / "data", object_id).read_bytes(), museum.picture(object_id))
+    for folder in (tmp_path / "data" / "met_art").iterdir():
+        assert label_of_folder(folder) in LABELS
+    assert run.status == 0, run.errors
+    for service, server in museum.servers.items():
+        times = [moment for moment, _ in server.requests]
+        print(service, len(times), most_in_a_second(times))
+        assert most_in_a_second(times) <= rate
+
+
+def assert_is_picture(written: bytes, served: bytes) -> None:
+    """Asserts that the file is the one served, or a JPEG of the same picture where a PNG was served."""
+    if written != served:
+        with Image.open(io.BytesIO(written)) as left, Image.open(io.BytesIO(served)) as right:
+            assert left.format == "JPEG"
+            assert left.size == right.size
+            difference = ImageChops.difference(left.convert("RGB"), right.convert("RGB"))
+            assert max(ImageStat.Stat(difference).mean) < 6  # Of 255; another picture differs by some 50.
+
+
+def test_killed_in_the_middle_it_goes_on_where_it_stopped(tmp_path: Path, museum: Museum) -> None:
+    object_ids = range(1, 241)
+    write_list(tmp_path / "arts-select.list", museum, object_ids)
+    flags = [*museum.flags, "--requests_per_second=80"]
+    data = tmp_path / "data"
+    with subprocess.Popen([sys.executable, REPO / "download.py", *flags], cwd=tmp_path) as process:
+        while len(list(data.rglob("*.jpg"))) < 80 and process.poll() is None:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+    complete = {path.name for path in data.rglob("*.jpg")}
+    assert 80 <= len(complete) < 240
+    asked = len(museum.servers["images"].requests)
+    run = run_script("download.py", *flags, folder=tmp_path)
+    assert run.status == 0, run.errors
+    assert f"{len(complete)} were there, 0 failed" in run.output
+    assert files_below(data / "met_art") == {picture_path(data, object_id) for object_id in object_ids}
+    again = {Path(path).name for _, path in museum.servers["images"].requests[asked:]}
+    assert len(again) == 240 - len(complete)
+    assert not again & complete
+
+    asked = len(museum.servers["images"].requests)
+    run = run_script("download.py", *flags, folder=tmp_path)
+    assert "0 pictures downloaded (0.0 MB), 240 were there, 0 failed" in run.output
+    assert len(museum.servers["images"].requests) == asked
+
+
+def test_the_rate_asked_for_is_reached(tmp_path: Path) -> None:
+    rate, count = 40, 400
+    with Museum(*pictures_and_answer(), faults=False, latency_seconds=0.1).open() as museum:
+        write_list(tmp_path / "arts-select.list", museum, range(1, count + 1))
+        run = run_script("download.py", *museum.flags, f"--requests_per_second={rate}", folder=tmp_path)
+        times = [moment for moment, _ in museum.servers["images"].requests]
+    assert run.status == 0, run.errors
+    reached = (count - 1) / (times[-1] - times[0])
+    print(f"{reached:.2f} requests/s, at most {most_in_a_second(times)} in a second")
+    assert most_in_a_second(times) <= rate
+    assert reached >= 0.95 * rate / LOAD
+
+
+@pytest.mark.slow
+def test_500_000_lines_in_200_megabytes(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(1, 500_001))
+    nobody = "http://127.0.0.1:9"  # Every host is given up at once, so that each line ends as a failure.
+    text = (tmp_path / "arts-select.list").read_text("utf-8").replace(museum.servers["images"].url, nobody)
+    (tmp_path / "arts-select.list").write_text(text, "utf-8")
+    run = run_script(
+        "download.py",
+        f"--bucket_url={nobody}",
+        f"--collection_api_url={nobody}",
+        "--requests_per_second=10000",
+        "--pause_seconds=0",
+        folder=tmp_path,
+    )
+    print(run.seconds, run.peak_megabytes, run.output)
+    assert run.status == 1
+    assert len(read_failures(tmp_path / "data" / "download-failures.csv")) == 500_000
+    assert run.peak_megabytes < 200
+
+
+def run_main(tmp_path: Path, museum: Museum, *flags: str) -> None:
+    download.main(
+        [
+            f"--list_file={tmp_path / 'arts-select.list'}",
+            f"--dataset_dir={tmp_path / 'data'}",
+            "--requests_per_second=1000",
+            "--pause_seconds=0.05",
+            *museum.flags,
+            *flags,
+        ]
+    )
+
+
+def test_printed_tuples_of_python_2_and_3(tmp_path: Path, museum: Museum, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "arts-select.list").write_text(
+        "(u'American Decorative Arts', u'American', u'http://www.metmuseum.org/art/collection/search/1')\n"
+        "(u'Fran\\xe7ais', u'French, S\\xe8vres', u'http://www.metmuseum.org/art/collection/search/2')\n\n"
+        "('A', \"People's\", 'http://www.metmuseum.org/art/collection/search/3'),\n",
+        encoding="utf-8",
+    )
+    run_main(tmp_path, museum)
+    assert {(label_of_folder(path.parent), path.name) for path in files_below(tmp_path / "data" / "met_art")} == {
+        ("American", "1.jpg"),
+        ("French, Sèvres", "2.jpg"),
+        ("People's", "3.jpg"),
+    }
+    assert [path for _, path in museum.servers["bucket"].requests]  # No address in the list: the bucket comes first.
+    assert not museum.servers["images"].requests
+    assert "3 pictures downloaded" in capsys.readouterr().out
+
+
+def test_list_then_bucket_then_collection(tmp_path: Path, museum: Museum) -> None:
+    gone = {museum.paths(7)["listed"], museum.paths(8)["listed"], museum.paths(8)["bucket"]}
+    museum.fate = lambda path: "404" if path in gone else ""  # type: ignore[method-assign]
+    write_list(tmp_path / "arts-select.list", museum, range(6, 9))
+    run_main(tmp_path, museum, "--num_workers=1")
+    asked = {service: [path for _, path in server.requests] for service, server in museum.servers.items()}
+    assert asked == {
+        "images": [museum.paths(number)["listed"] for number in (6, 7, 8)] + [museum.paths(8)["named by api"]],
+        "bucket": [museum.paths(7)["bucket"], museum.paths(8)["bucket"]],
+        "api": [museum.paths(8)["api"]],
+    }
+
+
+def test_sizes(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(1, 2))
+    run_main(tmp_path, museum, "--image_size=original")
+    assert [path for _, path in museum.servers["images"].requests] == ["/CRDImages/li/original/1.jpg"]
+    large = draw(3, side=2400)
+    with serving(lambda handler: handler.reply(200, large, "image/jpeg")) as server:
+        for size, expected in (("small", 1600), ("original", 2403)):
+            data = tmp_path / size
+            (tmp_path / "arts-select.list").write_text(f"{','.join(HEADER)}\nD,L,{LINK}5,{server.url}/5.jpg,True\n")
+            run_main(tmp_path, museum, f"--image_size={size}", f"--dataset_dir={data}")
+            with Image.open(data / "met_art" / "L" / "5.jpg") as picture:
+                assert max(picture.size) == expected
+    assert (tmp_path / "original" / "met_art" / "L" / "5.jpg").read_bytes() == large
+
+
+def test_limits_and_shards_divide_the_same_selection(
+    tmp_path: Path, museum: Museum, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(1, 50))
+    expected = {picture_path(tmp_path / "data", number) for number in range(1, 15)}  # Two of each of seven labels.
+    parts = []
+    for shard_index in range(3):
+        monkeypatch.setenv("JOB_COMPLETION_INDEX", str(shard_index))
+        before = files_below(tmp_path / "data" / "met_art")
+        run_main(tmp_path, museum, "--max_images_per_label=2", "--num_shards=3")
+        parts.append(len(files_below(tmp_path / "data" / "met_art") - before))
+        assert (tmp_path / "data" / f"download-failures-0000{shard_index}-of-00003.csv").is_file()
+    assert parts == [4, 5, 5]  # Multiples of three, and those one and two above.
+    assert files_below(tmp_path / "data" / "met_art") == expected
+    monkeypatch.delenv("JOB_COMPLETION_INDEX")
+    run_main(tmp_path, museum, "--max_images=20")
+    assert len(files_below(tmp_path / "data" / "met_art")) == 20
+    with pytest.raises(SystemExit, match="2"):
+        run_main(tmp_path, museum, "--num_shards=3", "--shard_index=3")
+
+
+def test_only_public_domain_unless_told_otherwise(
+    tmp_path: Path, museum: Museum, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [["D", "L", f"{LINK}1", museum.listed_address(1), "False"], ["D", "L", f"{LINK}2", "", "True"]]
+    with open(tmp_path / "arts-select.list", "w", newline="") as file:
+        csv.writer(file).writerows([HEADER, *rows, ["D", "L", f"{LINK}3", museum.listed_address(3), ""]])
+    run_main(tmp_path, museum)
+    assert "1 artworks of" in capsys.readouterr().err
+    assert {path.name for path in files_below(tmp_path / "data" / "met_art")} == {"2.jpg", "3.jpg"}
+    run_main(tmp_path, museum, "--nopublic_domain_only")
+    assert {path.name for path in files_below(tmp_path / "data" / "met_art")} == {"1.jpg", "2.jpg", "3.jpg"}
+
+    # A list that does not say: the Collection API does.
+    museum._answer["isPublicDomain"] = False
+    museum.fate = lambda path: "404" if path.startswith("/bucket/") else ""  # type: ignore[method-assign]
+    (tmp_path / "arts-select.list").write_text(f"('D', 'L', '{LINK}9')\n")
+    run_main(tmp_path, museum, "--max_failed_percent=100")
+    [failure] = read_failures(tmp_path / "data" / "download-failures.csv")
+    assert failure["object_id"] == "9"
+    assert "not in the public domain" in failure["reason"]
+    run_main(tmp_path, museum, "--public_domain_only=false")
+    assert read_failures(tmp_path / "data" / "download-failures.csv") == []
+
+
+def test_a_line_that_comes_twice_is_fetched_once(tmp_path: Path, museum: Museum) -> None:
+    line = f"D,L,{LINK}1,{museum.listed_address(1)},True\n"
+    (tmp_path / "arts-select.list").write_text(",".join(HEADER) + "\n" + 20 * line)
+    run_main(tmp_path, museum)
+    assert len(museum.servers["images"].requests) == 1
+
+
+def test_too_many_failures_are_status_1_and_listed(tmp_path: Path, museum: Museum) -> None:
+    museum.fate = lambda path: "404" if path.count("5") else ""  # type: ignore[method-assign]
+    write_list(tmp_path / "arts-select.list", museum, range(1, 11))
+    run_main(tmp_path, museum)  # One of ten is not above ten per cent.
+    with pytest.raises(UserError, match=r"1 of 10 artworks have no photograph, more than --max_failed_percent=9; the"):
+        run_main(tmp_path, museum, "--max_failed_percent=9")
+    [failure] = read_failures(tmp_path / "data" / "download-failures.csv")
+    assert failure["label"] == label_of(5)
+    assert failure["reason"].count("404 Not Found") == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("D,L,http://x/1\n", "first line of .* must be the header of arts-all.list: department,label,link_resource"),
+        ("", "must be the header"),
+        (f"department,label,link_resource\nD,L, with comma,{LINK}1\n", ":2 has 4 fields, the header 3; quote fields"),
+        (f"department,label,link_resource\nD,,{LINK}1\n", ":2 has no label; remove the line"),
+        ("department,label,link_resource\nD,L,http://x/lamp\n", ":2 has no object number at the end of the link"),
+        (f"{','.join(HEADER)}\nD,L,{LINK}1,,maybe\n", ":2 has is_public_domain 'maybe', neither True nor False"),
+        ("('D', 'L', 'x/1')\nRow(1)\n", ":2 is not"),
+        ("('D', None, 'x/1')\n", ":1 has no label"),
+        ("('D', __import__('os'), 'x/1')\n", ":1 is not"),
+        (None, "does not exist; copy lines of arts-all.list"),
+    ],
+)
+def test_a_wrong_list_is_found_before_anything_is_written(
+    text: str | None, message: str, tmp_path: Path, museum: Museum
+) -> None:
+    if text is not None:
+        (tmp_path / "arts-select.list").write_text(text)
+    with pytest.raises(UserError, match=message):
+        run_main(tmp_path, museum)
+    assert not (tmp_path / "data").exists()
+    assert not any(server.requests for server in museum.servers.values())
+
+
+def test_the_listing_of_step_2_is_what_step_3_reads(tmp_path: Path, museum: Museum) -> None:
+    import bigquery
+
+    with open(tmp_path / "MetObjects.csv", "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["Object ID", "Department", "Culture", "Link Resource", "Is Public Domain"])
+        writer.writerow(["12", "D", "Greek, Attic\n", f"{LINK}12", "True"])
+        writer.writerow(["13", "D", "Iran", f"{LINK}13", "False"])
+    bigquery.main([f"--metadata_csv={tmp_path / 'MetObjects.csv'}", f"--output={tmp_path / 'arts-select.list'}"])
+    run_main(tmp_path, museum)
+    assert files_below(tmp_path / "data" / "met_art") == {tmp_path / "data" / "met_art" / "Greek, Attic" / "12.jpg"}
+
+
+def test_interrupted_it_stops_at_once(tmp_path: Path) -> None:
+    def wall(handler: Handler) -> None:
+        handler.reply(403, HTML, "text/html")
+
+    with serving(wall) as server:
+        (tmp_path / "arts-select.list").write_text(f"('D', 'L', '{LINK}9')\n")
+        flags = [f"--bucket_url={server.url}", f"--collection_api_url={server.url}", "--pause_seconds=60"]
+        with subprocess.Popen(
+            [sys.executable, REPO / "download.py", *flags], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert process.stderr is not None
+            while "pausing 60 s" not in (line := process.stderr.readline()):
+                assert line, "ended early"
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            assert process.stderr.read() == "interrupted: run the same command again to go on\n"
+        assert process.returncode == 130
+        assert time.monotonic() - start < 3 * LOAD
+
+
+def test_peak_megabytes_can_tell() -> None:
+    """The measure of memory sees memory."""
+    with subprocess.Popen([sys.executable, "-c", "x = b'x' * 300_000_000; input()"], stdin=subprocess.PIPE) as process:
+        deadline = time.monotonic() + 20
+        while peak_megabytes(process.pid) < 286 and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert 286 < peak_megabytes(process.pid) < 350
+        process.communicate(b"\n")
