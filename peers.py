@@ -26,9 +26,9 @@ from flags import STATUS_RETRY, Retry, UserError
 from interruption import Interruption
 
 BEAT_SECONDS = 1.0  # Between two lines on a connection.
-SILENCE_SECONDS = 15.0  # A healthy worker on an overloaded machine may well miss a few beats.
-GRACE_SECONDS = 5.0  # For the main thread to leave by itself before the process is ended under it.
-WAIT_SECONDS = 600.0  # For all workers to be there: enough to pull a large image.
+SILENCE_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
+GRACE_SECONDS = 4.0  # For the main thread to leave by itself before the process is ended under it.
+WAIT_SECONDS = 600.0  # For all to be there: an image is pulled, and a Job waits up to 6 minutes to replace a pod.
 LINE_SECONDS = 10.0  # Between two lines of the log while waiting.
 MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; a stranger may not fill the memory.
 
@@ -80,6 +80,8 @@ class Peers:
                     last_line = now
                     print(f"waiting for {names}, {wait_seconds - now + start:.0f} s left", file=sys.stderr, flush=True)
                 time.sleep(BEAT_SECONDS)
+        for link in self._strangers:
+            link.close()
         threading.Thread(target=self._watch, daemon=True).start()
 
     def lost(self) -> str | None:
@@ -112,7 +114,7 @@ class Peers:
                 self._links[int(hello[1])] = link
         for index, link in list(self._links.items()):
             if link.receive() is None:
-                del self._links[index]
+                self._links.pop(index).close()
         missing = [index for index in range(1, len(self._addresses)) if index not in self._links]
         for link in self._links.values():
             link.send(" ".join(["missing", *map(str, missing)]))

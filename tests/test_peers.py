@@ -1,0 +1,194 @@
+"""Workers as real processes on this machine that are killed, frozen, told to stop, or never come."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import os
+from pathlib import Path
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flags import STATUS_ERROR, STATUS_RETRY, UserError
+import peers
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+# Without TensorFlow: the main thread sleeps as if in a step that never ends. The clock runs faster than in earnest.
+PROGRAM = """
+import sys, time
+import peers
+from flags import run
+from interruption import Interruption
+
+peers.BEAT_SECONDS, peers.SILENCE_SECONDS, peers.GRACE_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 3.0, 0.5
+
+def main(argv):
+    addresses, index, wait_seconds, work_seconds = sys.argv[1].split(","), *map(float, sys.argv[2:])
+    others = peers.Peers(addresses, int(index))
+    with Interruption() as interruption:
+        others.meet(interruption, wait_seconds)
+    print("met", flush=True)
+    time.sleep(work_seconds)
+    others.leave()
+
+run(main)
+"""
+
+
+def addresses(count: int) -> list[str]:
+    """Returns addresses on this machine that nobody uses; found together, so that they differ."""
+    with contextlib.ExitStack() as stack:
+        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
+        return [f"127.0.0.1:{listener.getsockname()[1]}" for listener in listeners]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts worker `index` of a run; all are gone after the test."""
+    processes: list[subprocess.Popen[str]] = []
+
+    def start(everybody: list[str], index: int, wait: float = 60, work: float = 60) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, ",".join(everybody), str(index), str(wait), str(work)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(Path(peers.__file__).parent)},
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+def end(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Returns the exit status of a worker that ends by itself, and the last line of its stderr."""
+    stderr = process.communicate(timeout=40)[1]
+    return process.returncode, stderr.splitlines()[-1] if stderr else ""
+
+
+def has_met(process: subprocess.Popen[str]) -> bool:
+    assert process.stdout is not None and process.stderr is not None
+    met = process.stdout.readline() == "met\n"
+    assert met, process.stderr.read()
+    return met
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_all_meet_and_leave(start: Start, count: int) -> None:
+    everybody = addresses(count)
+    processes = [start(everybody, index, work=0.5) for index in reversed(range(count))]
+    assert all(map(has_met, processes))
+    assert [end(process)[0] for process in processes] == [0] * count
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_lost_worker_ends_all_others(start: Start, number: signal.Signals, victim: int) -> None:
+    everybody = addresses(3)
+    processes = [start(everybody, index) for index in range(3)]
+    assert all(map(has_met, processes))
+    processes[victim].send_signal(number)
+    for index, process in enumerate(processes):
+        if index != victim:
+            assert end(process) == (
+                STATUS_RETRY,
+                f"interrupted: worker {victim} ({everybody[victim]}) died or froze; "
+                "run the same command again, from the last checkpoint on",
+            )
+    if number == signal.SIGSTOP:  # It leaves too when it wakes up and finds itself alone.
+        processes[victim].send_signal(signal.SIGCONT)
+        assert end(processes[victim])[0] == STATUS_RETRY
+
+
+def test_all_have_left_within_30_seconds() -> None:
+    noticed = peers.SILENCE_SECONDS + peers.BEAT_SECONDS  # At worker 0, which tells the others.
+    assert noticed + peers.BEAT_SECONDS + peers.GRACE_SECONDS < 30
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_worker_that_never_comes_is_named(start: Start, index: int) -> None:
+    everybody = addresses(3)
+    present = [start(everybody, 0, wait=6 if index == 0 else 60), start(everybody, 1, wait=6 if index == 1 else 60)]
+    *waiting, last = present[index].communicate(timeout=40)[1].splitlines()
+    assert present[index].returncode == STATUS_RETRY
+    assert last.startswith(f"interrupted: no sign of worker 2 ({everybody[2]}) within 6 s; ")
+    assert 6 <= len(waiting) <= 12  # One each half second, fewer on a busy machine.
+    assert waiting[-1].startswith(f"waiting for worker 2 ({everybody[2]}), ")
+
+
+def test_worker_0_is_named_where_it_never_comes(start: Start) -> None:
+    everybody = addresses(2)
+    status, last = end(start(everybody, 1, wait=1))
+    assert status == STATUS_RETRY
+    assert last.startswith(f"interrupted: no sign of worker 0 ({everybody[0]}) within 1 s; ")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_sigterm_ends_the_wait(start: Start, index: int) -> None:
+    everybody = addresses(3)
+    process = start(everybody, index)
+    assert process.stderr is not None and process.stderr.readline().startswith("waiting for worker")
+    process.terminate()
+    assert end(process) == (STATUS_RETRY, "interrupted: nothing is trained yet; run the same command again")
+
+
+def test_one_that_was_killed_while_waiting_may_come_again(start: Start) -> None:
+    everybody = addresses(3)
+    patient, first = start(everybody, 0), start(everybody, 1)
+    assert first.stderr is not None and "worker 2" in first.stderr.readline()  # They have met.
+    first.kill()
+    first.communicate()
+    others = [start(everybody, 1, work=1), start(everybody, 2, work=1)]
+    assert has_met(patient) and all(map(has_met, others))
+
+
+def test_another_number_of_workers_is_refused(start: Start) -> None:
+    everybody = addresses(3)
+    start(everybody[:2], 0)
+    assert end(start(everybody, 2)) == (
+        STATUS_ERROR,
+        "error: worker 2 of 3 does not belong to worker 0 of 2; start all with the same number",
+    )
+
+
+def test_strangers_are_sent_away(start: Start) -> None:
+    everybody = addresses(2)
+    worker = start(everybody, 0)
+    host, port = peers.split_address(everybody[0])
+    deadline = time.monotonic() + 20
+    answer = None
+    while answer != b"":
+        assert time.monotonic() < deadline
+        with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5) as stranger:
+            stranger.sendall(b"PRI * HTTP/2.0\r\n\r\n")
+            answer = stranger.recv(1000)
+    assert start(everybody, 1, work=0.5).wait(20) == 0
+    assert has_met(worker)
+
+
+def test_a_taken_port_is_an_error(start: Start) -> None:
+    everybody = addresses(2)
+    port = peers.split_address(everybody[1])[1]
+    with socket.create_server(("", port)):
+        assert end(start(everybody, 1)) == (
+            STATUS_ERROR,
+            f"error: worker 1 cannot use port {port}: Address already in use; choose another",
+        )
+
+
+@pytest.mark.parametrize("address", ["", "host", "host:", ":2222", "host:port", "host:0", "host:65536", "host:-1"])
+def test_a_wrong_address_is_an_error(address: str) -> None:
+    with pytest.raises(UserError, match="write it as host:port"):
+        peers.split_address(address)
+
+
+def test_an_address_in_two_parts() -> None:
+    assert peers.split_address("worker-0.workers:2222") == ("worker-0.workers", 2222)
