@@ -161,7 +161,7 @@ def from_flags(arguments: argparse.Namespace) -> Cluster:
         return Cluster(addresses, arguments.task)
     if os.environ.get("TF_CONFIG"):
         return _from_tf_config(os.environ["TF_CONFIG"])
-    return Cluster()
+    return Cluster(index=arguments.task)
 
 
 def _from_tf_config(text: str) -> Cluster:
