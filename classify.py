@@ -3,19 +3,29 @@
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt in DATASET_DIR or beside the
         checkpoint; pictures: files, folders or web addresses.
-Writes  the most probable labels of each picture on stdout.
+Writes  the most probable labels of each picture on stdout; with --explain_dir, a page for each picture there: what
+        spoke for the label, and the training pictures most like it.
 
     python classify.py --checkpoint_path=logs --image_file=picture.jpg
+    python classify.py --checkpoint_path=logs --image_file=folder --format=csv --min_probability=0.5 > answers.csv
 
-Safe to run again: it changes nothing.
+Safe to run again. A picture that cannot be read is a row with the reason; the exit status is then 1.
 """
 
-from collections.abc import Iterator, Sequence
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+import csv
+import io
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from slim_compat import tf
+import batches
+import dataset_factory
 from flags import Parser, UserError, number, run
 from images import evaluation_image
 from inference import Classifier, open_classifier
@@ -23,7 +33,12 @@ import networks
 from pictures import FORMATS, MAX_SIDE, BadPicture, normalise
 from remote_picture import fetch_picture
 
+if TYPE_CHECKING:
+    import explanations
+
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+READERS = 4  # Threads that decode, and wait for the web, while the network works.
+UNKNOWN = "unknown"  # The label of a picture whose best answer is below --min_probability.
 
 
 def build_parser() -> Parser:
@@ -33,13 +48,61 @@ def build_parser() -> Parser:
     add("--image_file", nargs="+", default=[], action="extend", help="pictures, or folders of them")
     add("--image_url", nargs="+", default=[], action="extend", help="http or https addresses of pictures")
     add("--dataset_dir", help="folder with labels.txt; default: beside the checkpoint")
+    add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set, for --explain_dir")
     add("--model_name", choices=networks.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
+    add("--batch_size", type=number(int, 1), default=32, help="images at once; changes nothing but memory and speed")
+    add("--format", default="text", choices=ROW_FORMATS, help="of the rows")
     add("--top_k", type=number(int, 1), default=5, help="labels to name")
+    add("--min_probability", type=number(float, 0, 1), default=0.0, help=f'answer "{UNKNOWN}" below this')
+    add("--explain_dir", help="folder for the explanations; with the training pictures if they are in DATASET_DIR")
     parser.add_boolean("allow_private_hosts", False, "let --image_url reach this machine and its own network")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
-    parser.add_ignored("alsologtostderr", "eval_dir", "dataset_name", "dataset_split_name")
+    parser.add_ignored("alsologtostderr", "eval_dir", "dataset_split_name")
     return parser
+
+
+class Row(NamedTuple):
+    """The answer to one picture."""
+
+    picture: str
+    label: str  # UNKNOWN below --min_probability, empty if there is a problem.
+    answers: list[tuple[str, float]]  # (label, probability), the best first.
+    problem: str  # Why there is no answer, otherwise empty.
+
+
+def as_text(row: Row) -> str:
+    lines = [f"  {probability:6.1%}  {label}" for label, probability in row.answers]
+    if row.label == UNKNOWN:
+        lines.insert(0, f"  {UNKNOWN}; the best guesses:")
+    return "\n".join([row.picture, *lines] if not row.problem else [row.picture, f"  not classified: {row.problem}"])
+
+
+def as_json_line(row: Row) -> str:
+    if row.problem:
+        return json.dumps({"picture": row.picture, "problem": row.problem}, ensure_ascii=False)
+    answers = [{"label": label, "probability": float(f"{probability:.6g}")} for label, probability in row.answers]
+    return json.dumps({"picture": row.picture, "label": row.label, "answers": answers}, ensure_ascii=False)
+
+
+def as_csv(row: Row) -> str:
+    return _csv_line(
+        [row.picture, row.label, row.problem, *(cell for label, p in row.answers for cell in (label, f"{p:.6g}"))]
+    )
+
+
+def csv_header(num_answers: int) -> str:
+    numbered = [column for rank in range(1, num_answers + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
+    return _csv_line(["picture", "label", "problem", *numbered])
+
+
+def _csv_line(cells: Sequence[str]) -> str:
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
+
+
+ROW_FORMATS: dict[str, Callable[[Row], str]] = {"text": as_text, "jsonl": as_json_line, "csv": as_csv}
 
 
 def find_files(paths: Sequence[str]) -> list[Path]:
@@ -53,52 +116,97 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     return files
 
 
-def read_images(
-    files: Sequence[Path], urls: Sequence[str], image_size: int, allow_private_hosts: bool
-) -> Iterator[tuple[str, np.ndarray | None, str]]:
-    """Yields (name, image or None, what is wrong with it) of each picture, in order.
+def read_image(source: Path | str, image_size: int, allow_private_hosts: bool) -> np.ndarray | str:
+    """Returns what training would make of a picture, or what is wrong with it.
 
-    An image is float32 [image_size, image_size, 3], RGB, range [0, 255]: what training made of the same picture.
+    Args:
+        source: A file, or a web address as str.
+        image_size: Side of the result, pixels.
+        allow_private_hosts: See `fetch_picture`.
+
+    Returns:
+        float32 [image_size, image_size, 3], RGB, range [0, 255]; or the reason why there is none.
     """
-    for source in [*files, *urls]:
-        try:
-            data = source.read_bytes() if isinstance(source, Path) else fetch_picture(source, allow_private_hosts)
-            jpeg, _, _ = normalise(data, MAX_SIDE)
-            yield str(source), evaluation_image(tf.constant(jpeg), image_size).numpy(), ""
-        except BadPicture as error:
-            yield str(source), None, str(error)
-        except OSError as error:
-            yield str(source), None, error.strerror or str(error)
+    try:
+        data = source.read_bytes() if isinstance(source, Path) else fetch_picture(source, allow_private_hosts)
+        jpeg, _, _ = normalise(data, MAX_SIDE)
+    except BadPicture as error:
+        return str(error)
+    except OSError as error:
+        return error.strerror or str(error)
+    return evaluation_image(tf.constant(jpeg), image_size).numpy()
 
 
-def describe(classifier: Classifier, image: np.ndarray, top_k: int) -> str:
-    """Returns the most probable labels, one a line."""
-    probabilities = classifier.probabilities(image[np.newaxis])[0]
-    best = np.argsort(-probabilities)[:top_k]
-    return "\n".join(f"  {probabilities[index]:6.1%}  {classifier.label_names[index]}" for index in best)
+def read_batches(
+    sources: Sequence[Path | str], batch_size: int, image_size: int, allow_private_hosts: bool
+) -> Iterator[list[tuple[str, np.ndarray | str]]]:
+    """Yields lists of (name, result of `read_image`), in order, reading one list ahead."""
+    with ThreadPoolExecutor(READERS) as pool:
+        ahead: list[tuple[str, Future[np.ndarray | str]]] = []
+        for start in range(0, len(sources) + batch_size, batch_size):
+            batch = ahead
+            ahead = [
+                (str(source), pool.submit(read_image, source, image_size, allow_private_hosts))
+                for source in sources[start : start + batch_size]
+            ]
+            if batch:
+                yield [(name, future.result()) for name, future in batch]
+
+
+def answer(
+    classifier: Classifier, batch: Sequence[tuple[str, np.ndarray | str]], top_k: int, min_probability: float
+) -> list[Row]:
+    """Classifies the images of a batch; what is not an image is its problem."""
+    images = [image for _, image in batch if not isinstance(image, str)]
+    results = iter(classifier.probabilities(np.stack(images)) if images else ())
+    rows = []
+    for name, image in batch:
+        if isinstance(image, str):
+            rows.append(Row(name, "", [], image))
+            continue
+        probabilities = next(results)
+        best = np.argsort(-probabilities, kind="stable")[:top_k]
+        answers = [(classifier.label_names[index], float(probabilities[index])) for index in best]
+        rows.append(Row(name, answers[0][0] if answers[0][1] >= min_probability else UNKNOWN, answers, ""))
+    return rows
+
+
+def open_explainer(classifier: Classifier, arguments: argparse.Namespace) -> "explanations.Explainer":
+    """Returns what writes into --explain_dir, with the training pictures if their records are in DATASET_DIR."""
+    import explanations  # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
+
+    training = None
+    if arguments.dataset_dir and any(Path(arguments.dataset_dir).glob("*.tfrecord")):
+        training = batches.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
+    return explanations.Explainer(classifier, Path(arguments.explain_dir), training, arguments.batch_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
-    files = find_files(arguments.image_file)
-    if not files and not arguments.image_url:
+    sources = [*find_files(arguments.image_file), *arguments.image_url]
+    if not sources:
         raise UserError(f"no pictures ({', '.join(FORMATS)}); give --image_file or --image_url")
-    classifier = open_classifier(
+    failed = 0
+    with open_classifier(
         arguments.checkpoint_path,
         arguments.model_name,
         arguments.eval_image_size,
         arguments.dataset_dir,
         use_gpu=not arguments.clone_on_cpu,
-    )
-    failed = 0
-    for name, image, problem in read_images(
-        files, arguments.image_url, classifier.image_size, arguments.allow_private_hosts
-    ):
-        failed += image is None
-        print(name)
-        print(f"  not classified: {problem}" if image is None else describe(classifier, image, arguments.top_k))
+    ) as classifier:
+        explainer = open_explainer(classifier, arguments) if arguments.explain_dir else None
+        if arguments.format == "csv":
+            print(csv_header(min(arguments.top_k, len(classifier.label_names))))
+        for batch in read_batches(sources, arguments.batch_size, classifier.image_size, arguments.allow_private_hosts):
+            rows = answer(classifier, batch, arguments.top_k, arguments.min_probability)
+            for row in rows:
+                print(ROW_FORMATS[arguments.format](row), flush=True)
+            failed += sum(bool(row.problem) for row in rows)
+            images = [image for _, image in batch if not isinstance(image, str)]
+            if explainer and images:
+                explainer.write(np.stack(images), [row.picture for row in rows if not row.problem])
     if failed:
-        raise UserError(f"{failed} of {len(files) + len(arguments.image_url)} pictures could not be classified")
+        raise UserError(f"{failed} of {len(sources)} pictures could not be classified; their rows say why")
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ class Classifier:
         with tf.Graph().as_default():
             self.images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
             self.logits, _ = networks.build(model_name, self.images, len(label_names))
-            self._probabilities = tf.nn.softmax(self.logits / temperature, name="probabilities")
+            self.output = tf.nn.softmax(self.logits / temperature, name="probabilities")
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
             config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
@@ -81,7 +81,7 @@ class Classifier:
         Returns:
             float32 [n, labels]; rows add up to 1.
         """
-        return self.session.run(self._probabilities, {self.images: images})
+        return self.session.run(self.output, {self.images: images})
 
 
 def open_classifier(

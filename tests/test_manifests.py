@@ -20,6 +20,7 @@ FILES = sorted(ROOT.glob("*.yaml"))
 OLDEST_KUBERNETES = (1, 28)
 # Each is listed twice, as its schemas are: open ones and strict ones.
 VERSIONS = [v for v in dict.fromkeys(all_versions()) if tuple(map(int, v.split("."))) >= OLDEST_KUBERNETES]
+SERVING_IMAGE = "tensorflow/serving:2.19.1"  # The one image that is not ours.
 POD_NAMES = {
     "train-model.yaml": "train-met-art-model",
     "eval-model.yaml": "eval-met-art-model",
@@ -96,6 +97,12 @@ def test_the_script_parses_its_arguments(path: Path, manifest: Manifest, spec: M
                 from tensorboard.program import TensorBoard
 
                 TensorBoard().configure(["tensorboard", *arguments])
+            case ["tensorflow_model_server"]:
+                assert {argument.partition("=")[0] for argument in arguments} == {
+                    "--model_name",
+                    "--model_base_path",
+                    "--rest_api_port",
+                }
             case command:
                 assert command == ["sleep", "infinity"] and not arguments
 
@@ -115,7 +122,8 @@ def test_pods_have_the_names_of_the_tutorial(file: str, name: str) -> None:
 
 def test_one_image_and_one_version_everywhere() -> None:
     version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[0]
-    assert {container["image"] for _, _, spec in PODS for container in containers(spec)} == {f"met-art:{version}"}
+    images = {container["image"] for _, _, spec in PODS for container in containers(spec)}
+    assert images == {f"met-art:{version}", SERVING_IMAGE}
     for _, manifest in MANIFESTS:
         labels = manifest["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == manifest["metadata"]["name"]
@@ -153,7 +161,7 @@ def assert_mounts_agree(manifests: list[Manifest]) -> None:
         for container in containers(spec):
             for argument in container.get("args", []):
                 flag, _, value = argument.partition("=")
-                if flag in ("--train_dir", "--eval_dir"):
+                if flag in ("--train_dir", "--eval_dir", "--export_dir"):
                     assert any(Path(value).is_relative_to(folder) for folder in writable - {"/tmp"}), argument
 
 
@@ -274,7 +282,8 @@ def test_one_edit_names_registry_and_secret(tmp_path: Path) -> None:
     for _, manifest in changed:
         spec = pod_spec(manifest)
         assert spec and spec["imagePullSecrets"] == [{"name": "met-art-registry"}]
-        assert all(c["image"].startswith("registry.example.com/me/met-art:") for c in containers(spec))
+        ours = [c["image"] for c in containers(spec) if c["image"] != SERVING_IMAGE]
+        assert ours and all(image.startswith("registry.example.com/me/met-art:") for image in ours)
 
 
 def test_one_edit_asks_for_a_gpu(tmp_path: Path) -> None:

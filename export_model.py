@@ -1,0 +1,208 @@
+#!/usr/bin/env python3
+"""Makes a trained checkpoint a model that needs nothing of this project, for servers, programs and telephones.
+
+Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt beside it or in DATASET_DIR;
+        the records of DATASET_DIR for the 8-bit model; EVAL_DIR/metrics.json for the model card.
+Writes  EXPORT_DIR/<step>/: a SavedModel (encoded pictures in, labels and probabilities out), model.tflite and
+        model_int8.tflite (pixels in, probabilities out), labels.txt, README.md (the model card).
+
+    python export_model.py --checkpoint_path=logs --export_dir=export --dataset_dir=data --eval_dir=logs/eval
+
+Safe to run again: a step that has been exported stays as it is. serve-model.yaml serves the newest step.
+"""
+
+from collections.abc import Iterator, Sequence
+import json
+from pathlib import Path
+import platform
+import shutil
+from typing import Any
+
+import numpy as np
+
+from slim_compat import slim, tf
+import batches
+import checkpoints
+import dataset_factory
+from flags import Parser, UserError, number, run
+from images import uploaded_image
+from inference import Classifier, open_classifier
+from labels import write_labels
+import networks
+from pictures import MAX_SIDE
+
+CALIBRATION_PICTURES = 200  # What TensorFlow Lite's guide calls enough to find the range of each activation.
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
+    add("--export_dir", required=True, help="folder that gets a folder named after the step")
+    add("--dataset_dir", help="folder with the records it was trained on; without it, no 8-bit model")
+    add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
+    add("--eval_dir", help="folder of eval_image_classifier.py for this checkpoint; default: no figures in the card")
+    add("--model_name", choices=networks.NETWORKS, metavar="NAME", help="network; default: the one trained")
+    add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
+    parser.add_boolean("tflite", True, "also for TensorFlow Lite, which takes some minutes")
+    return parser
+
+
+def write_saved_model(classifier: Classifier, folder: Path) -> None:
+    """Writes a SavedModel with weights, preprocessing and labels inside.
+
+    Its signature `serving_default` takes `image_bytes`, string [n], JPEG or PNG files, and gives `labels`, string
+    [n, labels], and `probabilities`, float32 [n, labels], the most probable label first.
+    """
+    frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+        classifier.session, classifier.session.graph.as_graph_def(), [classifier.output.op.name]
+    )
+    with tf.Graph().as_default():
+        image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="image_bytes")
+        images = tf.map_fn(
+            lambda encoded: uploaded_image(encoded, classifier.image_size, MAX_SIDE),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec([classifier.image_size, classifier.image_size, 3], tf.float32),
+        )
+        (output,) = tf.import_graph_def(
+            frozen, {classifier.images.name: images}, [classifier.output.name], name="network"
+        )
+        probabilities, order = tf.math.top_k(output, k=len(classifier.label_names))
+        labels = tf.gather(tf.constant(classifier.label_names), order)
+        with tf.compat.v1.Session() as session:
+            tf.compat.v1.saved_model.simple_save(
+                session, str(folder), {"image_bytes": image_bytes}, {"labels": labels, "probabilities": probabilities}
+            )
+
+
+def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ()) -> bytes:
+    """Returns a TensorFlow Lite model of the network alone.
+
+    Its input is RGB, range [0, 255], [n, image_size, image_size, 3], as `images.evaluation_image` makes it, its output
+    float32 [n, labels], probabilities in the order of labels.txt.
+
+    Args:
+        classifier: The network.
+        calibration: Images, float32 [1, image_size, image_size, 3]; with them the model computes with 8-bit integers
+            and its input is uint8, without them with float32.
+    """
+    converter = tf.compat.v1.lite.TFLiteConverter.from_session(
+        classifier.session, [classifier.images], [classifier.output]
+    )
+    if len(calibration):
+
+        def representative_dataset() -> Iterator[list[np.ndarray]]:
+            return ([image] for image in calibration)
+
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+        converter.representative_dataset = representative_dataset
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = tf.uint8
+    with classifier.session.graph.as_default():
+        return converter.convert()
+
+
+def calibration_images(dataset: slim.dataset.Dataset, image_size: int) -> list[np.ndarray]:
+    """Returns some training images as `tflite_model` takes them; the records are in random order."""
+    data = batches.evaluation_batches(dataset.data_sources, 1, image_size)
+    return [images for images, _, _ in data.take(CALIBRATION_PICTURES).as_numpy_iterator()]
+
+
+def read_metrics(eval_dir: str, checkpoint: str) -> dict[str, Any]:
+    """Returns the figures of eval_image_classifier.py for a checkpoint.
+
+    Raises:
+        UserError: There are none, or those of another checkpoint.
+    """
+    path = Path(eval_dir) / "metrics.json"
+    evaluate = f"run eval_image_classifier.py --checkpoint_path={checkpoint} --eval_dir={eval_dir}"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; {evaluate}")
+    figures = json.loads(path.read_text(encoding="utf-8"))
+    if Path(figures["checkpoint"]).name != Path(checkpoint).name:
+        raise UserError(f"{path} is about {figures['checkpoint']}; {evaluate}")
+    return figures
+
+
+def model_card(classifier: Classifier, dataset_dir: str | None, figures: dict[str, Any] | None) -> str:
+    """Returns what a user of the model has to know, as Markdown."""
+    splits = Path(dataset_dir or "") / "splits.json"
+    if dataset_dir and splits.is_file():
+        counts = json.loads(splits.read_text(encoding="utf-8"))["counts"]
+        data = ", ".join(f"{sum(of_label.values()):,} pictures for {split}" for split, of_label in counts.items())
+    else:
+        data = "not recorded"
+    measured = "Not measured; eval_image_classifier.py does it."
+    if figures:
+        rows = [
+            f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in figures.items() if type(value) is float
+        ]
+        title = f"On {figures['pictures']:,} pictures of the {figures['split']} split:"
+        measured = "\n".join([title, "", "| figure | value |", "|---|---|", *rows])
+    names = "\n".join(f"- {name}" for name in classifier.label_names)
+    size, step = classifier.image_size, checkpoints.step(classifier.checkpoint)
+    return f"""# {classifier.model_name} for {len(classifier.label_names)} labels of artworks
+
+Names the label (such as the culture) of a photograph of an artwork. {classifier.model_name} of TF-Slim at
+{size} x {size} pixels, step {step:,}, temperature {classifier.temperature:.3f}.
+
+## Use
+
+- SavedModel, signature `serving_default`: `image_bytes`, any number of JPEG or PNG files, to `labels` and
+  `probabilities`, the most probable first.
+- `model.tflite`, `model_int8.tflite`: RGB pixels, range 0 to 255, {size} x {size}, of the central 87.5 % of the picture
+  (float32 and uint8), to probabilities in the order of `labels.txt`.
+
+## Data
+
+Photographs of the Metropolitan Museum of Art's Open Access collection (CC0), unless its user trained it on others:
+{data}. Labels are the museum's words, or a cleaned form of them, and follow its collection: what is rare there is
+answered rarely and less reliably, and a picture of something else still gets one of the labels. Not for deciding
+provenance, authenticity or value.
+
+## Measured
+
+{measured}
+
+## Made with
+
+TensorFlow {tf.__version__}, Python {platform.python_version()}. The code is under the Apache License 2.0; the weights
+may be used as their training data allows.
+
+## Labels
+
+{names}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    arguments = build_parser().parse_args(argv)
+    checkpoint = checkpoints.newest(arguments.checkpoint_path)
+    folder = Path(arguments.export_dir) / str(checkpoints.step(checkpoint))
+    if folder.exists():
+        print(f"nothing to do: {folder} is there; delete it to export {checkpoint} again")
+        return
+    figures = read_metrics(arguments.eval_dir, checkpoint) if arguments.eval_dir else None
+    training = None
+    if arguments.dataset_dir and any(Path(arguments.dataset_dir).glob("*.tfrecord")):
+        training = batches.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
+    partial = folder.with_name(f"partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
+    with open_classifier(
+        checkpoint, arguments.model_name, arguments.eval_image_size, arguments.dataset_dir, use_gpu=False
+    ) as classifier:
+        write_saved_model(classifier, partial)
+        write_labels(classifier.label_names, partial)
+        (partial / "README.md").write_text(model_card(classifier, arguments.dataset_dir, figures), encoding="utf-8")
+        if arguments.tflite:
+            (partial / "model.tflite").write_bytes(tflite_model(classifier))
+        if arguments.tflite and training:
+            calibration = calibration_images(training, classifier.image_size)
+            (partial / "model_int8.tflite").write_bytes(tflite_model(classifier, calibration))
+    partial.rename(folder)
+    without = "" if training or not arguments.tflite else "; no model_int8.tflite: that needs records in --dataset_dir"
+    print(f"{checkpoint} exported to {folder}{without}")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,192 @@
+from collections.abc import Callable
+import csv
+import functools
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import io
+import json
+from pathlib import Path
+import shutil
+import subprocess
+import threading
+
+import numpy as np
+from PIL import Image
+import pytest
+
+import classify
+import eval_image_classifier
+from flags import UserError
+
+LABELS = ["Chinese", "Egyptian", "Italian, Florence"]
+
+
+@pytest.fixture(scope="module")
+def folder(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of whole and broken pictures, in several formats."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index, label in enumerate(LABELS):
+        shutil.copy(sorted((dataset_dir / "met_art" / label).iterdir())[0], folder / f"{index}.jpg")
+    Image.open(folder / "0.jpg").save(folder / "3.png")
+    whole = (folder / "1.jpg").read_bytes()
+    (folder / "4 cut off.jpg").write_bytes(whole[: len(whole) // 2])
+    (folder / "5 page.jpg").write_text("<!doctype html><title>Not found</title>")
+    (folder / "6 empty.jpg").touch()
+    (folder / "notes.txt").write_text("no picture")
+    (folder / "deeper").mkdir()
+    shutil.copy(folder / "2.jpg", folder / "deeper" / "7.JPG")
+    return folder
+
+
+EXPECTED = {  # Of the pictures in that folder: the label, or the reason why there is none.
+    "0.jpg": "Chinese",
+    "1.jpg": "Egyptian",
+    "2.jpg": "Italian, Florence",
+    "3.png": "Chinese",
+    "4 cut off.jpg": "damaged",
+    "5 page.jpg": "a web page, not a picture",
+    "6 empty.jpg": "empty file",
+    "deeper/7.JPG": "Italian, Florence",
+}
+
+
+def run_classify(capsys: pytest.CaptureFixture[str], *flags: str, fails: str = "") -> str:
+    if fails:
+        with pytest.raises(UserError, match=fails):
+            classify.main(flags)
+    else:
+        classify.main(flags)
+    return capsys.readouterr().out
+
+
+def check(name: str, label: str, problem: str) -> None:
+    expected = EXPECTED[name]
+    assert label == expected if label else problem.startswith(expected)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 100])
+def test_csv_has_a_row_for_every_picture(
+    batch_size: int, folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--checkpoint_path={train_dir}", f"--image_file={folder}", "--format=csv", f"--batch_size={batch_size}"]
+    out = run_classify(capsys, *flags, fails="3 of 8 pictures could not be classified")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [Path(row["picture"]).relative_to(folder).as_posix() for row in rows] == sorted(EXPECTED)
+    for row in rows:
+        check(Path(row["picture"]).relative_to(folder).as_posix(), row["label"], row["problem"])
+        if row["label"]:
+            assert sorted(row[f"answer_{rank}"] for rank in (1, 2, 3)) == LABELS
+            assert sum(float(row[f"probability_{rank}"]) for rank in (1, 2, 3)) == pytest.approx(1, abs=1e-4)
+
+
+def test_json_lines(folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--checkpoint_path={train_dir}", "--format=jsonl", "--top_k=2"]
+    missing = folder / "missing.jpg"
+    out = run_classify(capsys, *flags, "--image_file", str(folder), str(missing), fails="4 of 9 pictures")
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert rows.pop() == {"picture": str(missing), "problem": "No such file or directory"}
+    for row in rows:
+        check(Path(row["picture"]).relative_to(folder).as_posix(), row.get("label", ""), row.get("problem", ""))
+        if "label" in row:
+            first, second = row["answers"]
+            assert first["label"] == row["label"]
+            assert 1 >= first["probability"] >= second["probability"] >= 0
+
+
+def test_text_and_the_tutorials_command_line(
+    folder: Path, dataset_dir: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = run_classify(
+        capsys,
+        *("--alsologtostderr", f"--checkpoint_path={train_dir}/model.ckpt-20", f"--eval_dir={train_dir}"),
+        *(f"--dataset_dir={dataset_dir}", "--dataset_name=arts", "--dataset_split_name=validation"),
+        *("--model_name=inception_v2", f"--image_file={folder}/0.jpg"),
+    )
+    name, first, *others = out.splitlines()
+    assert name == f"{folder}/0.jpg"
+    assert first.split("%  ")[1] == "Chinese"
+    assert sorted(line.split("%  ")[1] for line in [first, *others]) == LABELS
+
+
+def test_an_unsure_answer_is_unknown() -> None:
+    batch: list[tuple[str, np.ndarray | str]] = [(str(index), np.zeros((2, 2, 3), np.float32)) for index in range(2)]
+
+    class Classifier:
+        label_names = ("Chinese", "Egyptian", "Italian, Florence")
+
+        def probabilities(self, images: np.ndarray) -> np.ndarray:
+            return np.array([[0.1, 0.5, 0.4], [0.0, 0.49, 0.51]], np.float32)
+
+    unsure, sure = classify.answer(Classifier(), batch, 2, 0.505)  # type: ignore[arg-type]
+    assert (unsure.label, sure.label) == ("unknown", "Italian, Florence")
+    assert [label for label, _ in unsure.answers] == ["Egyptian", "Italian, Florence"]
+    assert classify.as_text(unsure).splitlines() == [
+        "0",
+        "  unknown; the best guesses:",
+        "   50.0%  Egyptian",
+        "   40.0%  Italian, Florence",
+    ]
+    assert json.loads(classify.as_json_line(unsure))["label"] == "unknown"
+    assert next(csv.reader([classify.as_csv(unsure)]))[:4] == ["0", "unknown", "", "Egyptian"]
+
+
+def test_pictures_from_the_web(folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
+    SimpleHTTPRequestHandler.log_message = lambda *_: None  # type: ignore[method-assign]
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        flags = [f"--checkpoint_path={train_dir}", "--format=csv", f"--image_file={folder}/1.jpg"]
+        urls = ["--image_url", f"{url}/0.jpg", f"{url}/5%20page.jpg", f"{url}/gone.jpg"]
+        out = run_classify(capsys, *flags, *urls, "--allow_private_hosts", fails="2 of 4 pictures")
+        refused = run_classify(capsys, *flags, *urls[:2], fails="1 of 2 pictures")
+        server.shutdown()
+    rows = list(csv.DictReader(io.StringIO(out)))
+    assert [row["picture"] for row in rows] == [f"{folder}/1.jpg", *urls[1:]]
+    assert [row["label"] for row in rows] == ["Egyptian", "Chinese", "", ""]
+    assert [row["problem"] for row in rows[2:]] == [
+        "a web page, not a picture",
+        "the server answers 404 File not found",
+    ]
+    assert list(csv.DictReader(io.StringIO(refused)))[1]["problem"].startswith("refused: 127.0.0.1 is 127.0.0.1, ")
+
+
+def test_the_answers_are_those_of_the_evaluation(
+    dataset_dir: Path, train_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Same pictures, same preprocessing, same temperature: the same probabilities."""
+    logs = shutil.copytree(train_dir, tmp_path / "logs")
+    (logs / "model.ckpt-20.temperature.json").write_text('{"temperature": 3.0}')
+    eval_image_classifier.main(
+        [f"--checkpoint_path={logs}", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={dataset_dir}"]
+    )
+    capsys.readouterr()
+    out = run_classify(capsys, f"--checkpoint_path={logs}", f"--image_file={dataset_dir}/met_art", "--format=csv")
+    answers = {row["picture"]: row for row in csv.DictReader(io.StringIO(out))}
+    with open(tmp_path / "eval" / "predictions.csv", encoding="utf-8", newline="") as file:
+        evaluated = list(csv.DictReader(file))
+    for row in evaluated:
+        answer = answers[str(dataset_dir / "met_art" / row["picture"])]
+        for rank in (1, 2, 3):
+            assert answer[f"answer_{rank}"] == row[f"answer_{rank}"]
+            assert float(answer[f"probability_{rank}"]) == pytest.approx(float(row[f"probability_{rank}"]), abs=1e-3)
+    out = run_classify(capsys, f"--checkpoint_path={train_dir}", f"--image_file={dataset_dir}/met_art", "--format=csv")
+    surer = {row["picture"]: row for row in csv.DictReader(io.StringIO(out))}
+    assert all(float(surer[name]["probability_1"]) > float(row["probability_1"]) for name, row in answers.items())
+
+
+def test_as_a_program(
+    folder: Path, train_dir: Path, tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    """Rows on stdout, one line on stderr, status 1; nothing of TensorFlow's in between."""
+    flags = [f"--checkpoint_path={train_dir}", "--format=jsonl", "--top_k=1", f"--image_file={folder}"]
+    result = run_script("classify.py", *flags)
+    assert result.returncode == 1
+    assert len([json.loads(line) for line in result.stdout.splitlines()]) == len(EXPECTED)
+    assert result.stderr == "error: 3 of 8 pictures could not be classified; their rows say why\n"
+
+
+def test_errors(tmp_path: Path, train_dir: Path) -> None:
+    with pytest.raises(UserError, match=r"no pictures .*; give --image_file or --image_url"):
+        classify.main([f"--checkpoint_path={train_dir}"])
+    with pytest.raises(UserError, match="no pictures"):
+        classify.main([f"--checkpoint_path={train_dir}", f"--image_file={tmp_path}"])

@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from slim_compat import tf
+import arts
+import batches
+import classify
+from explanations import Explainer, _last_feature_map
+from inference import Classifier, open_classifier
+import networks
+
+IMAGE_SIZE = 64  # Leaves 2 x 2 places of the last feature map.
+
+
+@pytest.fixture(scope="module")
+def classifier(train_dir: Path) -> Classifier:
+    return open_classifier(str(train_dir), image_size=IMAGE_SIZE)
+
+
+@pytest.fixture(scope="module")
+def explainer(classifier: Classifier, dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Explainer:
+    return Explainer(classifier, tmp_path_factory.mktemp("pages"), arts.get_split("train", dataset_dir), batch_size=5)
+
+
+def training_images(dataset_dir: Path) -> tuple[np.ndarray, list[str]]:
+    data = batches.evaluation_batches(arts.get_split("train", dataset_dir).data_sources, 1000, IMAGE_SIZE)
+    images, _, names = next(data.as_numpy_iterator())
+    return images, [name.decode() for name in names]
+
+
+def test_a_training_picture_is_nearest_to_itself_and_near_to_its_label(explainer: Explainer, dataset_dir: Path) -> None:
+    images, names = training_images(dataset_dir)
+    nearest = explainer.nearest(images)
+    assert nearest[:, 0].tolist() == list(range(len(images)))
+    same = [names[index].split("/")[0] == names[row[1]].split("/")[0] for index, row in enumerate(nearest)]
+    assert np.mean(same) > 0.8
+    features = explainer.features(images)
+    np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, rtol=1e-5)
+    # By hand: the least distance between vectors of length 1 is the largest product.
+    distances = ((features[:, None] - features[None]) ** 2).sum(axis=-1)
+    np.testing.assert_allclose(
+        np.take_along_axis(distances, nearest, axis=1), np.sort(distances, axis=1)[:, : nearest.shape[1]], atol=1e-5
+    )
+
+
+def test_heat_is_grad_cam(classifier: Classifier, explainer: Explainer, dataset_dir: Path) -> None:
+    """The gradients of Grad-CAM, by finite differences: a place counts by what the logit gains from it."""
+    images, _ = training_images(dataset_dir)
+    heat = explainer.heat(images[:4])
+    assert heat.dtype == np.float32
+    assert heat.min() >= 0
+    assert heat.max() == 1
+    features = _last_feature_map(classifier.logits)
+    feed = {classifier.images: images[:1]}
+    values, logits = classifier.session.run([features, classifier.logits], feed)
+    best = int(logits[0].argmax())
+    gains = np.zeros_like(values[0, 0, 0])
+    for depth in range(len(gains)):
+        # The head is linear after pooling, so a step of any size gives the slope; all places at once, their mean.
+        raised = values.copy()
+        raised[..., depth] += 1
+        higher = classifier.session.run(classifier.logits, {**feed, features: raised})
+        gains[depth] = (higher[0, best] - logits[0, best]) / values[0, :, :, 0].size
+    expected = np.maximum((values[0] * gains).sum(axis=-1), 0)
+    np.testing.assert_allclose(heat[0], expected / max(expected.max(), 1e-30), atol=1e-2)
+
+
+@pytest.mark.parametrize(("model_name", "size"), [("inception_v3", 299), ("resnet_v2_50", 224), ("vgg_16", 224)])
+def test_every_kind_of_network_has_a_feature_map(model_name: str, size: int) -> None:
+    with tf.Graph().as_default():
+        images = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3])
+        logits, _ = networks.build(model_name, images, 5)
+        _, height, width, depth = _last_feature_map(logits).shape.as_list()
+    assert (height, width) == {"inception_v3": (8, 8), "resnet_v2_50": (7, 7), "vgg_16": (7, 7)}[model_name]
+    assert depth == {"inception_v3": 2048, "resnet_v2_50": 2048, "vgg_16": 512}[model_name]
+
+
+def test_a_page_for_each_picture(
+    train_dir: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = sorted((dataset_dir / "met_art" / "Chinese").iterdir())[:2]
+    flags = [f"--checkpoint_path={train_dir}", f"--dataset_dir={dataset_dir}", f"--explain_dir={tmp_path}/pages"]
+    classify.main([*flags, "--image_file", *map(str, pictures)])
+    names = {"training-features.npz", *(f"{number:04}-{each.name}.png" for number, each in enumerate(pictures, 1))}
+    assert {file.name for file in (tmp_path / "pages").iterdir()} == names
+    with Image.open(tmp_path / "pages" / f"0001-{pictures[0].name}.png") as page:
+        assert page.width > 2 * page.height
+    assert "looking at the training pictures" in capsys.readouterr().err
+    classify.main([*flags, "--image_file", *map(str, pictures)])  # The second time they are known.
+    assert "looking at the training pictures" not in capsys.readouterr().err
+
+
+def test_without_records_a_page_shows_the_places_alone(train_dir: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    picture = sorted((dataset_dir / "met_art" / "Chinese").iterdir())[0]
+    classify.main([f"--checkpoint_path={train_dir}", f"--explain_dir={tmp_path}", f"--image_file={picture}"])
+    assert [file.name for file in tmp_path.iterdir()] == [f"0001-{picture.name}.png"]

@@ -1,0 +1,160 @@
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from slim_compat import tf
+import batches
+import eval_image_classifier
+import export_model
+from flags import UserError
+from images import evaluation_image, uploaded_image
+from inference import open_classifier
+from labels import read_labels
+from pictures import MAX_SIDE, normalise
+
+
+@pytest.fixture(scope="module")
+def eval_dir(dataset_dir: Path, train_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("eval")
+    eval_image_classifier.main(
+        [f"--checkpoint_path={train_dir}", f"--eval_dir={folder}", f"--dataset_dir={dataset_dir}"]
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def exported(dataset_dir: Path, train_dir: Path, eval_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("export")
+    export_model.main(flags(train_dir, folder, dataset_dir, eval_dir))
+    return folder / "20"
+
+
+def flags(train_dir: Path, export_dir: Path, dataset_dir: Path, eval_dir: Path) -> list[str]:
+    return [
+        *(f"--checkpoint_path={train_dir}", f"--export_dir={export_dir}"),
+        *(f"--dataset_dir={dataset_dir}", f"--eval_dir={eval_dir}"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def expected(dataset_dir: Path, train_dir: Path) -> tuple[list[bytes], np.ndarray, np.ndarray]:
+    """(picture files, images, probabilities of the checkpoint) of the training and validation pictures."""
+    sources = [str(path) for path in dataset_dir.glob("*.tfrecord")]
+    with open_classifier(str(train_dir)) as classifier:
+        data = batches.evaluation_batches(sources, 1000, classifier.image_size)
+        images, _, names = next(data.as_numpy_iterator())
+        pictures = [(dataset_dir / "met_art" / name.decode()).read_bytes() for name in names]
+        return pictures, images, classifier.probabilities(images)
+
+
+def test_everything_is_in_one_folder(exported: Path, train_dir: Path) -> None:
+    names = {path.name for path in exported.iterdir()}
+    assert names >= {"saved_model.pb", "model.tflite", "model_int8.tflite", "labels.txt", "README.md"}
+    assert read_labels(exported) == read_labels(train_dir)
+    assert [path.name for path in exported.parent.iterdir()] == ["20"]
+
+
+def test_saved_model_answers_as_the_checkpoint(
+    exported: Path, expected: tuple[list[bytes], np.ndarray, np.ndarray]
+) -> None:
+    pictures, _, probabilities = expected
+    label_names = read_labels(exported)
+    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    for count in (1, 5, len(pictures)):
+        answers = signature(image_bytes=tf.constant(pictures[:count]))
+        labels = answers["labels"].numpy()
+        assert labels.shape == answers["probabilities"].shape == (count, len(label_names))
+        for names, values, row in zip(labels, answers["probabilities"].numpy(), probabilities, strict=False):
+            assert names[0].decode() == label_names[row.argmax()]
+            assert sorted(values)[::-1] == values.tolist()
+            np.testing.assert_allclose([row[label_names.index(name.decode())] for name in names], values, atol=1e-4)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1500, 1000), (700, 1200), (641, 640), (640, 640), (300, 500)])
+def test_uploads_look_as_pictures_prepared_by_pillow(width: int, height: int) -> None:
+    """Other code, same picture: within what a second JPEG compression changes."""
+    across, down = np.meshgrid(np.linspace(0, 20, width), np.linspace(0, 20, height))
+    waves = np.stack([np.sin(across), np.cos(down), np.sin(across + down)], axis=-1)
+    data = io.BytesIO()
+    Image.fromarray((127.5 + 120 * waves).astype(np.uint8)).save(data, "JPEG", quality=95)
+    prepared, _, _ = normalise(data.getvalue(), MAX_SIDE)
+    wanted = evaluation_image(tf.constant(prepared), 96).numpy()
+    uploaded = uploaded_image(tf.constant(data.getvalue()), 96, MAX_SIDE).numpy()
+    assert np.abs(uploaded - wanted).mean() < 1.5
+    if max(width, height) <= MAX_SIDE:
+        np.testing.assert_array_equal(uploaded, wanted)
+
+
+def test_png_is_taken_too(exported: Path) -> None:
+    data = io.BytesIO()
+    Image.new("RGBA", (50, 40), (180, 30, 40, 255)).save(data, "PNG")
+    signature = tf.saved_model.load(str(exported)).signatures["serving_default"]
+    assert signature(image_bytes=tf.constant([data.getvalue()]))["labels"].numpy()[0, 0] == b"Chinese"
+
+
+def run_tflite(path: Path, images: np.ndarray) -> np.ndarray:
+    interpreter = tf.lite.Interpreter(model_path=str(path))
+    (input_details,), (output_details,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.allocate_tensors()
+    answers = []
+    for image in images:
+        if input_details["dtype"] == np.uint8:
+            image = image.round().astype(np.uint8)
+        interpreter.set_tensor(input_details["index"], image[np.newaxis])
+        interpreter.invoke()
+        answers.append(interpreter.get_tensor(output_details["index"])[0])
+    return np.stack(answers)
+
+
+def test_tflite_float_is_the_checkpoint_to_rounding(
+    exported: Path, expected: tuple[list[bytes], np.ndarray, np.ndarray]
+) -> None:
+    _, images, probabilities = expected
+    answers = run_tflite(exported / "model.tflite", images)
+    np.testing.assert_allclose(answers, probabilities, atol=1e-4)
+    assert (answers.argmax(axis=1) == probabilities.argmax(axis=1)).all()
+
+
+def test_tflite_int8_gives_the_same_answers_in_a_quarter_of_the_space(
+    exported: Path, expected: tuple[list[bytes], np.ndarray, np.ndarray]
+) -> None:
+    _, images, probabilities = expected
+    answers = run_tflite(exported / "model_int8.tflite", images)
+    assert (answers.argmax(axis=1) == probabilities.argmax(axis=1)).mean() >= 0.97
+    assert (exported / "model_int8.tflite").stat().st_size < 0.35 * (exported / "model.tflite").stat().st_size
+
+
+def test_the_model_card_has_the_figures(exported: Path, eval_dir: Path) -> None:
+    card = (exported / "README.md").read_text(encoding="utf-8")
+    figures = json.loads((eval_dir / "metrics.json").read_text())
+    assert f"| top 1 | {figures['top_1']:.4f} |" in card
+    assert "27 pictures for train, 9 pictures for validation" in card
+    assert "inception_v2 of TF-Slim at\n32 x 32 pixels, step 20" in card
+    assert f"TensorFlow {tf.__version__}" in card
+    assert "CC0" in card
+    assert "- Italian, Florence\n" in card
+
+
+def test_an_export_is_made_once(
+    exported: Path, train_dir: Path, dataset_dir: Path, eval_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (exported / "saved_model.pb").stat().st_mtime_ns
+    export_model.main(flags(train_dir, exported.parent, dataset_dir, eval_dir))
+    assert capsys.readouterr().out.startswith(f"nothing to do: {exported} is there; delete it to export ")
+    assert (exported / "saved_model.pb").stat().st_mtime_ns == before
+
+
+def test_figures_of_another_checkpoint_are_refused(
+    train_dir: Path, dataset_dir: Path, eval_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"metrics.json is missing; run eval_image_classifier.py --checkpoint_path="):
+        export_model.main(flags(train_dir, tmp_path / "export", dataset_dir, tmp_path))
+    other = json.loads((eval_dir / "metrics.json").read_text()) | {"checkpoint": "logs/model.ckpt-7"}
+    (tmp_path / "metrics.json").write_text(json.dumps(other))
+    with pytest.raises(UserError, match=r"is about logs/model.ckpt-7; run eval_image_classifier.py"):
+        export_model.main(flags(train_dir, tmp_path / "export", dataset_dir, tmp_path))
+    assert not (tmp_path / "export").exists()
