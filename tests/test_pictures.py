@@ -1,0 +1,149 @@
+"""pictures.py against Pillow's own full decode, and against files as the internet sends them."""
+
+from collections.abc import Callable
+import io
+
+from PIL import Image, ImageChops, ImageDraw, ImageStat
+import pytest
+
+import pictures
+from pictures import BadPicture, normalise, open_picture, to_rgb
+
+RED, BLUE = (200, 30, 40), (30, 40, 200)
+
+
+def sample(width: int = 120, height: int = 80, mode: str = "RGB") -> Image.Image:
+    """Returns a picture that is red on the left and blue on the right, with a white corner top left."""
+    picture = Image.new("RGB", (width, height), RED)
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((width // 2, 0, width, height), fill=BLUE)
+    draw.rectangle((0, 0, width // 6, height // 6), fill="white")
+    return picture.quantize(8) if mode == "P" else picture.convert(mode)
+
+
+def encode(picture: Image.Image, file_format: str, **options: object) -> bytes:
+    output = io.BytesIO()
+    picture.save(output, file_format, **options)
+    return output.getvalue()
+
+
+def decode(data: bytes) -> Image.Image:
+    picture = Image.open(io.BytesIO(data))
+    picture.load()
+    return picture
+
+
+def difference(left: Image.Image, right: Image.Image) -> float:
+    assert left.size == right.size
+    return max(ImageStat.Stat(ImageChops.difference(left.convert("RGB"), right.convert("RGB"))).mean)
+
+
+@pytest.mark.parametrize(
+    ("file_format", "mode"),
+    [
+        ("JPEG", "CMYK"),
+        ("PNG", "RGB"),
+        ("PNG", "P"),
+        ("PNG", "RGBA"),
+        ("PNG", "1"),
+        ("GIF", "P"),
+        ("WEBP", "RGB"),
+        ("BMP", "RGB"),
+        ("TIFF", "RGB"),
+        ("TIFF", "CMYK"),
+    ],
+)
+def test_every_format_becomes_the_same_rgb_jpeg(file_format: str, mode: str) -> None:
+    picture = sample(mode=mode)
+    data, height, width = normalise(encode(picture, file_format), 1000)
+    result = decode(data)
+    assert (result.format, result.mode, result.size, (width, height)) == ("JPEG", "RGB", (120, 80), (120, 80))
+    assert difference(result, picture) < 4
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_good_jpeg_stays_byte_for_byte(mode: str, progressive: bool) -> None:
+    data = encode(sample(mode=mode), "JPEG", progressive=progressive)
+    assert normalise(data, 120) == (data, 80, 120)
+
+
+def test_large_pictures_shrink_to_the_longest_side() -> None:
+    large = sample(2400, 1600)
+    for file_format in ("JPEG", "PNG"):
+        data, height, width = normalise(encode(large, file_format, quality=95), 300)
+        assert (height, width) == (200, 300)
+        assert difference(decode(data), large.resize((300, 200), Image.Resampling.LANCZOS)) < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_stand_upright(orientation: int) -> None:
+    turns = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}  # Pillow's Transpose that undoes the camera's turn.
+    turned = sample()
+    if orientation > 1:
+        inverse = {2: 4, 4: 2}.get(turns[orientation], turns[orientation])
+        turned = sample().transpose(Image.Transpose(inverse))
+    exif = Image.Exif()
+    exif[pictures.ORIENTATION_TAG] = orientation
+    data, height, width = normalise(encode(turned, "JPEG", exif=exif, quality=95), 1000)
+    assert (height, width) == (80, 120)
+    assert decode(data).getexif().get(pictures.ORIENTATION_TAG, 1) == 1
+    assert difference(decode(data), sample()) < 4
+
+
+def test_transparency_lies_on_white() -> None:
+    picture = Image.new("RGBA", (40, 40), (0, 0, 0, 0))
+    picture.paste((200, 30, 40, 255), (0, 0, 20, 40))
+    assert to_rgb(picture).getpixel((30, 20)) == (255, 255, 255)
+    assert to_rgb(picture).getpixel((10, 20)) == (200, 30, 40)
+
+
+def test_sixteen_bits_of_grey_keep_their_range() -> None:
+    picture = Image.new("I;16", (30, 10))
+    for x in range(30):
+        for y in range(10):
+            picture.putpixel((x, y), x * 65535 // 29)
+    result = to_rgb(open_picture(encode(picture, "PNG")))
+    for x in range(30):
+        assert result.getpixel((x, 5)) == pytest.approx((x * 255 / 29,) * 3, abs=1)
+
+
+def damaged_jpeg(cut: Callable[[bytes], bytes]) -> bytes:
+    return cut(encode(sample(400, 300), "JPEG", quality=90))
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b"", "empty file"),
+        (b"\n <!DOCTYPE html><html></html>", "a web page, not a picture"),
+        (b"<html>", "a web page, not a picture"),
+        (b"gone fishing", "not a picture of a known format"),
+        (encode(sample(), "PPM"), "not a picture of a known format"),
+        (damaged_jpeg(lambda data: data[: len(data) // 2]), "damaged: "),
+        (damaged_jpeg(lambda data: data[:-200]), "damaged: "),
+        (encode(sample(), "PNG")[:-60], "damaged: "),
+        (encode(sample(), "GIF")[:100], "damaged: "),
+    ],
+    ids=["empty", "doctype", "html", "text", "format", "half", "nearly", "png", "gif"],
+)
+@pytest.mark.parametrize("draft_side", [None, 20])
+def test_bad_files_are_told(data: bytes, reason: str, draft_side: int | None) -> None:
+    with pytest.raises(BadPicture, match=reason):
+        open_picture(data, draft_side)
+
+
+def test_sizes_are_read_before_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "MAX_PIXELS", 9_599)
+    with pytest.raises(BadPicture, match="120 x 80 pixels, more than 9,599"):
+        open_picture(encode(sample(), "PNG"))
+
+
+@pytest.mark.parametrize(
+    ("side", "reason"), [(10_100, "10100 x 10100 pixels, more than 100,000,000"), (14_000, "196000000")]
+)
+def test_a_small_file_of_many_pixels_is_not_decoded(side: int, reason: str) -> None:
+    bomb = encode(Image.new("1", (side, side)), "PNG")
+    assert len(bomb) < 100_000
+    with pytest.raises(BadPicture, match=reason):
+        open_picture(bomb)
