@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 import json
+import os
 from pathlib import Path
 import re
 from typing import Any
@@ -26,20 +27,20 @@ def newest(path: str) -> str:
     """
     folder = Path(path)
     if folder.is_dir():
-        steps = _steps(folder)
-        if not steps:
+        if not all_in(path):
             raise UserError(f"{path} holds no checkpoint ({BASENAME}-N.index); train first, or name another folder")
-        return str(folder / f"{BASENAME}-{steps[-1]}")
+        return all_in(path)[-1]
     if not Path(path + ".index").is_file():
-        steps = _steps(folder.parent)
-        there = f"; there are the steps {', '.join(map(str, steps))}" if steps else ""
+        steps = [str(step(checkpoint)) for checkpoint in all_in(folder.parent)]
+        there = f"; there are the steps {', '.join(steps)}" if steps else ""
         raise UserError(f"there is no checkpoint {path}{there}; name one, or the folder for its newest")
     return path
 
 
-def _steps(folder: Path) -> list[int]:
-    matches = (re.fullmatch(rf"{BASENAME}-(\d+)\.index", file.name) for file in folder.glob(f"{BASENAME}-*.index"))
-    return sorted(int(match[1]) for match in matches if match)
+def all_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Returns the checkpoints in a folder, the newest last; none where there is no folder."""
+    matches = (re.fullmatch(rf"({BASENAME}-\d+)\.index", path.name) for path in Path(folder).glob(f"{BASENAME}-*"))
+    return sorted((str(Path(folder) / match[1]) for match in matches if match), key=step)
 
 
 def step(checkpoint: str) -> int:
@@ -57,34 +58,47 @@ def shapes(checkpoint: str) -> dict[str, list[int]]:
     try:
         return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
-        raise UserError(f"{checkpoint} is damaged ({str(error).splitlines()[0]}); use an earlier checkpoint") from None
+        raise _damaged(checkpoint, error) from None
+
+
+def _damaged(checkpoint: str, error: Exception) -> UserError:
+    return UserError(
+        f"{checkpoint} is damaged or incomplete ({str(error).splitlines()[0]}); delete {checkpoint}.* and run the same "
+        "command again: a folder stands for the newest checkpoint in it"
+    )
 
 
 def check(checkpoint: str, variables: Iterable[tf.Variable], model_name: str, num_classes: int) -> None:
-    """Proves that a checkpoint fits a network before anything is restored from it.
+    """Proves that a checkpoint fits the network in the current graph before anything is restored from it.
 
     Raises:
-        UserError: It was made by another network or for another number of labels; says which.
+        UserError: It was made by another network, for another number of labels or with other flags; says which.
     """
     stored = shapes(checkpoint)
+    of_network = {variable.op.name for variable in slim.get_model_variables()}
     for variable in variables:
-        name = variable.op.name
+        name, shape = variable.op.name, variable.shape.as_list()
+        if name not in stored and name not in of_network:
+            raise UserError(
+                f"{checkpoint} has no {name}: it was trained with another --optimizer, --trainable_scopes or "
+                f"--moving_average_decay; give those in {Path(checkpoint).parent / SETTINGS_FILENAME}, or another "
+                f"--train_dir with --checkpoint_path={checkpoint}"
+            )
         if name not in stored:
             scopes = sorted({key.split("/")[0] for key in stored if "/" in key})
             raise UserError(
                 f"{checkpoint} does not fit --model_name={model_name}: it has no {name} but variables of "
                 f"{', '.join(scopes[:5])}; name the network it was trained with"
             )
-        if stored[name] != variable.shape.as_list():
-            labels_there = stored[name][-1]
-            if variable.shape.as_list()[-1] == num_classes and stored[name][:-1] == variable.shape.as_list()[:-1]:
+        if stored[name] != shape:
+            if shape[-1] == num_classes and stored[name][:-1] == shape[:-1]:
                 raise UserError(
-                    f"{checkpoint} was trained on {labels_there} labels, {LABELS_FILENAME} has {num_classes}; "
+                    f"{checkpoint} was trained on {stored[name][-1]} labels, {LABELS_FILENAME} has {num_classes}; "
                     "use the labels it was trained with"
                 )
             raise UserError(
                 f"{checkpoint} does not fit --model_name={model_name}: {name} is {stored[name]} there and "
-                f"{variable.shape.as_list()} in the network; name the network it was trained with"
+                f"{shape} in the network; name the network it was trained with"
             )
 
 
@@ -97,8 +111,23 @@ def restore(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, chec
     try:
         saver.restore(session, checkpoint)
     except (tf.errors.OpError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{checkpoint} is damaged ({reason}); name an earlier one with --checkpoint_path") from None
+        raise _damaged(checkpoint, error) from None
+
+
+def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder: str, step: int) -> str:
+    """Writes `model.ckpt-<step>.*` and returns its name; when it is whole, `checkpoint` names it as the newest.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    basename = str(Path(folder) / BASENAME)
+    try:
+        return saver.save(session, basename, global_step=step, write_meta_graph=False)
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0]
+        raise UserError(
+            f"{basename}-{step} cannot be written ({reason}); mend that, run the same command again"
+        ) from None
 
 
 def settings(checkpoint: str) -> dict[str, Any]:
@@ -147,21 +176,26 @@ def warm_start_variables(
     """Returns the model variables of the current graph to take from a checkpoint of other training.
 
     Raises:
-        UserError: A wanted variable is not there or has another shape; names the flag to add.
+        UserError: A wanted variable is not there or has another shape, or none is left; names the flag to add.
     """
-    wanted = slim.get_model_variables()
-    if exclude_scopes:
-        excluded = {variable.ref() for variable in in_scopes(wanted, exclude_scopes)}
-        wanted = [variable for variable in wanted if variable.ref() not in excluded]
-    if ignore_missing:
-        stored = shapes(checkpoint)
-        wanted = [variable for variable in wanted if variable.op.name in stored]
+    stored = shapes(checkpoint)
+    model = slim.get_model_variables()
+    excluded = {variable.op.name for variable in in_scopes(model, exclude_scopes)} if exclude_scopes else set()
+    wanted = [variable for variable in model if variable.op.name not in excluded]
+    present = [variable for variable in wanted if variable.op.name in stored]
+    if not present:
+        raise UserError(
+            f"there is nothing to take from {checkpoint}: it has no variable of {model_name} in other scopes"
+        )
     try:
-        check(checkpoint, wanted, model_name, num_classes)
+        check(checkpoint, present if ignore_missing else wanted, model_name, num_classes)
     except UserError as error:
-        heads = sorted({variable.op.name.rsplit("/", 1)[0] for variable in wanted if _is_head(variable, num_classes)})
-        raise UserError(f"{error}; for other labels add --checkpoint_exclude_scopes={','.join(heads)}") from None
-    return wanted
+        flag = "--ignore_missing_vars"
+        if ignore_missing or len(present) == len(wanted):
+            heads = {variable.op.name.rsplit("/", 1)[0] for variable in present if _is_head(variable, num_classes)}
+            flag = f"--checkpoint_exclude_scopes={','.join(sorted(heads))}"
+        raise UserError(f"{error}; to start without those weights add {flag}") from None
+    return present
 
 
 def _is_head(variable: tf.Variable, num_classes: int) -> bool:
