@@ -8,6 +8,7 @@ worker 0, over which a line goes each way every second:
     missing 2           from worker 0, until all are there
     missing             from worker 0: all are there
     lost 2              from worker 0: who died or froze; everybody leaves
+    bye                 from any: it has done its part
     refused …           from worker 0: the two do not belong to the same run
 
 A worker that dies closes its connection (its kernel does); one that freezes falls silent.
@@ -15,6 +16,7 @@ A worker that dies closes its connection (its kernel does); one that freezes fal
 
 from collections.abc import Sequence
 import contextlib
+import math
 import os
 import re
 import socket
@@ -27,7 +29,8 @@ from interruption import Interruption
 
 BEAT_SECONDS = 1.0  # Between two lines on a connection.
 SILENCE_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
-GRACE_SECONDS = 4.0  # For the main thread to leave by itself before the process is ended under it.
+GRACE_SECONDS = 4.0  # For the main thread to leave by itself, after a loss, before the process is ended under it.
+FAREWELL_SECONDS = 25.0  # The same after another's good-bye: the end of a run is no reason to hurry.
 WAIT_SECONDS = 600.0  # For all to be there: an image is pulled, and a Job waits up to 6 minutes to replace a pod.
 LINE_SECONDS = 10.0  # Between two lines of the log while waiting.
 MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; a stranger may not fill the memory.
@@ -51,7 +54,7 @@ class Peers:
     def meet(self, interruption: Interruption, wait_seconds: float = WAIT_SECONDS) -> None:
         """Returns when all workers are there at the same time; from then on they are watched.
 
-        A worker that is lost later ends this process with STATUS_RETRY unless `leave` is called within
+        When a worker is lost later, this process ends with STATUS_RETRY unless `leave` is called within
         GRACE_SECONDS: the main thread may be in a step that waits for the lost worker and never ends.
 
         Raises:
@@ -89,9 +92,10 @@ class Peers:
         return self._reason if self._lost.wait(GRACE_SECONDS) else None
 
     def leave(self) -> None:
-        """Ends the watch; to the others this worker is gone from now on."""
+        """Ends the watch and tells the others, which have to leave as well."""
         self._left.set()
-        for link in self._links.values():
+        for link in list(self._links.values()):
+            link.send("bye")
             link.close()
 
     def _welcome(self, listener: socket.socket) -> list[int]:
@@ -152,28 +156,32 @@ class Peers:
         return unresolved
 
     def _watch(self) -> None:
-        """Exchanges lines until this worker leaves or another is lost."""
-        while not self._left.wait(BEAT_SECONDS):
-            for index, link in self._links.items():
+        """Exchanges lines until this worker leaves, or ends the process when it has to and does not."""
+        end = math.inf
+        while not self._left.wait(BEAT_SECONDS) and time.monotonic() < end:
+            for index, link in list(self._links.items()):
                 link.send(self._hello)
                 lines = link.receive()
-                if lines is None:
-                    return self._lose(index)
-                for line in lines:
-                    if line.startswith("lost "):
-                        return self._lose(int(line.removeprefix("lost ")))
-
-    def _lose(self, index: int) -> None:
-        """Tells the others and the main thread, and ends the process if that does not leave."""
-        for link in self._links.values():
-            link.send(f"lost {index}")
-            link.close()
-        self._reason = f"{self._name(index)} died or froze; run the same command again, from the last checkpoint on"
-        self._lost.set()
-        if not self._left.wait(GRACE_SECONDS):
+                for line in [f"lost {index}"] if lines is None else lines:
+                    if line == "bye":
+                        self._links.pop(index, None)
+                        end = min(end, self._note_loss(index, "left", FAREWELL_SECONDS))
+                    elif line.startswith("lost "):
+                        for other in self._links.values():
+                            other.send(line)
+                        self._links.clear()
+                        end = min(end, self._note_loss(int(line[5:]), "died or froze", GRACE_SECONDS))
+        if not self._left.is_set():
             sys.stdout.flush()
             print(f"interrupted: {self._reason}", file=sys.stderr, flush=True)
             os._exit(STATUS_RETRY)
+
+    def _note_loss(self, index: int, what: str, seconds: float) -> float:
+        """Keeps the first reason to leave, for the main thread; returns the time by which it has to."""
+        if not self._lost.is_set():
+            self._reason = f"{self._name(index)} {what}; run the same command again, from the last checkpoint on"
+            self._lost.set()
+        return time.monotonic() + seconds
 
     def _name(self, index: int) -> str:
         return f"worker {index} ({self._addresses[index]})"

@@ -24,7 +24,8 @@ import peers
 from flags import run
 from interruption import Interruption
 
-peers.BEAT_SECONDS, peers.SILENCE_SECONDS, peers.GRACE_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 3.0, 0.5
+peers.BEAT_SECONDS, peers.SILENCE_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 0.5
+peers.GRACE_SECONDS, peers.FAREWELL_SECONDS = 0.2, 8.0
 
 def main(argv):
     addresses, index, wait_seconds, work_seconds = sys.argv[1].split(","), *map(float, sys.argv[2:])
@@ -108,9 +109,20 @@ def test_a_lost_worker_ends_all_others(start: Start, number: signal.Signals, vic
         assert end(processes[victim])[0] == STATUS_RETRY
 
 
+def test_good_bye_leaves_the_others_time(start: Start) -> None:
+    everybody = addresses(3)
+    processes = [start(everybody, index, work=seconds) for index, seconds in enumerate((3, 0.1, 60))]
+    assert all(map(has_met, processes))
+    assert end(processes[1])[0] == end(processes[0])[0] == 0
+    status, last = end(processes[2])
+    assert status == STATUS_RETRY
+    assert last.startswith(f"interrupted: worker 0 ({everybody[0]}) left; ")
+
+
 def test_all_have_left_within_30_seconds() -> None:
     noticed = peers.SILENCE_SECONDS + peers.BEAT_SECONDS  # At worker 0, which tells the others.
-    assert noticed + peers.BEAT_SECONDS + peers.GRACE_SECONDS < 30
+    assert noticed + 2 * peers.BEAT_SECONDS + peers.GRACE_SECONDS < 30
+    assert peers.FAREWELL_SECONDS + 2 * peers.BEAT_SECONDS < 30
 
 
 @pytest.mark.parametrize("index", [0, 1])
