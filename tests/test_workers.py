@@ -20,7 +20,6 @@ from processes import LOAD, REPO
 import pytest
 
 from slim_compat import slim, tf
-import arts
 import batches
 from flags import STATUS_RETRY, Parser, UserError
 from interruption import Interruption
@@ -190,6 +189,14 @@ def test_a_wrong_description_is_an_error(
         cluster_of(*flags)
 
 
+def record(jpeg: bytes, label: int) -> bytes:
+    features = {
+        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg])),
+        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
 @pytest.mark.parametrize(("num_files", "num_workers"), [(4, 2), (5, 2), (6, 3), (1, 3)])
 def test_no_picture_goes_to_two_workers_or_twice_in_an_epoch(tmp_path: Path, num_files: int, num_workers: int) -> None:
     jpeg = tf.io.encode_jpeg(np.zeros((40, 40, 3), np.uint8)).numpy()
@@ -197,7 +204,7 @@ def test_no_picture_goes_to_two_workers_or_twice_in_an_epoch(tmp_path: Path, num
     for shard in range(num_files):
         with tf.io.TFRecordWriter(str(tmp_path / f"{shard}.tfrecord")) as writer:
             for _ in range(60 // num_files):
-                writer.write(arts.to_example(jpeg, 40, 40, next(numbers), "").SerializeToString())
+                writer.write(record(jpeg, next(numbers)))
     files = [str(file) for file in tmp_path.iterdir()]
     seen: list[int] = []
     for worker in range(num_workers):
@@ -219,6 +226,7 @@ class Run:
             "--model_name=inception_v2",
             "--train_image_size=32",
             "--batch_size=2",
+            "--learning_rate=0.01",
             f"--save_interval_secs={SAVE_SECONDS}",
         ]
         self.processes: list[subprocess.Popen[str]] = []
@@ -304,10 +312,6 @@ def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[in
     losses = [re.findall(r"trained to step \d+: (loss [\d.]+), ", output) for output in outputs]
     assert losses[0] == losses[1]
     assert len(list(run.train_dir.glob("events.out.tfevents.*"))) == 2  # Of worker 0, from its two starts.
-
-    run.start_all(steps=step + 2)
-    outputs = [process.communicate(timeout=240 * LOAD)[0] for process in run.processes]
-    assert all("nothing to do" in output for output in outputs)
 
 
 @pytest.mark.slow
