@@ -110,23 +110,27 @@ class _Host:
         """Counts a failed answer; a row of them is treated as a refusal."""
         with self._state:
             self._streak += 1
-            streak = self._streak
-        if streak >= STREAK:
-            self.refused(request, reason)
+            if self._streak < STREAK:
+                return
+            if not self._fastest_seconds and not self.given_up:
+                self._give_up(f"host given up, it has never answered: {reason}")
+        self.refused(request, reason)
 
     def refused(self, request: _Request, reason: str) -> None:
         """Leaves the host alone, twice as long each time; gives it up in the end."""
         with self._state:
-            if request.started < self._resume_at:
+            if self.given_up or request.started < self._resume_at:
                 return  # Sent before the last pause was over, so it says nothing new.
             self._pauses += 1
             if self._pauses > MAX_PAUSES:
-                self.given_up = f"host given up after {MAX_PAUSES} pauses: {reason}"
-                self._notify(f"{self._name}: {self.given_up}")
-                return
+                return self._give_up(f"host given up after {MAX_PAUSES} pauses: {reason}")
             pause = min(self._pause_seconds * 2 ** (self._pauses - 1), MAX_PAUSE_SECONDS)
             self._resume_at = time.monotonic() + pause
         self._notify(f"{self._name}: {reason}; pausing {pause:g} s")
+
+    def _give_up(self, reason: str) -> None:
+        self.given_up = reason
+        self._notify(f"{self._name}: {reason}")
 
     def rest(self, seconds: float) -> None:
         """Leaves the host alone as long as it asked for."""

@@ -456,6 +456,7 @@ def test_60_000_rows_in_5_seconds_and_400_megabytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_485_000_rows_in_30_seconds_and_400_megabytes(tmp_path: Path) -> None:
     with gzip.open(shared_csv(), "rt", encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file)

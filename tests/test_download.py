@@ -176,6 +176,7 @@ def test_the_rate_asked_for_is_reached(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_500_000_lines_in_200_megabytes(tmp_path: Path, museum: Museum) -> None:
     write_list(tmp_path / "arts-select.list", museum, range(1, 500_001))
     nobody = "http://127.0.0.1:9"  # Every host is given up at once, so that each line ends as a failure.

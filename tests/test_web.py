@@ -194,8 +194,14 @@ def test_a_body_without_end_is_cut_at_the_time_limit(monkeypatch: pytest.MonkeyP
 def test_nobody_there() -> None:
     with serving(lambda handler: None) as server:
         address = server.url
-    with fast() as web, pytest.raises(Unavailable, match=r"connection failed: .*refused.* \(5 attempts\)"):
-        web.fetch(address, LIMIT, read)
+    notices: list[str] = []
+    with Web(1000, pause_seconds=600, notify=notices.append) as web:
+        for _ in range(4):
+            with pytest.raises(Unavailable, match=r"connection failed: .*refused.* \(5 attempts\)"):
+                web.fetch(address, LIMIT, read)
+        with pytest.raises(Unavailable, match="host given up, it has never answered: connection failed"):
+            web.fetch(address, LIMIT, read)
+    assert len(notices) == 1
 
 
 def test_the_user_agent_is_honest() -> None:
