@@ -34,26 +34,6 @@ ITEMS_TO_DESCRIPTIONS = {
 }
 
 
-def to_example(jpeg: bytes, height: int, width: int, label: int, filename: str) -> tf.train.Example:
-    """Returns the record of one JPEG picture with the features of KEYS_TO_FEATURES."""
-
-    def of_bytes(value: bytes) -> tf.train.Feature:
-        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
-
-    def of_int(value: int) -> tf.train.Feature:
-        return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
-
-    features = {
-        "image/encoded": of_bytes(jpeg),
-        "image/format": of_bytes(b"jpg"),
-        "image/class/label": of_int(label),
-        "image/height": of_int(height),
-        "image/width": of_int(width),
-        "image/filename": of_bytes(filename.encode()),
-    }
-    return tf.train.Example(features=tf.train.Features(feature=features))
-
-
 def get_split(
     split_name: str, dataset_dir: str | os.PathLike[str], file_pattern: str | None = None, reader: Any = None
 ) -> slim.dataset.Dataset:

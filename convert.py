@@ -34,11 +34,11 @@ from labels import FULL_LABEL_FILENAME, LABELS_FILENAME, label_of_folder, write_
 from pictures import MAX_SIDE, BadPicture, normalise
 from progress import Progress
 import splits
-
-# TensorFlow, and arts.py with it, is imported where the records are written: it takes seconds, and every
-# worker process imports this file.
+import tfrecord
 
 PICTURES_FOLDER = "met_art"
+SHARD_NAME = "arts_{}_{:05d}-of-{:05d}.tfrecord"  # What arts.py reads: split, shard's number, number of shards.
+OLD_SHARDS = "arts_*-of-*.tfrecord"
 SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
 BATCH = 8  # Pictures handed to a worker at a time.
@@ -261,21 +261,17 @@ def write_set(
     Returns:
         The number of pictures by split and label.
     """
-    import slim_compat  # noqa: F401 - before the others: it quiets TensorFlow.
-    import arts
-
-    patterns = [arts.FILE_PATTERN % split for split in arts.SPLIT_NAMES]
-    _delete(dataset_dir, [pattern + PARTIAL_SUFFIX for pattern in patterns])  # Of a run that was killed.
+    _delete(dataset_dir, OLD_SHARDS + PARTIAL_SUFFIX)  # Of a run that was killed.
     order = sorted(pictures, key=lambda picture: splits.stable_hash(settings["random_seed"], picture.path))
     counts = {}
     shards = []
     with replacing(dataset_dir / SPLITS_FILENAME) as splits_json, contextlib.ExitStack() as renamed_together:
-        for split in arts.SPLIT_NAMES:
+        for split in (splits.TRAIN, splits.VALIDATION):
             chosen = [picture for picture in order if picture.split == split]
             counts[split] = Counter(dict.fromkeys(names, 0))
             counts[split].update(picture.label for picture in chosen)
             for shard in range(settings["num_shards"]):
-                shards.append(arts.SHARD_NAME % (split, shard, settings["num_shards"]))
+                shards.append(SHARD_NAME.format(split, shard, settings["num_shards"]))
                 partial = renamed_together.enter_context(replacing(dataset_dir / shards[-1]))
                 _write_shard(partial, chosen[shard :: settings["num_shards"]], names, store)
         sources = {picture.path: {"split": picture.split, "sha256": picture.sha256} for picture in pictures}
@@ -283,33 +279,33 @@ def write_set(
         splits_json.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
         # All is written. From here to the last rename there is no set, neither the old nor the new.
-        _delete(dataset_dir, [SPLITS_FILENAME, *patterns])
+        (dataset_dir / SPLITS_FILENAME).unlink(missing_ok=True)
+        _delete(dataset_dir, OLD_SHARDS)
         write_labels(names, dataset_dir)
         _write_bad_pictures(dataset_dir / BAD_PICTURES_FILENAME, pictures)
     return counts
 
 
-def _delete(folder: Path, patterns: Iterable[str]) -> None:
-    for pattern in patterns:
-        for path in folder.glob(pattern):
-            path.unlink()
+def _delete(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        path.unlink()
 
 
 def _write_shard(path: Path, pictures: Iterable[Picture], names: Sequence[str], store: IO[bytes]) -> None:
-    from slim_compat import tf
-    import arts
-
     numbers = {name: number for number, name in enumerate(names)}
-    try:
-        with tf.io.TFRecordWriter(str(path)) as writer:
-            for picture in pictures:
-                store.seek(picture.offset)
-                jpeg = store.read(picture.length)
-                example = arts.to_example(jpeg, picture.height, picture.width, numbers[picture.label], picture.path)
-                writer.write(example.SerializeToString(deterministic=True))
-    except tf.errors.OpError as error:  # A full disk, for one; not an OSError here.
-        raise UserError(f"cannot write {error.message}; make room and run convert.py again") from None
-    with path.open("rb") as file:
+    with path.open("wb") as file:
+        for picture in pictures:
+            store.seek(picture.offset)
+            features: dict[str, bytes | int] = {
+                "image/encoded": store.read(picture.length),
+                "image/format": b"jpg",
+                "image/class/label": numbers[picture.label],
+                "image/height": picture.height,
+                "image/width": picture.width,
+                "image/filename": picture.path.encode(),
+            }
+            file.write(tfrecord.record(features))
+        file.flush()
         os.fsync(file.fileno())  # Now, so that the renames take no time.
 
 
