@@ -52,18 +52,18 @@ def build_parser() -> Parser:
     add("--batch_size", type=number(int, 1), default=32, help="images in a step")
     add("--max_number_of_steps", type=number(int, 1), help="train up to this step; default: by --num_epochs")
     add("--num_epochs", type=number(float, 0), default=10, help="passes over the data without --max_number_of_steps")
-    add("--optimizer", default="rmsprop", choices=optimizers.OPTIMIZERS)
-    add("--learning_rate", type=number(float, 0), default=0.01, help="the rate after the warm-up")
+    add("--optimizer", default="adam", choices=optimizers.OPTIMIZERS)
+    add("--learning_rate", type=number(float, 0), default=0.001, help="the rate after the warm-up")
     add("--learning_rate_decay_type", default="cosine", choices=optimizers.SCHEDULES)
-    add("--end_learning_rate", type=number(float, 0), default=0.0001, help="of cosine and polynomial")
+    add("--end_learning_rate", type=number(float, 0), default=0.00001, help="of cosine and polynomial")
     add("--learning_rate_decay_factor", type=number(float, 0), default=0.94, help="of exponential")
     add("--num_epochs_per_decay", type=number(float, 0), default=2.0, help="of exponential")
     add("--warmup_epochs", type=number(float, 0), help="of a rising rate; default: a tenth of the run, at most one")
     add("--momentum", type=number(float, 0, 1), default=0.9, help="of momentum and rmsprop")
     add("--rmsprop_decay", type=number(float, 0, 1), default=0.9, help="of the squared gradients' average")
-    add("--opt_epsilon", type=number(float, 0), default=1.0, help="of rmsprop and adam")
+    add("--opt_epsilon", type=number(float, 0), default=0.001, help="of rmsprop and adam")
     add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the L2 loss of the weights")
-    add("--label_smoothing", type=number(float, 0, 1), default=0.0)
+    add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
     add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights; evaluation uses them")
     add("--checkpoint_path", help="weights to start from, where TRAIN_DIR has no checkpoint yet")
     add("--checkpoint_exclude_scopes", default="", help="comma-separated scopes not to take from --checkpoint_path")
@@ -167,7 +167,7 @@ def rate_of_step(arguments: argparse.Namespace, total_steps: int, steps_per_epoc
         end=min(arguments.end_learning_rate, arguments.learning_rate),
         total_steps=total_steps,
         warmup_steps=math.ceil(warmup_steps),
-        decay_steps=max(1, round(arguments.num_epochs_per_decay * steps_per_epoch)),
+        decay_steps=max(1, int(arguments.num_epochs_per_decay * steps_per_epoch)),
         decay_factor=arguments.learning_rate_decay_factor,
     )
 
@@ -178,7 +178,7 @@ def newest_checkpoint(train_dir: str, label_names: list[str]) -> str | None:
     Raises:
         UserError: The folder belongs to a run on other labels.
     """
-    if not any(Path(train_dir).glob(f"{checkpoints.BASENAME}-*.index")):
+    if not checkpoints.all_in(train_dir):
         return None
     if (Path(train_dir) / LABELS_FILENAME).is_file() and read_labels(train_dir) != label_names:
         raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
@@ -244,6 +244,7 @@ def train(
         restored, restorer = newest, saver
         if newest:
             checkpoints.check(newest, tf.compat.v1.global_variables(), arguments.model_name, len(label_names))
+            saver.recover_last_checkpoints(checkpoints.all_in(arguments.train_dir))  # They count for max_to_keep.
         elif arguments.checkpoint_path:
             restored = checkpoints.newest(arguments.checkpoint_path)
             restorer = tf.compat.v1.train.Saver(
@@ -318,18 +319,19 @@ def run_steps(
             if not math.isfinite(loss) or (is_last or time.monotonic() - last_save >= arguments.save_interval_secs):
                 if not (math.isfinite(loss) and session.run(model.is_finite)):
                     raise UserError(
-                        f"the loss is {loss} at step {step:,}; try --learning_rate={arguments.learning_rate / 10:g} "
-                        f"in a new --train_dir (last good checkpoint: {saved})"
+                        f"the loss or a weight is no longer a finite number at step {step:,} (loss {loss}); try "
+                        f"--learning_rate={arguments.learning_rate / 10:g} in a new --train_dir (last good "
+                        f"checkpoint: {saved})"
                     )
                 if cluster.index == 0:
-                    saver.save(session, basename, global_step=step, write_meta_graph=False)
+                    checkpoints.save(session, saver, arguments.train_dir, step)
                 saved = f"{basename}-{step}"
                 last_save = time.monotonic()
             if is_last:
                 break
     session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
-    interruption.leave(f"saved {saved} at step {step:,} of {steps[-1]:,}; run the same command again to go on")
     if step < steps[-1]:
+        interruption.leave(f"saved {saved} at step {step:,} of {steps[-1]:,}; run the same command again to go on")
         raise Retry(f"another worker was told to stop at step {step:,}; run the same command again to go on")
     return f"trained to step {step:,}: loss {loss:.3f}, {images_per_second:.1f} images/s, checkpoint {saved}"
 
