@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Measures how much of twice the speed two workers reach, and the time of the all-reduce alone.
+"""Measures how much of twice the speed two workers reach and what the exchange costs; predicts larger clusters.
 
     python benchmarks/scaling.py --dataset_dir=data
 
@@ -21,8 +21,11 @@ import subprocess
 import sys
 import tempfile
 
+GRADIENT_MEGABYTES = 96  # Of Inception v3: 24 million weights, float32.
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
+
+import numpy as np  # noqa: E402
 
 from slim_compat import tf  # noqa: E402
 from flags import Parser, UserError, number, run  # noqa: E402
@@ -78,11 +81,11 @@ def namespaces(rate: str) -> Iterator[list[str]]:
     def ip(command: str) -> None:
         subprocess.run(["ip", *command.split()], check=True)
 
-    names = ["met-art-0", "met-art-1"]
+    names = [f"w{index}-{os.getpid()}" for index in range(2)]
     try:
         for name in names:
             ip(f"netns add {name}")
-        ip("link add met-art-0 netns met-art-0 type veth peer name met-art-1 netns met-art-1")
+        ip(f"link add {names[0]} netns {names[0]} type veth peer name {names[1]} netns {names[1]}")
         for index, name in enumerate(names, 1):
             ip(f"-n {name} address add 10.98.0.{index}/24 dev {name}")
             ip(f"-n {name} link set {name} up")
@@ -131,6 +134,30 @@ def together(
     return [printed for printed, _ in outputs]
 
 
+def reduce_seconds(hosts: Sequence[str], spaces: Sequence[str]) -> dict[float, float]:
+    """Returns the seconds of an all-reduce between two workers by its megabytes."""
+    output = together([["-c", REDUCE_PROGRAM]] * 2, hosts, spaces, replicas=2)[0]
+    return {float(megabytes): float(seconds) for megabytes, seconds in map(str.split, output.splitlines())}
+
+
+def predict(reduced: dict[float, float], compute_seconds: float) -> None:
+    """Prints the share of perfect scaling for larger clusters, by the model of doc/scaling.md."""
+    seconds_per_megabyte, intercept = np.polyfit(list(reduced), list(reduced.values()), 1)
+    hop_seconds = max(intercept, 0) / 2  # Of two workers, each message travels two hops.
+    print(
+        f"model: {compute_seconds:.2f} s to compute a step, {seconds_per_megabyte * 1000:.2f} ms to handle a megabyte, "
+        f"{hop_seconds * 1000:.1f} ms a hop"
+    )
+    for gigabits in (10, 100):
+        for workers in (8, 64, 256):
+            sent = GRADIENT_MEGABYTES * 2 * (workers - 1) / workers
+            exchange = sent * (seconds_per_megabyte + 0.008 / gigabits) + 2 * (workers - 1) * hop_seconds
+            share = compute_seconds / (compute_seconds + exchange)
+            print(
+                f"{workers:3} workers, {gigabits:3} Gbit/s: exchange {exchange:.2f} s, {share:.3f} of perfect scaling"
+            )
+
+
 def last_speed(train_dir: Path) -> float:
     """Returns the images a second that a run, all its workers together, reported at its last step."""
     (events,) = train_dir.glob("events.out.tfevents.*")
@@ -146,8 +173,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         spaces = stack.enter_context(namespaces(arguments.network)) if arguments.network else []
         hosts = ["10.98.0.1", "10.98.0.2"] if spaces else ["127.0.0.1", "127.0.0.1"]
         print("all-reduce of two workers, one core each")
-        for line in together([["-c", REDUCE_PROGRAM]] * 2, hosts, spaces, replicas=2)[0].splitlines():
-            megabytes, seconds = map(float, line.split())
+        reduced = reduce_seconds(hosts, spaces)
+        for megabytes, seconds in reduced.items():
             print(f"{megabytes:4.0f} MB: {seconds:.3f} s, {megabytes / seconds:6.0f} MB/s", flush=True)
 
         def images_per_second(count: int, replicas: int) -> float:
@@ -176,6 +203,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     medians = {name: statistics.median(values) for name, values in speeds.items()}
     for name, median in medians.items():
         print(f"{name}: median {median:.2f} images/s, {median / medians['one worker'] / 2:.3f} of twice one worker")
+    if not spaces:
+        predict(reduced, arguments.batch_size / medians["one worker"])
 
 
 if __name__ == "__main__":

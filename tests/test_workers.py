@@ -107,7 +107,8 @@ def test_a_step_of_many_workers_is_the_step_of_one(
 def summed(cluster: workers.Cluster) -> tuple[list[np.ndarray], np.ndarray]:
     """Returns means of tensors of all sizes, and an int64 that worker 0 broadcast."""
     with tf.Graph().as_default(), Interruption() as interruption:
-        sizes = [(), (0,), (3, 5), (workers.PIECE_BYTES // 4 + 1,), (2, 3), (2, 600_000), (1,)]
+        # The fourth is larger than a piece.
+        sizes = [(), (0,), (3, 5), (1_500_001,), (2, 3), (2, 600_000), (1,)]
         tensors = [tf.fill(size, float(10**cluster.index + number)) for number, size in enumerate(sizes)]
         means = cluster.mean(tensors)
         variable = tf.compat.v1.get_variable("v", initializer=tf.constant([2**53 + 1 + cluster.index]))
@@ -124,7 +125,7 @@ def summed(cluster: workers.Cluster) -> tuple[list[np.ndarray], np.ndarray]:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_means_and_broadcasts_are_exact(pool: concurrent.futures.ProcessPoolExecutor, count: int) -> None:
     for means, broadcast in on_workers(pool, summed, count):
-        assert [mean.shape for mean in means] == [(), (0,), (3, 5), (1_000_001,), (2, 3), (2, 600_000), (1,)]
+        assert [mean.shape for mean in means] == [(), (0,), (3, 5), (1_500_001,), (2, 3), (2, 600_000), (1,)]
         for number, mean in enumerate(means):
             np.testing.assert_allclose(mean, {1: 1, 2: 5.5, 3: 37}[count] + number, rtol=1e-6)
         assert broadcast.tolist() == [2**53 + 1]  # Lost by a detour over float64.
