@@ -17,9 +17,9 @@ FROM ${BASE_IMAGE}
 # In a virtual environment because Debian's own Python refuses to be installed into.
 # The headers (a fifth of TensorFlow) serve only those who compile their own operations.
 ARG REQUIREMENTS=requirements.txt
-COPY requirements*.txt /tmp/requirements/
+COPY requirements*.txt /opt/requirements/
 RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --requirement /tmp/requirements/${REQUIREMENTS} \
+    && /opt/venv/bin/pip install --no-cache-dir --requirement /opt/requirements/${REQUIREMENTS} \
     && rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include
 # A user of its own, with the number that the manifests name; /tmp is the one folder it may always write to.
 RUN useradd --uid 1000 --user-group --home-dir /tmp --no-create-home met-art

@@ -30,7 +30,7 @@ from web import Unavailable, Web
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
 COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
-MAX_PICTURE_BYTES = 100_000_000
+MAX_PICTURE_BYTES = 100_000_000  # The museum's largest have some 20 MB.
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
 
 # The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
@@ -126,7 +126,8 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
         try:
             if address == in_collection:
                 address = ask_collection(web, address, sources)
-            return web.fetch(address, MAX_PICTURE_BYTES, parse)
+            if address not in reasons:
+                return web.fetch(address, MAX_PICTURE_BYTES, parse)
         except Unavailable as error:
             reasons[address] = str(error)
     raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))

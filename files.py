@@ -1,8 +1,8 @@
 """Files that are whole or absent: written under a temporary name, then renamed."""
 
+from collections.abc import Iterator
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 

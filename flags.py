@@ -1,11 +1,11 @@
 """The command line that every script shares: strict flags, one-line errors, exit statuses."""
 
 import argparse
+from collections.abc import Callable, Sequence
 import errno
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
 from typing import NoReturn
 
 STATUS_ERROR = 1  # The user can mend it: a wrong file, an empty folder, a full disk.

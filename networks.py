@@ -93,8 +93,7 @@ def build(
                 parameters["updates_collections"] = BATCH_NORM_UPDATES
                 parameters["decay"] = _batch_norm_decay() if is_training else BATCH_NORM_DECAY
     inputs = (images - tf.constant(network.mean)) * (1.0 / network.scale)
-    # Pooling over whatever is left of height and width allows other image sizes than the network's own.
-    options = {"create_aux_logits": is_training, "global_pool": True}
+    options = {"create_aux_logits": is_training, "spatial_squeeze": False}
     known = inspect.signature(network.function).parameters
     try:
         with slim.arg_scope(scope):
@@ -105,8 +104,11 @@ def build(
         if "Negative dimension size" not in str(error):
             raise
         raise UserError(f"{images.shape[1]} x {images.shape[2]} pixels are too few for {model_name}") from None
-    # Some of the networks keep two spatial dimensions of size 1.
-    return tf.reshape(logits, [-1, num_classes]), end_points.get("AuxLogits")
+    # Images larger than the network's own give an answer at more than one position.
+    auxiliary_logits = end_points.get("AuxLogits")
+    if auxiliary_logits is not None:
+        auxiliary_logits = tf.reduce_mean(auxiliary_logits, [1, 2])
+    return tf.reduce_mean(logits, [1, 2]), auxiliary_logits
 
 
 def _batch_norm_decay() -> tf.Tensor:

@@ -76,7 +76,7 @@ def train_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs a script of the repository as its users do: `run_script("classify.py", "--image_file=…")`."""
 
-    def run(script: str, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    def run(script: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, str(REPOSITORY / script), *arguments],
             capture_output=True,

@@ -1,0 +1,121 @@
+"""The tutorial from pictures to a named culture: its own command lines, as processes; only the paths are others."""
+
+from collections.abc import Callable, Iterator
+import functools
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import threading
+
+from conftest import LABEL_COLOURS, draw_pictures
+import pytest
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+STEPS = 2  # The tutorial has 100.
+
+
+def succeed(process: subprocess.CompletedProcess[str]) -> list[str]:
+    """Returns the lines on stdout of a script that ended well, without a warning or a traceback."""
+    assert process.returncode == 0, process.stderr
+    for word in ("Traceback", "Warning", "deprecated", "error:"):
+        assert word not in process.stderr
+    return process.stdout.splitlines()
+
+
+def fail(process: subprocess.CompletedProcess[str]) -> str:
+    """Returns the only line on stderr of a script that a user's mistake ended."""
+    assert process.returncode == 1
+    assert process.stdout == ""
+    assert re.fullmatch("error: .*\n", process.stderr)
+    return process.stderr.strip()
+
+
+@pytest.fixture
+def pictures_url(tmp_path: Path) -> Iterator[str]:
+    """Serves the folder of the pictures, as the museum does its own."""
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path / "data" / "met_art")
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.timeout(3600)  # A minute on a quiet machine.
+def test_the_tutorials_commands(run_script: Run, tmp_path: Path, pictures_url: str) -> None:
+    data, logs, published = tmp_path / "data", tmp_path / "logs", tmp_path / "published"
+    draw_pictures(data)
+    assert fail(train(run_script, logs, data)).startswith(f"error: no records arts_train_*.tfrecord in {data}")
+
+    assert succeed(run_script("convert.py", f"--dataset_dir={data}", "--check_image=True"))[-1].endswith("all good")
+    assert succeed(run_script("convert.py", f"--dataset_dir={data}"))[-1] == (
+        f"3 labels, 27 pictures for training and 9 for validation, in 10 files in {data}"
+    )
+    for split in ("train", "validation"):
+        shards = [f"arts_{split}_{shard:05}-of-00005.tfrecord" for shard in range(5)]
+        assert sorted(path.name for path in data.glob(f"arts_{split}_*")) == shards
+
+    assert fail(evaluate(run_script, logs, data)).startswith(f"error: there is no checkpoint {logs}/model.ckpt-2")
+    assert not logs.exists()
+    assert re.fullmatch(
+        rf"trained to step {STEPS}: loss [\d.]+, [\d.]+ images/s, checkpoint {logs}/model.ckpt-{STEPS}",
+        succeed(train(run_script, logs, data))[-1],
+    )
+    assert succeed(train(run_script, logs, data))[-1].startswith("nothing to do: ")
+
+    assert re.search(r"top-1 [\d.]+.* 9 ", succeed(evaluate(run_script, logs, data))[-1])
+    url = [f"--image_url={pictures_url}/Chinese/0000.jpg", "--allow_private_hosts"]
+    published.mkdir()  # The published checkpoint comes with labels.txt and without records.
+    shutil.copy(data / "labels.txt", published)
+    file = [f"--image_file={data}/met_art/Chinese/0000.jpg"]
+    answers = [succeed(classify(run_script, logs, *given)) for given in ((data, url), (published, file))]
+    probabilities = [re.findall(r"([\d.]+) ?%", "\n".join(answer)) for answer in answers]
+    assert probabilities[0] == probabilities[1]
+    assert sum(map(float, probabilities[0])) == pytest.approx(100, abs=0.3)
+    for answer in answers:
+        assert all(label in "\n".join(answer) for label in LABEL_COLOURS)
+
+
+def train(run_script: Run, logs: Path, data: Path) -> subprocess.CompletedProcess[str]:
+    return run_script(
+        "train_image_classifier.py",
+        f"--train_dir={logs}",
+        "--dataset_name=arts",
+        "--dataset_split_name=train",
+        f"--dataset_dir={data}",
+        "--model_name=inception_v3",
+        "--clone_on_cpu=True",
+        "--batch_size=10",
+        f"--max_number_of_steps={STEPS}",
+        timeout=1200,
+    )
+
+
+def evaluate(run_script: Run, logs: Path, data: Path) -> subprocess.CompletedProcess[str]:
+    return run_script(
+        "eval_image_classifier.py",
+        "--alsologtostderr",
+        f"--checkpoint_path={logs}/model.ckpt-{STEPS}",
+        f"--eval_dir={logs}",
+        f"--dataset_dir={data}",
+        "--dataset_name=arts",
+        "--dataset_split_name=validation",
+        "--model_name=inception_v3",
+        "--clone_on_cpu=True",
+        "--batch_size=10",
+    )
+
+
+def classify(run_script: Run, logs: Path, data: Path, picture: list[str]) -> subprocess.CompletedProcess[str]:
+    return run_script(
+        "classify.py",
+        "--alsologtostderr",
+        f"--checkpoint_path={logs}/model.ckpt-{STEPS}",
+        f"--eval_dir={logs}",
+        f"--dataset_dir={data}",
+        "--dataset_name=arts",
+        "--dataset_split_name=validation",
+        "--model_name=inception_v3",
+        *picture,
+    )

@@ -1,0 +1,284 @@
+"""Training: it resumes, can be interrupted at any moment, and refuses what cannot work before it writes."""
+
+from collections.abc import Iterator
+import contextlib
+import json
+from pathlib import Path
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+from conftest import IMAGE_SIZE, LABEL_COLOURS, REPOSITORY
+import pytest
+
+from slim_compat import tf
+import checkpoints
+from flags import UserError
+import optimizers
+import train_image_classifier
+
+SMALL = [
+    "--model_name=inception_v2",
+    f"--train_image_size={IMAGE_SIZE}",
+    "--batch_size=4",
+    "--optimizer=momentum",
+    "--precision=float32",
+]
+QUICKLY_BUILT = ["--model_name=alexnet_v2", "--train_image_size=224", "--optimizer=sgd"]  # Its checkpoints are large.
+START_SECONDS = 600  # Until a process has imported TensorFlow, built a network and saved; on a busy machine.
+
+
+def train(train_dir: Path, dataset_dir: Path, *arguments: str) -> None:
+    train_image_classifier.main([f"--train_dir={train_dir}", f"--dataset_dir={dataset_dir}", *SMALL, *arguments])
+
+
+@pytest.fixture
+def started(train_dir: Path, tmp_path: Path) -> Path:
+    """A copy of the trained folder, at step 20, to go on from."""
+    return shutil.copytree(train_dir, tmp_path / "logs")
+
+
+def weights(checkpoint: Path) -> dict[str, list[int]]:
+    return checkpoints.shapes(str(checkpoint))
+
+
+def test_a_run_leaves_what_slim_leaves(train_dir: Path) -> None:
+    names = {path.name for path in train_dir.iterdir()}
+    assert names >= {"checkpoint", "model.ckpt-20.index", "model.ckpt-20.data-00000-of-00001"}
+    assert tf.train.latest_checkpoint(str(train_dir)) == str(train_dir / "model.ckpt-20")
+    stored = weights(train_dir / "model.ckpt-20")
+    assert stored["InceptionV2/Logits/Conv2d_1c_1x1/weights"] == [1, 1, 1024, 3]
+    assert stored["InceptionV2/Logits/Conv2d_1c_1x1/weights/Momentum"] == [1, 1, 1024, 3]
+    assert "InceptionV2/Conv2d_2b_1x1/BatchNorm/moving_mean" in stored
+    assert stored["global_step"] == []
+    assert tf.train.load_variable(str(train_dir), "global_step") == 20
+
+
+def test_a_run_leaves_labels_and_flags(train_dir: Path) -> None:
+    lines = [f"{index}:{label}" for index, label in enumerate(sorted(LABEL_COLOURS))]
+    assert (train_dir / "labels.txt").read_text().splitlines() == lines
+    settings = json.loads((train_dir / "flags.json").read_text())
+    assert settings["model_name"] == "inception_v2"
+    assert settings["train_image_size"] == IMAGE_SIZE
+    assert settings["random_seed"] == 0
+
+
+def test_tensorboard_gets_curves_and_pictures(train_dir: Path) -> None:
+    steps: dict[str, list[int]] = {}
+    for path in train_dir.glob("events.out.tfevents.*"):
+        for record in tf.compat.v1.io.tf_record_iterator(str(path)):
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                steps.setdefault(value.tag, []).append(event.step)
+    assert steps["loss"] == steps["learning_rate"] == steps["images_per_second"] == [10, 20]
+    assert any(tag.startswith(tuple(LABEL_COLOURS)) for tag in steps)
+
+
+def test_a_finished_run_has_nothing_to_do(started: Path, dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.stat().st_mtime_ns for path in started.iterdir()}
+    for steps in (20, 10):
+        train(started, dataset_dir, f"--max_number_of_steps={steps}")
+        last = capsys.readouterr().out.splitlines()[-1]
+        assert last == f"nothing to do: {started}/model.ckpt-20 is at step 20 of {steps}"
+    assert {path.name: path.stat().st_mtime_ns for path in started.iterdir()} == before
+
+
+def test_a_run_goes_on_and_keeps_the_newest_checkpoints(
+    started: Path, dataset_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for step in (14, 15, 16, 17):  # Left by runs before.
+        for part in ("index", "data-00000-of-00001"):
+            shutil.copy(started / f"model.ckpt-20.{part}", started / f"model.ckpt-{step}.{part}")
+    train(started, dataset_dir, "--max_number_of_steps=22")
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "27 pictures of 3 labels, 6.8 steps of 4 an epoch; from step 20 to 22"
+    assert re.fullmatch(
+        rf"trained to step 22: loss \d+\.\d{{3}}, \d+\.\d images/s, checkpoint {started}/model.ckpt-22", shown[-1]
+    )
+    assert tf.train.load_variable(str(started / "model.ckpt-22"), "global_step") == 22
+    kept = [checkpoints.step(checkpoint) for checkpoint in checkpoints.all_in(started)]
+    assert kept == [15, 16, 17, 20, 22]
+
+
+def test_a_diverged_run_stops_and_saves_nothing(dataset_dir: Path, tmp_path: Path) -> None:
+    diverging = ["--learning_rate=1e30", "--warmup_epochs=0", "--max_number_of_steps=5"]
+    with pytest.raises(UserError) as error:
+        train(tmp_path / "logs", dataset_dir, *QUICKLY_BUILT, *diverging)
+    assert re.fullmatch(
+        r"the loss or a weight is no longer a finite number at step [2-5] \(loss .*\); try --learning_rate=1e\+29 "
+        r"in a new --train_dir \(last good checkpoint: none\)",
+        str(error.value),
+    )
+    assert checkpoints.all_in(tmp_path / "logs") == []
+
+
+def test_warm_start_trains_the_named_scopes_only(train_dir: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    head, below = "InceptionV2/Logits/Conv2d_1c_1x1/weights", "InceptionV2/Mixed_5c/Branch_0/Conv2d_0a_1x1/weights"
+    train(
+        tmp_path / "tuned",
+        dataset_dir,
+        f"--checkpoint_path={train_dir}",
+        "--trainable_scopes=InceptionV2/Logits",
+        "--moving_average_decay=0.9",
+        "--max_number_of_steps=1",
+    )
+    tuned = str(tmp_path / "tuned" / "model.ckpt-1")
+
+    def moved(name: str) -> bool:
+        return bool((tf.train.load_variable(str(train_dir), name) != tf.train.load_variable(tuned, name)).any())
+
+    assert moved(head)
+    assert not moved(below)
+    stored = weights(Path(tuned))
+    assert head + "/ExponentialMovingAverage" in stored
+    assert head + "/Momentum" in stored
+    assert below + "/Momentum" not in stored
+
+
+def test_a_damaged_records_file_is_named(dataset_dir: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(dataset_dir, tmp_path / "data", ignore=shutil.ignore_patterns("met_art"))
+    damaged = data / "arts_train_00003-of-00005.tfrecord"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(UserError) as error:
+        train(tmp_path / "logs", data, "--max_number_of_steps=20", *QUICKLY_BUILT)
+    assert str(error.value) == f"{damaged} is damaged or cut off; delete it and run convert.py again"
+
+
+def test_wrong_inputs_are_refused_before_anything_is_written(
+    dataset_dir: Path, train_dir: Path, tmp_path: Path
+) -> None:
+    logs, empty = tmp_path / "logs", tmp_path / "empty"
+    empty.mkdir()
+    without_labels = shutil.copytree(dataset_dir, tmp_path / "data", ignore=shutil.ignore_patterns("met_art"))
+    (without_labels / "labels.txt").unlink()
+    for data, arguments, complaint in [
+        (tmp_path / "none", [], f"no records .* in {tmp_path}/none; run convert.py --dataset_dir={tmp_path}/none"),
+        (empty, [], f"no records .* in {empty}; run convert.py --dataset_dir={empty}"),
+        (without_labels, [], f"{without_labels}/labels.txt is missing; run convert.py"),
+        (dataset_dir, ["--dataset_split_name=test"], "no split is named 'test'; take --dataset_split_name=train or"),
+        (dataset_dir, ["--model_name=vgg_a"], "32 x 32 pixels are too few for vgg_a"),
+        (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in inception_v2"),
+        (dataset_dir, [f"--checkpoint_path={empty}"], f"{empty} holds no checkpoint"),
+        (
+            dataset_dir,
+            [*QUICKLY_BUILT, f"--checkpoint_path={train_dir}"],
+            f"there is nothing to take from {train_dir}/model.ckpt-20",
+        ),
+    ]:
+        with pytest.raises(UserError, match=complaint) as error:
+            train(logs, data, *arguments)
+        assert "\n" not in str(error.value)
+        assert not logs.exists()
+
+
+def test_an_unknown_network_is_a_wrong_flag(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_status:
+        train(tmp_path / "logs", dataset_dir, "--model_name=inception_v9")
+    assert exit_status.value.code == 2
+    assert capsys.readouterr().err.startswith("error: argument --model_name: invalid choice: 'inception_v9'")
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_folder_of_another_run_is_refused(started: Path, dataset_dir: Path) -> None:
+    before = {path.name: path.read_bytes() for path in started.iterdir()}
+    with pytest.raises(UserError, match="does not fit --model_name=alexnet_v2: it has no alexnet_v2/"):
+        train(started, dataset_dir, "--max_number_of_steps=30", *QUICKLY_BUILT)
+    with pytest.raises(UserError, match=r"has no .*RMSProp.*: it was trained with another --optimizer"):
+        train(started, dataset_dir, "--max_number_of_steps=30", "--optimizer=rmsprop")
+    assert {path.name: path.read_bytes() for path in started.iterdir()} == before
+    (started / "labels.txt").write_text("0:Greek\n1:Roman\n2:Thracian\n")
+    with pytest.raises(UserError, match=f"{started} holds a run on other labels; give another --train_dir"):
+        train(started, dataset_dir, "--max_number_of_steps=30")
+
+
+@pytest.mark.parametrize(
+    ("flags", "rates"),
+    [
+        # 100 pictures in batches of 10: 10 steps an epoch; a run of 40 steps has 4 of warm-up.
+        (["--learning_rate_decay_type=fixed"], {0: 0.25, 3: 1.0, 39: 1.0}),
+        (["--learning_rate_decay_type=polynomial", "--end_learning_rate=0.1"], {4: 1.0, 22: 0.55, 40: 0.1}),
+        (["--warmup_epochs=0", "--learning_rate_decay_type=exponential"], {0: 1.0, 19: 1.0, 20: 0.94, 40: 0.94**2}),
+        (["--warmup_epochs=2", "--learning_rate_decay_type=fixed"], {0: 0.05, 9: 0.5, 19: 1.0, 20: 1.0}),
+        (
+            [
+                "--num_epochs_per_decay=1",
+                "--learning_rate_decay_factor=0.5",
+                "--warmup_epochs=0",
+                "--learning_rate_decay_type=exponential",
+            ],
+            {9: 1.0, 10: 0.5, 35: 0.125},
+        ),
+        (["--learning_rate_decay_type=cosine", "--end_learning_rate=5"], {4: 1.0, 40: 1.0}),  # Never rises again.
+    ],
+)
+def test_rates_by_the_flags(flags: list[str], rates: dict[int, float]) -> None:
+    arguments = train_image_classifier.build_parser().parse_args(
+        ["--train_dir=logs", "--dataset_dir=data", "--learning_rate=1", *flags]
+    )
+    for step, rate in rates.items():
+        assert train_image_classifier.rate_of_step(arguments, 40, 10.0, step) == pytest.approx(rate)
+
+
+def test_every_schedule_has_a_flag_value() -> None:
+    for schedule in optimizers.SCHEDULES:
+        arguments = train_image_classifier.build_parser().parse_args(
+            ["--train_dir=logs", "--dataset_dir=data", f"--learning_rate_decay_type={schedule}"]
+        )
+        assert train_image_classifier.rate_of_step(arguments, 1, 0.1, 0) == arguments.learning_rate
+
+
+@contextlib.contextmanager
+def training_process(train_dir: Path, dataset_dir: Path) -> Iterator[subprocess.Popen[str]]:
+    """Runs an endless training as its own process; ready when it has saved a checkpoint of its own."""
+    before = checkpoints.all_in(train_dir)
+    script = str(REPOSITORY / "train_image_classifier.py")
+    endless = ["--max_number_of_steps=1000000", "--save_interval_secs=1"]
+    process = subprocess.Popen(
+        [sys.executable, script, f"--train_dir={train_dir}", f"--dataset_dir={dataset_dir}", *SMALL, *endless],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while checkpoints.all_in(train_dir)[-1:] == before[-1:]:
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.timeout(4 * START_SECONDS)
+def test_a_run_survives_kill_9_sigterm_and_ctrl_c(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    step = 0
+    for number, status in [(signal.SIGKILL, -9), (signal.SIGTERM, 75), (signal.SIGINT, 130)]:
+        with training_process(logs, dataset_dir) as process:
+            process.send_signal(number)
+            output, error = process.communicate(timeout=60)
+        assert process.returncode == status, error
+        assert f"from step {step:,} to 1,000,000" in output.splitlines()[0]
+        assert "Traceback" not in error
+        reached = checkpoints.step(checkpoints.newest(str(logs)))
+        assert reached > step
+        step = reached
+        assert tf.train.load_variable(str(logs), "global_step") == step  # Whole, whenever it was killed.
+        if number == signal.SIGTERM:
+            assert error.splitlines()[-1] == (
+                f"interrupted: saved {logs}/model.ckpt-{step} at step {step:,} of 1,000,000; "
+                "run the same command again to go on"
+            )
+        elif number == signal.SIGINT:
+            assert error.splitlines()[-1] == "interrupted: run the same command again to go on"
+    train(logs, dataset_dir, f"--max_number_of_steps={step + 1}")
+    assert f"trained to step {step + 1:,}: " in capsys.readouterr().out
