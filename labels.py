@@ -27,34 +27,12 @@ _FORBIDDEN = re.compile(
 )
 _HASH = re.compile(r"%~[0-9a-f]{8}$")
 # Words the museum writes in lower case: "Chinese, for American market" needs no hash, "chinese" does.
-_SMALL_WORDS = set(
-    [
-        "a",
-        "an",
-        "and",
-        "by",
-        "de",
-        "decoration",
-        "for",
-        "from",
-        "in",
-        "market",
-        "mount",
-        "mounts",
-        "of",
-        "on",
-        "or",
-        "people",
-        "peoples",
-        "possibly",
-        "probably",
-        "province",
-        "region",
-        "style",
-        "the",
-        "with",
-    ]
-)
+# fmt: off
+_SMALL_WORDS = {
+    "a", "an", "and", "by", "de", "decoration", "for", "from", "in", "market", "mount", "mounts", "of", "on", "or",
+    "people", "peoples", "possibly", "probably", "province", "region", "style", "the", "with",
+}
+# fmt: on
 
 
 def folder_name(label: str) -> str:

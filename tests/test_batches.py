@@ -17,6 +17,15 @@ from flags import UserError
 COUNT = 23
 
 
+def record(jpeg: bytes, label: int, filename: str) -> bytes:
+    features = {
+        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg])),
+        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        "image/filename": tf.train.Feature(bytes_list=tf.train.BytesList(value=[filename.encode()])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
 def write_records(folder: Path, num_shards: int, count: int = COUNT) -> list[str]:
     """Writes `count` pictures whose label is their number, dealt to shards; returns the files."""
     paths = [str(folder / (arts.SHARD_NAME % ("train", shard, num_shards))) for shard in range(num_shards)]
@@ -25,8 +34,7 @@ def write_records(folder: Path, num_shards: int, count: int = COUNT) -> list[str
             for number in range(shard, count, num_shards):
                 file = io.BytesIO()
                 Image.new("RGB", (20, 20), (number * 10, 128, 128)).save(file, "JPEG")
-                example = arts.to_example(file.getvalue(), 20, 20, number, f"label/{number}.jpg")
-                writer.write(example.SerializeToString())
+                writer.write(record(file.getvalue(), number, f"label/{number}.jpg"))
     return paths
 
 
@@ -120,7 +128,7 @@ def test_the_damaged_file_is_named(records: Sequence[str], how: str, in_graph: b
 
 def test_a_picture_that_cannot_be_decoded_is_named(records: Sequence[str]) -> None:
     with tf.io.TFRecordWriter(records[2]) as writer:
-        writer.write(arts.to_example(b"\xff\xd8\xff no JPEG", 20, 20, 0, "Greek/7.jpg").SerializeToString())
+        writer.write(record(b"\xff\xd8\xff no JPEG", 0, "Greek/7.jpg"))
     with pytest.raises(UserError, match=re.escape(f"{records[2]}: Greek/7.jpg is damaged") + ".*run convert.py again"):
         batches.raise_damaged(records)
 
