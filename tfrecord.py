@@ -13,24 +13,26 @@ _BYTES_LIST, _INT64_LIST = 1, 3
 
 
 def record(features: Mapping[str, bytes | int]) -> bytes:
-    """Returns one framed record: an Example with these features, each a single value.
+    """Returns one record: length, its checksum, an Example with these features of one value each, its checksum.
 
     Args:
         features: bytes become a bytes feature, integers from 0 to 2**63 - 1 an int64 feature.
     """
-    entries = []
+    entries: list[bytes] = []
     for key, value in sorted(features.items()):
-        if isinstance(value, bytes):
-            feature = _field(_BYTES_LIST, _field(1, value))
-        else:
-            feature = _field(_INT64_LIST, _field(1, _varint(value)))
-        entries.append(_field(1, _field(1, key.encode()) + _field(2, feature)))
-    return _framed(_field(1, b"".join(entries)))
+        kind, single = (_BYTES_LIST, value) if isinstance(value, bytes) else (_INT64_LIST, _varint(value))
+        entries += _field(1, [*_field(1, [key.encode()]), *_field(2, _field(kind, _field(1, [single])))])
+    data = b"".join(_field(1, entries))
+    length = struct.pack("<Q", len(data))
+    return b"".join([length, _masked_crc(length), data, _masked_crc(data)])
 
 
-def _field(number: int, content: bytes) -> bytes:
-    """Returns a field of protocol buffers: its number and wire type 2, the length, the content."""
-    return _varint(number << 3 | 2) + _varint(len(content)) + content
+def _field(number: int, parts: list[bytes]) -> list[bytes]:
+    """Returns a field of protocol buffers, in parts: number and wire type 2, length, content.
+
+    A picture lies five fields deep; joined only once, at the end, it is not copied five times.
+    """
+    return [_varint(number << 3 | 2) + _varint(sum(map(len, parts))), *parts]
 
 
 def _varint(value: int) -> bytes:
@@ -42,12 +44,7 @@ def _varint(value: int) -> bytes:
     return bytes(encoded)
 
 
-def _framed(data: bytes) -> bytes:
-    """Returns length, checksum of the length, data, checksum of the data."""
-    length = struct.pack("<Q", len(data))
-    return length + _masked_crc(length) + data + _masked_crc(data)
-
-
 def _masked_crc(data: bytes) -> bytes:
+    """Returns the checksum of the TFRecord format: CRC-32C, turned and shifted."""
     crc = google_crc32c.value(data)
     return struct.pack("<I", ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF)
