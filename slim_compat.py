@@ -5,8 +5,12 @@ tf-slim was last released for TensorFlow 2.4. Two things it relies on have gone 
 avoided by `networks.py` (see BATCH_NORM_UPDATES there).
 """
 
+from collections.abc import Iterator
+import contextlib
 import logging
 import os
+import sys
+import tempfile
 import warnings
 
 # TensorFlow's banners say nothing about a run; its warnings and errors still come through.
@@ -15,8 +19,30 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 # training on an AMD EPYC with AVX2).
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
-import tensorflow as tf
-from tensorflow.python.framework import ops
+
+@contextlib.contextmanager
+def _without_banners() -> Iterator[None]:
+    """Lets through all that the block writes to stderr but TensorFlow's notices.
+
+    That Intel's kernels are on is logged before TensorFlow reads TF_CPP_MIN_LOG_LEVEL, by C++ code.
+    """
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            held.seek(0)
+            for line in held.read().decode(errors="replace").splitlines():
+                if not line.startswith(("WARNING: All log messages before absl::InitializeLog()", "I0000 ")):
+                    print(line, file=sys.stderr)
+
+
+with _without_banners():
+    import tensorflow as tf
+    from tensorflow.python.framework import ops
 
 if not hasattr(ops, "Tensor"):
     ops.Tensor = tf.Tensor
