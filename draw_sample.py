@@ -30,11 +30,11 @@ from flags import Parser, UserError, run
 from labels import folder_name
 from progress import Progress
 
-OBJECTS_PER_LABEL = 70
-SECOND_PHOTOGRAPH_EVERY = 7  # Objects; makes 80 pictures a label.
+OBJECTS_PER_LABEL = 56
+SECOND_PHOTOGRAPH_EVERY = 7  # Objects; makes 64 pictures a label.
 FIRST_ID = 9_000_001  # Above the museum's own object ids, so that real pictures can join the sample.
-LONGEST_SIDES = (300, 430)  # Pixels, before mount and crop.
-FILE_BYTES = (9_500, 16_500)
+LONGEST_SIDES = (320, 460)  # Pixels, before mount and crop.
+FILE_BYTES = (13_000, 21_000)
 OVERSAMPLING = 2  # Pillow draws hard edges; the reduction makes them smooth.
 SHEET_WIDTH, SHEET_ROW = 1000, 150  # Of the contact sheet; pixels.
 NOTE = """These pictures are drawn by a program, draw_sample.py. They are stand-ins, not works of the museum:

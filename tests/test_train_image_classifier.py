@@ -272,7 +272,8 @@ def test_a_run_survives_kill_9_sigterm_and_ctrl_c(
         reached = checkpoints.step(checkpoints.newest(str(logs)))
         assert reached > step
         step = reached
-        assert tf.train.load_variable(str(logs), "global_step") == step  # Whole, whenever it was killed.
+        stored = tf.train.load_variable(checkpoints.newest(str(logs)), "global_step")
+        assert stored == step  # Whole, whenever it was killed.
         if number == signal.SIGTERM:
             assert error.splitlines()[-1] == (
                 f"interrupted: saved {logs}/model.ckpt-{step} at step {step:,} of 1,000,000; "
