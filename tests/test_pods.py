@@ -37,6 +37,7 @@ ADDRESS = r"http://[\w.]+:\d+"
 
 missing = [program for program in ("podman", "runc", "mmdebstrap") if shutil.which(program) is None]
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.skipif(
         bool(missing), reason=f"no {', '.join(missing)} on this machine; .ci/install-packages installs them"
     ),
