@@ -63,11 +63,19 @@ def check(name: str, label: str, problem: str) -> None:
     assert label == expected if label else problem.startswith(expected)
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_csv_has_a_row_for_every_picture(
-    batch_size: int, folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    flags = [f"--checkpoint_path={train_dir}", f"--image_file={folder}", "--format=csv", f"--batch_size={batch_size}"]
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
+def test_batches_hold_every_picture_in_order(batch_size: int, folder: Path) -> None:
+    sources = classify.find_files([str(folder)])
+    batches = list(classify.read_batches(sources, batch_size, 32, allow_private_hosts=False))
+    assert {len(batch) for batch in batches[:-1]} <= {batch_size}
+    results = [result for batch in batches for result in batch]
+    assert [name for name, _ in results] == [str(source) for source in sources]
+    for source, (_, image) in zip(sources, results, strict=True):
+        np.testing.assert_array_equal(image, classify.read_image(source, 32, allow_private_hosts=False))
+
+
+def test_csv_has_a_row_for_every_picture(folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = [f"--checkpoint_path={train_dir}", f"--image_file={folder}", "--format=csv", "--batch_size=3"]
     out = run_classify(capsys, *flags, fails="3 of 8 pictures could not be classified")
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [Path(row["picture"]).relative_to(folder).as_posix() for row in rows] == sorted(EXPECTED)
