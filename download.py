@@ -163,14 +163,18 @@ def in_parallel(
     """Yields each artwork when its download has ended; keeps few waiting, however long the list."""
     pool = ThreadPoolExecutor(num_workers)
     running: dict[Future[int], tuple[Path, Artwork]] = {}
+    underway: set[Path] = set()
     try:
         for path, artwork in wanted:
-            if any(path == other for other, _ in running.values()):
+            if path in underway:
                 continue  # The list names it twice.
+            underway.add(path)
             running[pool.submit(download, path, artwork)] = path, artwork
             if len(running) >= 2 * num_workers:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    yield running.pop(future)[1], future
+                    path, artwork = running.pop(future)
+                    underway.remove(path)
+                    yield artwork, future
         for future in as_completed(running):
             yield running[future][1], future
     finally:

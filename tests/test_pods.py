@@ -164,6 +164,8 @@ class Pod:
         self.name = manifests[-1]["metadata"]["name"]
         self.container = f"{self.name}-{container['name']}"
         self.grace_seconds = manifests[-1]["spec"].get("terminationGracePeriodSeconds", 30)
+        if CLAIM in podman("volume", "ls", "--quiet").split():
+            del manifests[:-1]  # `kubectl apply` leaves a claim as it is; podman would fail on it.
         path = folder / file
         path.write_text(yaml.safe_dump_all(manifests))
         podman("kube", "play", "--network=host", "--replace", path)
