@@ -80,6 +80,47 @@ def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size:
     return dataset.batch(batch_size).prefetch(2)
 
 
+def view_batches(
+    data_sources: Sequence[str], batch_size: int, image_size: int, seed: int, view: tf.Tensor
+) -> tf.data.Dataset:
+    """Returns a data set of every image exactly once, in the order of the files, in one of many views.
+
+    Args:
+        data_sources: TFRecord files that convert.py wrote.
+        batch_size: Images in a batch, in the last what is left.
+        image_size: Side of the images, pixels.
+        seed: The same seed gives the same views.
+        view: int64 scalar: 0 for the image that evaluation sees, others for a training image each.
+
+    Returns:
+        (images, labels), as `training_batches`.
+    """
+
+    def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+        encoded = features["image/encoded"]
+        image = tf.cond(
+            tf.equal(view, 0),
+            lambda: images.evaluation_image(encoded, image_size),
+            lambda: images.training_image(encoded, image_size, tf.stack([seed + view * 2**32, position])),
+        )
+        return tf.ensure_shape(image, [image_size, image_size, 3]), features["image/class/label"]
+
+    records = tf.data.TFRecordDataset(sorted(data_sources)).enumerate()
+    dataset = records.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(batch_size).prefetch(2)
+
+
+def label_counts(dataset: slim.dataset.Dataset) -> list[int]:
+    """Returns the number of pictures of each label, in the order of the labels."""
+    counts = [0] * dataset.num_classes
+    for source in dataset.data_sources:
+        for record in tf.compat.v1.io.tf_record_iterator(source):
+            features = tf.train.Example.FromString(record).features.feature
+            counts[features["image/class/label"].int64_list.value[0]] += 1
+    return counts
+
+
 def encoded_pictures(data_sources: Sequence[str], positions: Sequence[int]) -> list[bytes]:
     """Returns the picture files at some positions of the order that `evaluation_batches` has."""
     found = dict.fromkeys(positions, b"")

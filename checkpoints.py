@@ -10,6 +10,7 @@ from typing import Any
 from slim_compat import slim, tf
 from flags import UserError
 from labels import LABELS_FILENAME, read_labels
+import networks
 
 BASENAME = "model.ckpt"
 SETTINGS_FILENAME = "flags.json"
@@ -164,12 +165,6 @@ def label_names(checkpoint: str, dataset_dir: str | None) -> list[str]:
     return names
 
 
-def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable]:
-    """Returns the variables in any of comma-separated scopes; all where no scope is named."""
-    prefixes = tuple(scope.strip().rstrip("/") + "/" for scope in scopes.split(",") if scope.strip())
-    return [variable for variable in variables if not prefixes or (variable.op.name + "/").startswith(prefixes)]
-
-
 def warm_start_variables(
     checkpoint: str, model_name: str, num_classes: int, exclude_scopes: str, ignore_missing: bool
 ) -> list[tf.Variable]:
@@ -180,7 +175,7 @@ def warm_start_variables(
     """
     stored = shapes(checkpoint)
     model = slim.get_model_variables()
-    excluded = {variable.op.name for variable in in_scopes(model, exclude_scopes)} if exclude_scopes else set()
+    excluded = {variable.op.name for variable in networks.in_scopes(model, exclude_scopes)} if exclude_scopes else set()
     wanted = [variable for variable in model if variable.op.name not in excluded]
     present = [variable for variable in wanted if variable.op.name in stored]
     if not present:

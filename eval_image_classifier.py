@@ -21,16 +21,15 @@ import time
 import numpy as np
 from PIL import Image
 
-from slim_compat import slim, tf
+from slim_compat import slim
 import batches
 import checkpoints
 import dataset_factory
 from files import open_replacing
 from flags import Parser, UserError, number, run
-from inference import Classifier, open_classifier, write_temperature
+from inference import open_classifier, predict, write_temperature
 import metrics
 import networks
-from progress import Progress
 import reports
 from summaries import Summaries
 
@@ -56,38 +55,6 @@ def build_parser() -> Parser:
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
     parser.add_ignored("alsologtostderr")
     return parser
-
-
-def predict(
-    classifier: Classifier, dataset: slim.dataset.Dataset, batch_size: int, max_num_batches: int | None
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
-    """Answers for every picture of a data set once, in the order of the records.
-
-    Returns:
-        (truth int64 [n], probabilities float32 [n, labels], picture names).
-
-    Raises:
-        UserError: A records file is damaged.
-    """
-    data = batches.evaluation_batches(dataset.data_sources, batch_size, classifier.image_size)
-    num_pictures = dataset.num_samples
-    if max_num_batches:
-        data = data.take(max_num_batches)
-        num_pictures = min(num_pictures, batch_size * max_num_batches)
-    truth: list[np.ndarray] = []
-    probabilities: list[np.ndarray] = []
-    names: list[str] = []
-    with Progress("evaluating", num_pictures, "pictures") as progress:
-        try:
-            for images, labels, filenames in data.as_numpy_iterator():
-                truth.append(labels)
-                probabilities.append(classifier.probabilities(images))
-                names += [name.decode() for name in filenames]
-                progress.update(len(labels))
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-            batches.raise_damaged(dataset.data_sources)
-            raise
-    return np.concatenate(truth), np.concatenate(probabilities), names
 
 
 def write_reports(

@@ -12,6 +12,7 @@ from slim_compat import slim, tf
 import batches
 from files import open_replacing
 from inference import Classifier
+import networks
 from progress import Progress
 import reports
 
@@ -125,8 +126,7 @@ def _file_name(picture: str) -> str:
 
 def _last_feature_map(logits: tf.Tensor) -> tf.Tensor:
     """Returns the last activation before the head that has places, [n, height, width, depth]."""
-    tensor, in_head = logits, True
-    while in_head or tensor.shape[1] * tensor.shape[2] == 1:
-        in_head = in_head and tensor.op.type != "Conv2D"
+    tensor, _ = networks.head(logits)
+    while tensor.shape[1] * tensor.shape[2] == 1:
         tensor = tensor.op.inputs[0]
     return tensor

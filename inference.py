@@ -7,10 +7,12 @@ from types import TracebackType
 import numpy as np
 
 from slim_compat import slim, tf
+import batches
 import checkpoints
 from files import open_replacing
 from flags import UserError
 import networks
+from progress import Progress
 
 TEMPERATURE_SUFFIX = ".temperature.json"  # Of the file beside a checkpoint, as in model.ckpt-100.temperature.json.
 
@@ -112,6 +114,38 @@ def open_classifier(
     image_size = image_size or trained_with.get("train_image_size") or networks.NETWORKS[model_name].image_size
     temperature = read_temperature(checkpoint) if calibrated else 1.0
     return Classifier(checkpoint, model_name, image_size, label_names, temperature, use_gpu)
+
+
+def predict(
+    classifier: Classifier, dataset: slim.dataset.Dataset, batch_size: int, max_num_batches: int | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Answers for every picture of a data set once, in the order of the records.
+
+    Returns:
+        (truth int64 [n], probabilities float32 [n, labels], picture names).
+
+    Raises:
+        UserError: A records file is damaged.
+    """
+    data = batches.evaluation_batches(dataset.data_sources, batch_size, classifier.image_size)
+    num_pictures = dataset.num_samples
+    if max_num_batches:
+        data = data.take(max_num_batches)
+        num_pictures = min(num_pictures, batch_size * max_num_batches)
+    truth: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
+    names: list[str] = []
+    with Progress("evaluating", num_pictures, "pictures") as progress:
+        try:
+            for images, labels, filenames in data.as_numpy_iterator():
+                truth.append(labels)
+                probabilities.append(classifier.probabilities(images))
+                names += [name.decode() for name in filenames]
+                progress.update(len(labels))
+        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+            batches.raise_damaged(dataset.data_sources)
+            raise
+    return np.concatenate(truth), np.concatenate(probabilities), names
 
 
 def read_temperature(checkpoint: str) -> float:

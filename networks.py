@@ -3,11 +3,12 @@
 To add a network, add a line to NETWORKS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+import contextlib
 import inspect
 from typing import Any, NamedTuple
 
-from slim_compat import nets, slim, tf
+from slim_compat import nets, slim, slim_layers, tf
 from flags import UserError
 
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
@@ -67,6 +68,8 @@ def build(
     num_classes: int,
     is_training: bool = False,
     weight_decay: float = 0.0,
+    trained_scopes: str = "",
+    with_auxiliary_head: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Builds a network in the current graph, with the variable names slim gives it.
 
@@ -77,10 +80,13 @@ def build(
         is_training: With dropout, and batch norm on the statistics of the batch; the updates of the batch
             norm averages are then in the collection BATCH_NORM_UPDATES.
         weight_decay: Factor of the L2 losses added to the collection REGULARIZATION_LOSSES.
+        trained_scopes: Comma-separated scopes, all where none is named; the batch norm of other layers keeps its
+            averages and normalises with them, also in training.
+        with_auxiliary_head: Also outside training, where nobody needs its answer but a checkpoint its variables.
 
     Returns:
         (logits, auxiliary logits), float32 [batch, num_classes]; the second is None for networks without an
-        auxiliary head and outside training.
+        auxiliary head, and outside training unless it is asked for.
 
     Raises:
         UserError: The images are too small for the network.
@@ -93,10 +99,10 @@ def build(
                 parameters["updates_collections"] = BATCH_NORM_UPDATES
                 parameters["decay"] = _batch_norm_decay() if is_training else BATCH_NORM_DECAY
     inputs = (images - tf.constant(network.mean)) * (1.0 / network.scale)
-    options = {"create_aux_logits": is_training, "spatial_squeeze": False}
+    options = {"create_aux_logits": is_training or with_auxiliary_head, "spatial_squeeze": False}
     known = inspect.signature(network.function).parameters
     try:
-        with slim.arg_scope(scope):
+        with slim.arg_scope(scope), _batch_norm_trains_in(trained_scopes):
             logits, end_points = network.function(
                 inputs, num_classes, is_training=is_training, **{k: v for k, v in options.items() if k in known}
             )
@@ -115,3 +121,56 @@ def _batch_norm_decay() -> tf.Tensor:
     """Returns a decay that grows from 0.1, so that the initial averages are forgotten within ten steps."""
     step = tf.cast(tf.compat.v1.train.get_or_create_global_step(), tf.float32)
     return tf.minimum(BATCH_NORM_DECAY, (1.0 + step) / (10.0 + step))
+
+
+@contextlib.contextmanager
+def _batch_norm_trains_in(scopes: str) -> Iterator[None]:
+    """Builds the batch norm of layers outside some scopes as in inference; slim has one switch for all layers."""
+    original = slim_layers._fused_batch_norm
+
+    def fused_batch_norm(*inputs: Any, is_training: bool, scope: str | None, **parameters: Any) -> tf.Tensor:
+        name = f"{tf.compat.v1.get_variable_scope().name}/{scope or 'BatchNorm'}"
+        return original(*inputs, is_training=is_training and is_in_scopes(name, scopes), scope=scope, **parameters)
+
+    slim_layers._fused_batch_norm = fused_batch_norm
+    try:
+        yield
+    finally:
+        slim_layers._fused_batch_norm = original
+
+
+def is_in_scopes(name: str, scopes: str) -> bool:
+    """Returns whether a variable or layer lies in any of comma-separated scopes; True where no scope is named."""
+    prefixes = tuple(scope.strip().rstrip("/") + "/" for scope in scopes.split(",") if scope.strip())
+    return not prefixes or (name + "/").startswith(prefixes)
+
+
+def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable]:
+    """Returns the variables in any of comma-separated scopes; all where no scope is named."""
+    return [variable for variable in variables if is_in_scopes(variable.op.name, scopes)]
+
+
+def outside(variables: Iterable[tf.Variable], scope: str) -> list[tf.Variable]:
+    """Returns the variables that are not in a scope."""
+    return [variable for variable in variables if not is_in_scopes(variable.op.name, scope)]
+
+
+def head(logits: tf.Tensor) -> tuple[tf.Tensor, str]:
+    """Finds the last layer of a network, a 1 x 1 convolution in all of them.
+
+    Args:
+        logits: What `build` returned.
+
+    Returns:
+        (what that layer sees, float32 [batch, height, width, depth]; the scope of its weights and biases).
+    """
+    operation = logits.op
+    while operation.type != "Conv2D":
+        operation = operation.inputs[0].op
+    return operation.inputs[0], operation.name.rpartition("/")[0]
+
+
+def dropout_keep_probability(model_name: str) -> float:
+    """Returns the share of the head's input that training keeps, 1.0 for networks without dropout there."""
+    parameter = inspect.signature(NETWORKS[model_name].function).parameters.get("dropout_keep_prob")
+    return parameter.default if parameter else 1.0

@@ -70,5 +70,6 @@ warnings.filterwarnings("ignore", message=".*layer.apply.* is deprecated")
 with _without_extras():
     import tf_slim as slim
     from tf_slim import nets
+    from tf_slim.layers import layers as slim_layers
 
-__all__ = ["nets", "slim", "tf"]
+__all__ = ["nets", "slim", "slim_layers", "tf"]

@@ -2,7 +2,8 @@
 """Step 6 of 10: trains a network on the records of convert.py.
 
 Reads   DATASET_DIR/arts_train_*.tfrecord and labels.txt; with --checkpoint_path, weights to start from.
-Writes  TRAIN_DIR/model.ckpt-N.*, checkpoint, event files for TensorBoard, flags.json, labels.txt.
+Writes  TRAIN_DIR/model.ckpt-N.*, checkpoint, event files for TensorBoard, flags.json, labels.txt; features/ if the
+        head alone is trained; best/ and validation.json with --validation_epochs.
 
     python train_image_classifier.py --train_dir=logs --dataset_dir=data --max_number_of_steps=100
 
@@ -10,14 +11,14 @@ Safe to run again: it goes on from the newest checkpoint in TRAIN_DIR. Ctrl-C an
 """
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
-import functools
+import itertools
 import json
 import math
 from pathlib import Path
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,19 +26,22 @@ from slim_compat import slim, tf
 import batches
 import checkpoints
 import dataset_factory
+import features
 from files import open_replacing
 from flags import Parser, Retry, UserError, number, run
 from interruption import Interruption
 from labels import LABELS_FILENAME, read_labels, write_labels
+import models
+from models import Model
 import networks
 import optimizers
 from progress import Progress
 from summaries import Summaries
+from validation import Validation
 import workers
 
-AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of inception_v3, as its authors have it.
 CHECKPOINTS_TO_KEEP = 5
-PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
+FEATURES_FOLDER = "features"
 
 
 def build_parser() -> Parser:
@@ -64,12 +68,16 @@ def build_parser() -> Parser:
     add("--opt_epsilon", type=number(float, 0), default=0.001, help="of rmsprop and adam")
     add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the L2 loss of the weights")
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
+    add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")
     add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights; evaluation uses them")
     add("--checkpoint_path", help="weights to start from, where TRAIN_DIR has no checkpoint yet")
     add("--checkpoint_exclude_scopes", default="", help="comma-separated scopes not to take from --checkpoint_path")
     add("--trainable_scopes", default="", help="comma-separated scopes to train; default: all")
     parser.add_boolean("ignore_missing_vars", False, "leave out what --checkpoint_path does not have")
-    add("--precision", default="auto", choices=("auto", "float32", "bfloat16"), help="of the arithmetic")
+    add("--feature_views", type=number(int, 0), default=4, help="looks at a picture if the head alone is trained")
+    add("--validation_epochs", type=number(float, 0), help="between two measurements on the validation split")
+    add("--early_stop", type=number(int, 1), help="stop after so many measurements without a better one")
+    add("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the arithmetic")
     add("--random_seed", type=number(int, 0), default=0, help="of the first weights, order and crops")
     add("--log_every_n_steps", type=number(int, 1), default=10)
     add("--save_summaries_secs", type=number(int, 1), default=600, help="between two samples of input pictures")
@@ -78,81 +86,6 @@ def build_parser() -> Parser:
     workers.add_flags(parser)
     parser.add_ignored("alsologtostderr")
     return parser
-
-
-class Model(NamedTuple):
-    """What one training step needs of the graph."""
-
-    train_op: tf.Operation
-    loss: tf.Tensor  # Mean over the workers.
-    learning_rate: tf.Tensor  # Placeholder, fed in each step.
-    stop: tf.Tensor  # Placeholder: whether this worker was told to stop, 0.0 or 1.0.
-    stopping: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
-    pictures: tf.Tensor  # A few images of the batch, and their labels, as in batches.training_batches.
-    labels: tf.Tensor
-    is_finite: tf.Tensor  # False once a weight is infinite or no number.
-
-
-def build_model(
-    arguments: argparse.Namespace,
-    num_classes: int,
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    cluster: workers.Cluster,
-) -> Model:
-    """Builds network, losses and the update of the weights in the current graph."""
-    logits, auxiliary_logits = networks.build(
-        arguments.model_name, images, num_classes, is_training=True, weight_decay=arguments.weight_decay
-    )
-    targets = tf.one_hot(labels, num_classes)
-    for head, weight in ((logits, 1.0), (auxiliary_logits, AUXILIARY_LOSS_WEIGHT)):
-        if head is not None:
-            tf.compat.v1.losses.softmax_cross_entropy(
-                targets, head, weights=weight, label_smoothing=arguments.label_smoothing
-            )
-    loss = tf.compat.v1.losses.get_total_loss()
-
-    trained = checkpoints.in_scopes(tf.compat.v1.trainable_variables(), arguments.trainable_scopes)
-    if not trained:
-        raise UserError(f"--trainable_scopes={arguments.trainable_scopes} names nothing in {arguments.model_name}")
-    rate = tf.compat.v1.placeholder(tf.float32, [], name="learning_rate")
-    optimizer = optimizers.build(
-        arguments.optimizer, rate, arguments.momentum, arguments.rmsprop_decay, arguments.opt_epsilon
-    )
-    step = tf.compat.v1.train.get_or_create_global_step()
-    gradients = cluster.mean([gradient for gradient, _ in optimizer.compute_gradients(loss, trained)])
-    averages = [variable for variable in slim.get_model_variables() if not variable.trainable]
-    with tf.control_dependencies(tf.compat.v1.get_collection(networks.BATCH_NORM_UPDATES)):
-        batch_norm_means = cluster.mean([average.read_value() for average in averages])
-    train_op = tf.group(
-        optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=step),
-        [average.assign(mean) for average, mean in zip(averages, batch_norm_means, strict=True)],
-    )
-    stop = tf.compat.v1.placeholder(tf.float32, [], name="stop")
-    loss, stopping = cluster.mean([loss, stop])
-    if arguments.moving_average_decay:
-        average = tf.train.ExponentialMovingAverage(arguments.moving_average_decay, step)
-        with tf.control_dependencies([train_op]):
-            train_op = average.apply(slim.get_model_variables())
-    is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in slim.get_model_variables()])
-    return Model(train_op, loss, rate, stop, stopping, images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN], is_finite)
-
-
-def session_config(precision: str, clone_on_cpu: bool) -> tf.compat.v1.ConfigProto:
-    """Returns the settings of the training session; `auto` is bfloat16 where the CPU computes with it."""
-    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
-    config.gpu_options.allow_growth = True
-    if clone_on_cpu:
-        config.device_count["GPU"] = 0
-    if precision == "bfloat16" or (precision == "auto" and _cpu_has_bfloat16()):
-        # Weights, and so checkpoints, stay float32; only convolutions and products are rewritten.
-        config.graph_options.rewrite_options.auto_mixed_precision_onednn_bfloat16 = 1
-    return config
-
-
-def _cpu_has_bfloat16() -> bool:
-    cpu = Path("/proc/cpuinfo")
-    return cpu.is_file() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu.read_text().split())
 
 
 def rate_of_step(arguments: argparse.Namespace, total_steps: int, steps_per_epoch: float, step: int) -> float:
@@ -194,6 +127,14 @@ def write_settings(arguments: argparse.Namespace, label_names: list[str]) -> Non
         file.write("\n")
 
 
+class Plan(NamedTuple):
+    """How long a run is."""
+
+    first_step: int  # Steps already done.
+    total_steps: int
+    steps_per_epoch: float
+
+
 def train(
     arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_names: list[str], cluster: workers.Cluster
 ) -> str:
@@ -207,39 +148,50 @@ def train(
         UserError: A checkpoint or records file does not fit or is damaged, or the loss is no longer a number.
     """
     newest = newest_checkpoint(arguments.train_dir, label_names)
-    first_step = checkpoints.step(newest) if newest else 0
     global_batch_size = arguments.batch_size * cluster.size
     steps_per_epoch = dataset.num_samples / global_batch_size
     total_steps = arguments.max_number_of_steps or max(1, math.ceil(arguments.num_epochs * steps_per_epoch))
-    if first_step >= total_steps:
-        return f"nothing to do: {newest} is at step {first_step:,} of {total_steps:,}"
-    print(
-        f"{dataset.num_samples:,} pictures of {len(label_names)} labels, {steps_per_epoch:,.1f} steps of "
-        f"{global_batch_size} an epoch; from step {first_step:,} to {total_steps:,}",
-        flush=True,
+    plan = Plan(checkpoints.step(newest) if newest else 0, total_steps, steps_per_epoch)
+    if newest and plan.first_step >= total_steps:
+        return f"nothing to do: {newest} is at step {plan.first_step:,} of {total_steps:,}"
+    validation = None
+    if arguments.validation_epochs:
+        held_out = batches.open_split(arguments.dataset_name, "validation", arguments.dataset_dir)
+        validation = Validation(arguments.train_dir, held_out, arguments.batch_size, not arguments.clone_on_cpu)
+        if validation.is_over(arguments.early_stop):
+            return f"nothing to do: stopped at step {plan.first_step:,}, {validation}"
+    image_size = arguments.train_image_size or networks.NETWORKS[arguments.model_name].image_size
+    head_alone = arguments.feature_views > 0 and models.trains_head_alone(
+        arguments.model_name, image_size, len(label_names), arguments.trainable_scopes
     )
-    if cluster.size > 1:
-        print(
-            f"worker {cluster.index} of {cluster.size}: {arguments.batch_size} pictures of each step. --learning_rate="
-            f"{arguments.learning_rate:g} is for all {global_batch_size}; one tuned on a single worker, multiply by "
-            f"{cluster.size}",
-            flush=True,
-        )
-    schedule = functools.partial(rate_of_step, arguments, total_steps, steps_per_epoch)
+    if head_alone and cluster.size > 1:
+        raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
+    counts = batches.label_counts(dataset) if arguments.class_balance else [1] * len(label_names)
+    label_weights = models.label_weights(counts, arguments.class_balance)
+    print_plan(arguments, plan, dataset, cluster)
     with tf.Graph().as_default(), Interruption() as interruption:
         tf.compat.v1.set_random_seed(arguments.random_seed + cluster.index)  # Dropout of its own on each worker.
-        data = batches.training_batches(
-            dataset.data_sources,
-            arguments.batch_size,
-            arguments.train_image_size or networks.NETWORKS[arguments.model_name].image_size,
-            arguments.random_seed,
-            first_step,
-            cluster.size,
-            cluster.index,
-        )
+        view = tf.compat.v1.placeholder_with_default(tf.constant(0, tf.int64), [], name="view")
+        if head_alone:
+            data = batches.view_batches(
+                dataset.data_sources, arguments.batch_size, image_size, arguments.random_seed, view
+            )
+        else:
+            data = batches.training_batches(
+                dataset.data_sources,
+                arguments.batch_size,
+                image_size,
+                arguments.random_seed,
+                plan.first_step,
+                cluster.size,
+                cluster.index,
+            )
         iterator = tf.compat.v1.data.make_initializable_iterator(data)
         pictures, picture_labels = iterator.get_next()
-        model = build_model(arguments, len(label_names), pictures, picture_labels, cluster)
+        if head_alone:
+            model, head = models.build_head(arguments, label_weights, pictures, cluster)
+        else:
+            model = models.build_network(arguments, label_weights, pictures, picture_labels, cluster)
         saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
         restored, restorer = newest, saver
         if newest:
@@ -257,7 +209,7 @@ def train(
                 )
             )
         broadcast = cluster.broadcast(tf.compat.v1.global_variables())
-        config = session_config(arguments.precision, arguments.clone_on_cpu)
+        config = models.session_config(arguments.precision, arguments.clone_on_cpu)
         with (
             cluster.connect(config, interruption) as target,
             tf.compat.v1.Session(target, config=config) as session,
@@ -268,55 +220,116 @@ def train(
                     checkpoints.restore(session, restorer, restored)
                 write_settings(arguments, label_names)
             session.run(broadcast)
-            if session.run(tf.compat.v1.train.get_global_step()) != first_step:
+            if session.run(tf.compat.v1.train.get_global_step()) != plan.first_step:
                 raise Retry(f"worker 0 sees another newest checkpoint in {arguments.train_dir} than this worker")
+            feeds: Iterator[dict[tf.Tensor, Any]] = itertools.repeat({})
             try:
-                steps = range(first_step + 1, total_steps + 1)
-                return run_steps(session, model, saver, steps, schedule, label_names, arguments, cluster, interruption)
+                if head_alone:
+
+                    def look(number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                        session.run(iterator.initializer, {view: number})
+                        with contextlib.suppress(tf.errors.OutOfRangeError):
+                            while True:
+                                interruption.leave("nothing is trained yet; run the same command again to go on")
+                                yield session.run([head.of_pictures, picture_labels])
+
+                    frozen = networks.outside(slim.get_model_variables(), head.scope)
+                    kept = features.kept_features(
+                        Path(arguments.train_dir) / FEATURES_FOLDER,
+                        features.identity(session, frozen, dataset.data_sources, image_size, arguments.random_seed),
+                        arguments.feature_views,
+                        (dataset.num_samples, head.features.shape[-1]),
+                        look,
+                    )
+                    feeds = (
+                        {head.features: seen, head.labels: labels}
+                        for seen, labels in kept.batches(arguments.batch_size, arguments.random_seed, plan.first_step)
+                    )
+                return run_steps(
+                    session, model, feeds, saver, plan, label_names, validation, arguments, cluster, interruption
+                )
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
                 batches.raise_damaged(dataset.data_sources)
                 raise
 
 
+def print_plan(
+    arguments: argparse.Namespace, plan: Plan, dataset: slim.dataset.Dataset, cluster: workers.Cluster
+) -> None:
+    """Says how much there is to do."""
+    global_batch_size = arguments.batch_size * cluster.size
+    print(
+        f"{dataset.num_samples:,} pictures of {dataset.num_classes} labels, {plan.steps_per_epoch:,.1f} steps of "
+        f"{global_batch_size} an epoch; from step {plan.first_step:,} to {plan.total_steps:,}",
+        flush=True,
+    )
+    if cluster.size > 1:
+        print(
+            f"worker {cluster.index} of {cluster.size}: {arguments.batch_size} pictures of each step. --learning_rate="
+            f"{arguments.learning_rate:g} is for all {global_batch_size}; one tuned on a single worker, multiply by "
+            f"{cluster.size}",
+            flush=True,
+        )
+
+
 def run_steps(
     session: tf.compat.v1.Session,
     model: Model,
+    feeds: Iterator[dict[tf.Tensor, Any]],
     saver: tf.compat.v1.train.Saver,
-    steps: range,
-    schedule: Callable[[int], float],
+    plan: Plan,
     label_names: list[str],
+    validation: Validation | None,
     arguments: argparse.Namespace,
     cluster: workers.Cluster,
     interruption: Interruption,
 ) -> str:
-    """Runs steps, reports them and saves checkpoints; see `train`."""
+    """Runs steps, reports them, saves checkpoints and has them measured; see `train`."""
     basename = str(Path(arguments.train_dir) / checkpoints.BASENAME)
-    saved = f"{basename}-{steps[0] - 1}" if steps[0] > 1 else "none"
-    start = last_save = time.monotonic()
-    next_pictures = start
-    summaries = Summaries(arguments.train_dir if cluster.index == 0 else None)
+    saved = f"{basename}-{plan.first_step}" if plan.first_step else "none"
+    start = last_save = next_pictures = time.monotonic()
     global_batch_size = arguments.batch_size * cluster.size
+    validation_steps = max(1, round((arguments.validation_epochs or 0) * plan.steps_per_epoch))
+    enough = False
+    summaries = Summaries(arguments.train_dir if cluster.index == 0 else None)
     everybody_is_done = cluster.barrier()
-    with contextlib.closing(summaries), Progress("training", steps[-1], "steps", initial=steps[0] - 1) as progress:
-        for step in steps:
-            rate = schedule(step - 1)
+    with (
+        contextlib.closing(summaries),
+        Progress("training", plan.total_steps, "steps", initial=plan.first_step) as progress,
+    ):
+        for step in range(plan.first_step + 1, plan.total_steps + 1):
+            rate = rate_of_step(arguments, plan.total_steps, plan.steps_per_epoch, step - 1)
             shown = []
             if time.monotonic() >= next_pictures:
                 next_pictures += arguments.save_summaries_secs
-                shown = [model.pictures, model.labels]
-            inputs = {model.learning_rate: rate, model.stop: interruption.signal is not None}
-            _, loss, stopping, *batch = session.run([model.train_op, model.loss, model.stopping, *shown], inputs)
-            if step == steps[0]:
+                shown = model.shown
+            inputs = {
+                model.learning_rate: rate,
+                model.stop: interruption.signal is not None,
+                model.enough: enough,
+                **next(feeds),
+            }
+            _, loss, stopping, finishing, *batch = session.run(
+                [model.train_op, model.loss, model.stopping, model.finishing, *shown], inputs
+            )
+            if step == plan.first_step + 1:
                 start = time.monotonic()  # The first step also compiles and fills the queues.
-            images_per_second = (step - steps[0]) * global_batch_size / max(time.monotonic() - start, 1e-9)
+            images_per_second = (step - plan.first_step - 1) * global_batch_size / max(time.monotonic() - start, 1e-9)
             progress.update(1, f"loss {loss:.3f}, {images_per_second:.1f} images/s")
             if batch:
                 summaries.pictures(step, batch[0].clip(0, 255).astype(np.uint8), [label_names[i] for i in batch[1]])
-            if step % arguments.log_every_n_steps == 0 or step == steps[-1]:
+            is_last = step == plan.total_steps or stopping > 0 or finishing > 0
+            if step % arguments.log_every_n_steps == 0 or is_last:
                 values = {"loss": loss, "learning_rate": rate, "images_per_second": images_per_second}
                 summaries.scalars(step, values)
-            is_last = step == steps[-1] or stopping > 0
-            if not math.isfinite(loss) or (is_last or time.monotonic() - last_save >= arguments.save_interval_secs):
+            measures = arguments.validation_epochs and (step % validation_steps == 0 or step == plan.total_steps)
+            if (
+                measures
+                or is_last
+                or not math.isfinite(loss)
+                or time.monotonic() - last_save >= arguments.save_interval_secs
+            ):
+                pause = time.monotonic()
                 if not (math.isfinite(loss) and session.run(model.is_finite)):
                     raise UserError(
                         f"the loss or a weight is no longer a finite number at step {step:,} (loss {loss}); try "
@@ -327,17 +340,29 @@ def run_steps(
                     checkpoints.save(session, saver, arguments.train_dir, step)
                 saved = f"{basename}-{step}"
                 last_save = time.monotonic()
+                if validation and measures and cluster.index == 0:
+                    figures = validation.measure(saved)
+                    summaries.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
+                    progress.write(f"step {step:,}: validation top-1 {figures['top_1']:.4f}; {validation}")
+                    enough = validation.is_over(arguments.early_stop)  # All workers learn it with the next step.
+                start += time.monotonic() - pause
             if is_last:
                 break
     session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
-    if step < steps[-1]:
-        interruption.leave(f"saved {saved} at step {step:,} of {steps[-1]:,}; run the same command again to go on")
+    if stopping > 0:
+        interruption.leave(
+            f"saved {saved} at step {step:,} of {plan.total_steps:,}; run the same command again to go on"
+        )
         raise Retry(f"another worker was told to stop at step {step:,}; run the same command again to go on")
-    return f"trained to step {step:,}: loss {loss:.3f}, {images_per_second:.1f} images/s, checkpoint {saved}"
+    reached = f"trained to step {step:,}: loss {loss:.3f}, {images_per_second:.1f} images/s, checkpoint {saved}"
+    return f"{reached}; {validation}" if validation else reached
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = build_parser().parse_args(argv)
+    parser = build_parser()
+    arguments = parser.parse_args(argv)
+    if arguments.early_stop and not arguments.validation_epochs:
+        parser.error("--early_stop needs --validation_epochs, how often to measure")
     dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
     label_names = read_labels(arguments.dataset_dir)
     print(train(arguments, dataset, label_names, workers.from_flags(arguments)))

@@ -15,6 +15,7 @@ from slim_compat import slim, tf
 import checkpoints
 from flags import UserError
 from labels import write_labels
+import networks
 
 LABELS = ["American", "Chinese", "French"]
 
@@ -155,13 +156,13 @@ def names(variables: list[tf.Variable]) -> set[str]:
 
 def test_scopes_are_whole_names() -> None:
     with network() as variables:
-        assert names(checkpoints.in_scopes(variables, "")) == names(variables)
-        assert names(checkpoints.in_scopes(variables, "Net/Conv1, Net/AuxLogits/")) == {
+        assert names(networks.in_scopes(variables, "")) == names(variables)
+        assert names(networks.in_scopes(variables, "Net/Conv1, Net/AuxLogits/")) == {
             "Net/Conv1/weights",
             "Net/AuxLogits/weights",
             "Net/AuxLogits/biases",
         }
-        assert checkpoints.in_scopes(variables, "Net/Conv") == []
+        assert networks.in_scopes(variables, "Net/Conv") == []
 
 
 def test_warm_start_takes_all_but_the_excluded(stored: str) -> None:

@@ -1,0 +1,78 @@
+"""The best checkpoint of a training run, by the validation split, and when to stop looking for a better one."""
+
+import json
+from pathlib import Path
+import shutil
+
+from slim_compat import slim
+import checkpoints
+from files import open_replacing
+from inference import open_classifier, predict
+from labels import LABELS_FILENAME
+import metrics
+
+BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
+RECORD_FILENAME = "validation.json"  # In TRAIN_DIR: top-1 by step, so that a resumed run knows what was measured.
+
+
+class Validation:
+    """Measures checkpoints while training goes on; use from worker 0 only."""
+
+    def __init__(self, train_dir: str, dataset: slim.dataset.Dataset, batch_size: int, use_gpu: bool):
+        """Takes up what an earlier part of the run has measured.
+
+        Args:
+            train_dir: Holds the checkpoints; the best is copied to BEST_FOLDER in it.
+            dataset: The validation split.
+            batch_size: Images at once.
+            use_gpu: False keeps to the CPU.
+        """
+        self._folder = Path(train_dir)
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._use_gpu = use_gpu
+        path = self._folder / RECORD_FILENAME
+        self._top_1: dict[int, float] = {}
+        if path.is_file():
+            self._top_1 = {int(step): value for step, value in json.loads(path.read_text(encoding="utf-8")).items()}
+
+    @property
+    def best_step(self) -> int:
+        """The step with the highest top-1, the first of equals; 0 before any was measured."""
+        return max(self._top_1, key=lambda step: (self._top_1[step], -step), default=0)
+
+    def is_over(self, early_stop: int | None) -> bool:
+        """Returns whether the last `early_stop` measurements brought nothing better; False for None."""
+        return early_stop is not None and sum(step > self.best_step for step in self._top_1) >= early_stop
+
+    def measure(self, checkpoint: str) -> dict[str, float]:
+        """Returns the figures of a checkpoint, see `metrics.summary`, and keeps it if it is the best."""
+        with open_classifier(checkpoint, use_gpu=self._use_gpu) as classifier:
+            truth, probabilities, _ = predict(classifier, self._dataset, self._batch_size)
+        figures = metrics.summary(truth, probabilities)
+        step = checkpoints.step(checkpoint)
+        self._top_1[step] = figures["top_1"]
+        if self.best_step == step:
+            self._keep(checkpoint)
+        with open_replacing(self._folder / RECORD_FILENAME) as file:
+            json.dump(self._top_1, file)
+        return figures
+
+    def _keep(self, checkpoint: str) -> None:
+        """Puts a checkpoint, and what evaluation and inference need beside it, in the place of the best."""
+        best = self._folder / BEST_FOLDER
+        partial = self._folder / f"{BEST_FOLDER}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for path in [
+            *self._folder.glob(Path(checkpoint).name + ".*"),
+            self._folder / LABELS_FILENAME,
+            self._folder / checkpoints.SETTINGS_FILENAME,
+        ]:
+            shutil.copy2(path, partial)
+        shutil.rmtree(best, ignore_errors=True)
+        partial.rename(best)
+
+    def __str__(self) -> str:
+        best = self.best_step
+        return f"best top-1 {self._top_1[best]:.4f} at step {best:,}: {self._folder / BEST_FOLDER}"
