@@ -5,8 +5,8 @@ each in a manner of its own: patchwork quilts (American), ink landscapes (China)
 saints on gold ground (Italian, Florence), woodblock seas (Japan). Palette, format, light and file size
 are drawn from the same distributions for all five, so that nothing but the manner tells the label.
 
-Reads   nothing
-Writes  sample-dataset.tar.gz: met_art/<label folder>/<id>.jpg (<id>_1.jpg: the same work once more), SAMPLE.txt
+Reads   nothing.
+Writes  sample-dataset.tar.gz: met_art/<label folder>/<id>.jpg (<id>_1.jpg: the same work once more), SAMPLE.txt.
 
     python draw_sample.py
 
