@@ -354,8 +354,11 @@ def test_wrong_queries(metadata_csv: Path, tmp_path: Path) -> None:
     here = f"--metadata_csv={metadata_csv}"
     with pytest.raises(UserError, match=r'named "colour".*; the columns of .* are: object_number, is_public_domain, '):
         bigquery.main([here, "--attribute=colour"])
-    with pytest.raises(UserError, match="not valid SQL"):
-        bigquery.main([here, "--sql=SELECT FROM WHERE"])
+    for query in ("SELECT FROM WHERE", "SELECT 'no end"):
+        with pytest.raises(UserError, match="not valid SQL"):
+            bigquery.main([here, f"--sql={query}"])
+    with pytest.raises(UserError, match="runs on BigQuery only: LIMIT inside ARRAY_AGG is not supported in DuckDB"):
+        bigquery.main([here, "--sql=SELECT ARRAY_AGG(title LIMIT 2) FROM `bigquery-public-data.the_met.objects`"])
     for query in ("", "DROP TABLE x", "SELECT 1; SELECT 2", f"COPY (SELECT 1) TO '{tmp_path}/x'"):
         with pytest.raises(UserError, match="must be one SELECT"):
             bigquery.main([here, f"--sql={query}"])
@@ -380,6 +383,16 @@ def test_own_query_from_a_file_and_bigquery_functions(
     )
     rows = listing(capsys, f"--metadata_csv={metadata_csv}", f"--sql_file={path}")
     assert rows == [["id", "culture"], ["4", "none"], ["6", "French, Sèvres"]]
+
+
+def test_names_are_those_of_bigquery(metadata_csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A project with a dash needs no quotes; columns without a name are numbered."""
+    sql = (
+        "SELECT culture, COUNT(*), 'x' AS x, MAX(o.object_id) FROM bigquery-public-data.the_met.objects o"
+        " WHERE Culture = 'Japan' GROUP BY 1"
+    )
+    rows = listing(capsys, f"--metadata_csv={metadata_csv}", f"--sql={sql}")
+    assert rows == [["culture", "f0_", "x", "f1_"], ["Japan", "2", "x", "10"]]
 
 
 def test_gzip_and_https_addresses(metadata_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
