@@ -8,6 +8,7 @@ import io
 import os
 from pathlib import Path
 import re
+import unicodedata
 
 from doubles import BigQuery, Server, serving
 from processes import REPO, run_script
@@ -67,11 +68,15 @@ def metadata_csv(tmp_path: Path) -> Path:
     return path
 
 
-def shared_csv() -> Path:
+def shared_file(name: str) -> Path:
     folder = os.environ.get("MET_ART_SHARED_DATA")
     if not folder:
         pytest.skip("MET_ART_SHARED_DATA does not name the folder with the museum's data")
-    return Path(folder) / "MetObjects-subset.csv.gz"
+    return Path(folder) / name
+
+
+def shared_csv() -> Path:
+    return shared_file("MetObjects-subset.csv.gz")
 
 
 @pytest.fixture(scope="module")
@@ -299,6 +304,21 @@ def test_the_map_for_culture_leaves_nothing_uncertain() -> None:
     # A target that is itself a source would make the result depend on how often the rules are applied.
     assert not {rule.target for rule in rules} & set(sources)
     assert not [rule for rule in rules if re.search(r"\?|probably|possibly| or ", rule.target)]
+
+
+@pytest.mark.parametrize("year", ["2017", "today"])
+def test_the_map_for_culture_on_the_labels_of_the_museum(year: str) -> None:
+    path = shared_file("cultures-2017.csv") if year == "2017" else REPO / "cultures-all.list"
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        counts = {row["culture"]: int(row["objects"]) for row in csv.DictReader(file) if row["culture"]}
+    kept = clean_labels(counts, read_labels_map(REPO / "culture-labels.csv"), False, 0)
+    names = set(kept.values())
+    uncertain = re.compile(r"\?|\bor\b|perhaps|possibly|probably|unknown", re.IGNORECASE)
+    assert not [name for name in names if uncertain.search(name)]
+    assert not [label for label in counts.keys() - kept.keys() if not uncertain.search(label)]
+    # No two names are left that differ in case, accents or punctuation only.
+    letters = {re.sub(r"[\W_]", "", unicodedata.normalize("NFD", name)).casefold() for name in names}
+    assert len(letters) == len(names)
 
 
 @pytest.mark.parametrize(
