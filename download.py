@@ -250,25 +250,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         file=sys.stderr,
     )
 
+    sources = Sources(
+        settings.bucket_url.rstrip("/"),
+        settings.collection_api_url.rstrip("/"),
+        settings.image_size,
+        settings.public_domain_only,
+    )
     settings.dataset_dir.mkdir(parents=True, exist_ok=True)
     with (
         Progress("Downloading", there.total(), "pictures", initial=there[True]) as progress,
         open_replacing(failures_path) as failures,
         Web(
-            settings.requests_per_second / settings.num_shards,
-            settings.timeout_seconds,
-            settings.pause_seconds,
-            settings.num_workers,
-            settings.contact,
-            progress.write,
+            requests_per_second=settings.requests_per_second / settings.num_shards,
+            timeout_seconds=settings.timeout_seconds,
+            pause_seconds=settings.pause_seconds,
+            max_connections=settings.num_workers,
+            contact=settings.contact,
+            notify=progress.write,
         ) as web,
     ):
-        sources = Sources(
-            settings.bucket_url.rstrip("/"),
-            settings.collection_api_url.rstrip("/"),
-            settings.image_size,
-            settings.public_domain_only,
-        )
         totals = download_missing(web, wanted(), sources, settings.num_workers, progress, failures)
     print(
         f"{totals['downloaded']:,} pictures downloaded ({totals['bytes'] / 1e6:,.1f} MB), {there[True]:,} were there,"
