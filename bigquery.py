@@ -1,8 +1,8 @@
 """Step 2 of 10: lists the museum's labels and artworks, from BigQuery or from MetObjects.csv.
 
-Reads:   bigquery-public-data.the_met on BigQuery, or the museum's CSV (--metadata_csv, no account needed).
-Writes:  a CSV with a header to stdout or --output: the labels of an attribute with their counts
-         (culture,objects) or the artworks (department,label,link_resource,image_url,is_public_domain).
+Reads   bigquery-public-data.the_met on BigQuery, or the museum's CSV (--metadata_csv, no account needed).
+Writes  a CSV with a header to stdout or --output: the labels of an attribute with their counts
+        (culture,objects) or the artworks (department,label,link_resource,image_url,is_public_domain).
 
     python bigquery.py --list=labels --metadata_csv=MetObjects.csv --output=cultures-all.list
     python bigquery.py --project=your-project --labels_map=culture-labels.csv --min_images=100 --output=arts-all.list
@@ -47,12 +47,15 @@ FROM `bigquery-public-data.the_met.objects`
 GROUP BY 1
 ORDER BY 2 DESC, 1"""
 
-# The first photograph (…/0.jpg) has the smallest address. The CSV has no addresses: there image_url is empty.
+# The first photograph (gs://bucket/…/0.jpg, which anyone may fetch over https) has the smallest address. The CSV has no
+# addresses: there image_url is empty.
 ARTWORKS_SQL = """\
 SELECT objects.department, objects.{column} AS label, objects.link_resource, images.image_url, objects.is_public_domain
 FROM `bigquery-public-data.the_met.objects` AS objects
 LEFT JOIN (
-  SELECT object_id, MIN(COALESCE(gcs_url, original_image_url)) AS image_url
+  SELECT
+    object_id,
+    MIN(COALESCE(REPLACE(gcs_url, 'gs://', 'https://storage.googleapis.com/'), original_image_url)) AS image_url
   FROM `bigquery-public-data.the_met.images`
   GROUP BY object_id
 ) AS images ON images.object_id = objects.object_id
@@ -105,6 +108,13 @@ def _attribute(text: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise argparse.ArgumentTypeError(f"{text!r} is not the name of a column")
     return name
+
+
+def read_query(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"--sql_file: {path} is not text in UTF-8") from None
 
 
 @contextlib.contextmanager
@@ -221,10 +231,10 @@ def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> i
 
 def main(argv: Sequence[str] | None = None) -> None:
     settings = build_parser().parse_args(argv)
-    own_query = settings.sql_file.read_text("utf-8") if settings.sql_file else settings.sql
+    own_query = read_query(settings.sql_file) if settings.sql_file else settings.sql
     clean = None
     if settings.labels_map or settings.before_comma or settings.min_images:
-        if own_query:
+        if own_query is not None:
             raise UserError("--labels_map, --before_comma and --min_images do not go with a query of your own")
         rules = read_labels_map(settings.labels_map) if settings.labels_map else []
         clean = functools.partial(
@@ -235,9 +245,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         service = open_bigquery(settings.project, settings.api_endpoint, settings.maximum_bytes_billed)
     with service as query:
-        table = query(own_query) if own_query else list_museum(query, settings.list, settings.attribute, clean)
+        table = list_museum(query, settings.list, settings.attribute, clean) if own_query is None else query(own_query)
         count = write_table(table, settings.output)
-    unit = "rows" if own_query else settings.list
+    unit = settings.list if own_query is None else "rows"
     print(f"Wrote {count:,} {unit} to {settings.output or 'stdout'}", file=None if settings.output else sys.stderr)
 
 

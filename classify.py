@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Step 10 of 10: names the labels of pictures with a trained checkpoint.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt in DATASET_DIR or beside the

@@ -1,9 +1,9 @@
 """Step 4 of 10: converts the pictures to TFRecord files, one part for training and one for validation.
 
-Reads   DATASET_DIR/met_art/<label folder>/*: JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the names say
+Reads   DATASET_DIR/met_art/<label folder>/*: JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the names say.
 Writes  DATASET_DIR/arts_train_00000-of-00005.tfrecord …, arts_validation_00000-of-00005.tfrecord …,
         labels.txt, splits.json (settings, counts, hash and split of every picture; see splits.py) and
-        bad-pictures.csv (what was left out and why, if anything was)
+        bad-pictures.csv (what was left out and why, if anything was).
 
     python convert.py --dataset_dir=data
 

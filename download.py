@@ -1,7 +1,7 @@
 """Step 3 of 10: downloads the photographs of listed artworks, one folder a label.
 
-Reads:   arts-select.list (lines of arts-all.list from step 2, or lines that the original tutorial printed).
-Writes:  data/met_art/<label>/<object id>.jpg and data/download-failures.csv (object_id, label, address, reason).
+Reads   arts-select.list (lines of arts-all.list from step 2, or lines that the original tutorial printed).
+Writes  data/met_art/<label>/<object id>.jpg and data/download-failures.csv (object_id, label, address, reason).
 
     python download.py --max_images_per_label=100 --contact=you@example.org
 
@@ -29,6 +29,7 @@ from progress import Progress
 from web import Unavailable, Web
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
+IN_BUCKET = re.compile(r"^(?:gs:/|https?://storage\.googleapis\.com)/gcs-public-data--met(?=/)")
 COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
 MAX_PICTURE_BYTES = 100_000_000  # The museum's largest have some 20 MB.
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
@@ -118,7 +119,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
         except BadPicture as error:
             raise ValueError(str(error)) from None
 
-    in_list = in_size(artwork.image_url, sources.image_size)
+    in_list = in_mirror(in_size(artwork.image_url, sources.image_size), sources.bucket_url)
     in_bucket = f"{sources.bucket_url}/{artwork.object_id}/0.jpg"
     in_collection = f"{sources.collection_api_url}/objects/{artwork.object_id}"
     reasons: dict[str, str] = {}
@@ -131,6 +132,11 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
         except Unavailable as error:
             reasons[address] = str(error)
     raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
+
+
+def in_mirror(image_url: str, bucket_url: str) -> str:
+    """Returns the address of a photograph in the public bucket, however the list names the bucket, in its mirror."""
+    return IN_BUCKET.sub(lambda match: bucket_url, image_url)
 
 
 def in_size(image_url: str, image_size: str) -> str:
@@ -244,25 +250,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         file=sys.stderr,
     )
 
+    sources = Sources(
+        settings.bucket_url.rstrip("/"),
+        settings.collection_api_url.rstrip("/"),
+        settings.image_size,
+        settings.public_domain_only,
+    )
     settings.dataset_dir.mkdir(parents=True, exist_ok=True)
     with (
         Progress("Downloading", there.total(), "pictures", initial=there[True]) as progress,
         open_replacing(failures_path) as failures,
         Web(
-            settings.requests_per_second / settings.num_shards,
-            settings.timeout_seconds,
-            settings.pause_seconds,
-            settings.num_workers,
-            settings.contact,
-            progress.write,
+            requests_per_second=settings.requests_per_second / settings.num_shards,
+            timeout_seconds=settings.timeout_seconds,
+            pause_seconds=settings.pause_seconds,
+            max_connections=settings.num_workers,
+            contact=settings.contact,
+            notify=progress.write,
         ) as web,
     ):
-        sources = Sources(
-            settings.bucket_url.rstrip("/"),
-            settings.collection_api_url.rstrip("/"),
-            settings.image_size,
-            settings.public_domain_only,
-        )
         totals = download_missing(web, wanted(), sources, settings.num_workers, progress, failures)
     print(
         f"{totals['downloaded']:,} pictures downloaded ({totals['bytes'] / 1e6:,.1f} MB), {there[True]:,} were there,"

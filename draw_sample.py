@@ -1,15 +1,14 @@
 """Draws the sample data set: stand-ins for the museum's pictures, so that the tutorial runs offline.
 
+Reads   nothing.
+Writes  sample-dataset.tar.gz: met_art/<label folder>/<id>.jpg (<id>_1.jpg: the same work once more), SAMPLE.txt.
+
+    python draw_sample.py
+
 Not a step of the tutorial: its result is in the repository, and download.py fetches the real pictures. Five labels,
 each in a manner of its own: patchwork quilts (American), ink landscapes (China), gardens in dots (French),
 saints on gold ground (Italian, Florence), woodblock seas (Japan). Palette, format, light and file size
 are drawn from the same distributions for all five, so that nothing but the manner tells the label.
-
-Reads   nothing
-Writes  sample-dataset.tar.gz: met_art/<label folder>/<id>.jpg (<id>_1.jpg: the same work once more), SAMPLE.txt
-
-    python draw_sample.py
-
 Safe to run again: it writes the same bytes, given the Pillow release the requirements pin.
 """
 

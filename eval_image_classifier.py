@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Step 7 of 10: measures how well a checkpoint names the labels of pictures it was not trained on.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; DATASET_DIR/arts_validation_*.tfrecord.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Makes a trained checkpoint a model that needs nothing of this project, for servers, programs and telephones.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt beside it or in DATASET_DIR;

@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 
 import duckdb
 import sqlglot
+from sqlglot import exp
 
 from flags import UserError
 from web import Unavailable, Web
@@ -143,12 +144,20 @@ def create_tables(database: duckdb.DuckDBPyConnection, path: str, header: list[s
 def to_duckdb(sql: str) -> str:
     """Translates one SELECT from BigQuery's dialect."""
     try:
-        statements = sqlglot.parse(sql, read="bigquery")
-    except sqlglot.ParseError as error:
+        query, *others = sqlglot.parse(sql, read="bigquery")
+    except (sqlglot.ParseError, sqlglot.TokenError) as error:
         raise UserError(f"the query is not valid SQL: {str(error).splitlines()[0]}") from None
-    if len(statements) != 1 or not isinstance(statements[0], sqlglot.exp.Query):
+    if others or not isinstance(query, exp.Query):
         raise UserError("the query must be one SELECT statement")
-    return statements[0].sql(dialect="duckdb")
+    named = (exp.Alias, exp.Column, exp.Dot, exp.Star)
+    nameless = [column for column in query.selects if not isinstance(column, named)]
+    for index, column in enumerate(nameless):  # As BigQuery calls them.
+        column.replace(exp.alias_(column.copy(), f"f{index}_"))
+    try:
+        # Quoted, since names in BigQuery may have a dash: bigquery-public-data.
+        return query.sql(dialect="duckdb", identify=True, unsupported_level=sqlglot.ErrorLevel.RAISE)
+    except sqlglot.UnsupportedError as error:
+        raise UserError(f"the query runs on BigQuery only: {error}") from None
 
 
 def _fetch_all(database: duckdb.DuckDBPyConnection) -> Iterator[Sequence[Any]]:

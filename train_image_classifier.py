@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Step 6 of 10: trains a network on the records of convert.py.
 
 Reads   DATASET_DIR/arts_train_*.tfrecord and labels.txt; with --checkpoint_path, weights to start from.

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measures how much of twice the speed two workers reach and what the exchange costs; predicts larger clusters.
 
     python benchmarks/scaling.py --dataset_dir=data

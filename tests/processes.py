@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -21,13 +22,14 @@ class Run(NamedTuple):
     output: str
     errors: str
     seconds: float
+    cpu_seconds: float  # Of all its threads and processes: what other work on the machine hardly changes.
     peak_megabytes: float
 
 
 def run_script(name: str, *flags: str, folder: Path = REPO, environment: dict[str, str] | None = None) -> Run:
     """Runs a script of the repo to its end."""
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), _cpu_seconds_of_children()
         process = subprocess.Popen(
             [sys.executable, REPO / name, *flags],
             stdout=output,
@@ -43,12 +45,17 @@ def run_script(name: str, *flags: str, folder: Path = REPO, environment: dict[st
         finally:
             process.kill()  # Where the test was stopped; otherwise it has ended.
             process.wait()
-        seconds = time.monotonic() - start
+        seconds, cpu_seconds = time.monotonic() - start, _cpu_seconds_of_children() - cpu_start
         texts = []
         for file in (output, errors):
             file.seek(0)
             texts.append(file.read().decode("utf-8"))
-        return Run(process.returncode, texts[0], texts[1], seconds, peak)
+        return Run(process.returncode, texts[0], texts[1], seconds, cpu_seconds, peak)
+
+
+def _cpu_seconds_of_children() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def peak_megabytes(process_id: int) -> float:

@@ -8,9 +8,10 @@ import io
 import os
 from pathlib import Path
 import re
+import unicodedata
 
 from doubles import BigQuery, Server, serving
-from processes import LOAD, REPO, run_script
+from processes import REPO, run_script
 import pytest
 
 import bigquery
@@ -67,11 +68,15 @@ def metadata_csv(tmp_path: Path) -> Path:
     return path
 
 
-def shared_csv() -> Path:
+def shared_file(name: str) -> Path:
     folder = os.environ.get("MET_ART_SHARED_DATA")
     if not folder:
         pytest.skip("MET_ART_SHARED_DATA does not name the folder with the museum's data")
-    return Path(folder) / "MetObjects-subset.csv.gz"
+    return Path(folder) / name
+
+
+def shared_csv() -> Path:
+    return shared_file("MetObjects-subset.csv.gz")
 
 
 @pytest.fixture(scope="module")
@@ -182,14 +187,14 @@ def test_artworks_on_bigquery_come_with_the_address_of_their_first_photograph(
     )
     images = (
         ["object_id", "original_image_url", "gcs_url"],
-        [[7, "http://m/7b", "http://b/7/1.jpg"], [7, "http://m/7a", "http://b/7/0.jpg"], [8, "http://m/8", None]],
+        [[7, "http://m/7b", "gs://b/7/1.jpg"], [7, "http://m/7a", "gs://b/7/0.jpg"], [8, "http://m/8 a.jpg", None]],
     )
     double = BigQuery(
         {"bigquery-public-data.the_met.objects": objects, "bigquery-public-data.the_met.images": images}, {}
     )
     with serving(double) as server:
         rows = listing(capsys, f"--api_endpoint={server.url}")
-    assert [row[3] for row in rows[1:]] == ["http://b/7/0.jpg", "http://m/8", ""]
+    assert [row[3] for row in rows[1:]] == ["https://storage.googleapis.com/b/7/0.jpg", "http://m/8 a.jpg", ""]
 
 
 def test_bigquery_says_the_bytes_first_and_pages_through_the_rows(
@@ -301,6 +306,21 @@ def test_the_map_for_culture_leaves_nothing_uncertain() -> None:
     assert not [rule for rule in rules if re.search(r"\?|probably|possibly| or ", rule.target)]
 
 
+@pytest.mark.parametrize("year", ["2017", "today"])
+def test_the_map_for_culture_on_the_labels_of_the_museum(year: str) -> None:
+    path = shared_file("cultures-2017.csv") if year == "2017" else REPO / "cultures-all.list"
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        counts = {row["culture"]: int(row["objects"]) for row in csv.DictReader(file) if row["culture"]}
+    kept = clean_labels(counts, read_labels_map(REPO / "culture-labels.csv"), False, 0)
+    names = set(kept.values())
+    uncertain = re.compile(r"\?|\bor\b|perhaps|possibly|probably|unknown", re.IGNORECASE)
+    assert not [name for name in names if uncertain.search(name)]
+    assert not [label for label in counts.keys() - kept.keys() if not uncertain.search(label)]
+    # No two names are left that differ in case, accents or punctuation only.
+    letters = {re.sub(r"[\W_]", "", unicodedata.normalize("NFD", name)).casefold() for name in names}
+    assert len(letters) == len(names)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -354,13 +374,19 @@ def test_wrong_queries(metadata_csv: Path, tmp_path: Path) -> None:
     here = f"--metadata_csv={metadata_csv}"
     with pytest.raises(UserError, match=r'named "colour".*; the columns of .* are: object_number, is_public_domain, '):
         bigquery.main([here, "--attribute=colour"])
-    with pytest.raises(UserError, match="not valid SQL"):
-        bigquery.main([here, "--sql=SELECT FROM WHERE"])
-    for query in ("DROP TABLE x", "SELECT 1; SELECT 2", f"COPY (SELECT 1) TO '{tmp_path}/x'"):
+    for query in ("SELECT FROM WHERE", "SELECT 'no end"):
+        with pytest.raises(UserError, match="not valid SQL"):
+            bigquery.main([here, f"--sql={query}"])
+    with pytest.raises(UserError, match="runs on BigQuery only: LIMIT inside ARRAY_AGG is not supported in DuckDB"):
+        bigquery.main([here, "--sql=SELECT ARRAY_AGG(title LIMIT 2) FROM `bigquery-public-data.the_met.objects`"])
+    for query in ("", "DROP TABLE x", "SELECT 1; SELECT 2", f"COPY (SELECT 1) TO '{tmp_path}/x'"):
         with pytest.raises(UserError, match="must be one SELECT"):
             bigquery.main([here, f"--sql={query}"])
     with pytest.raises(UserError, match="do not go with a query of your own"):
         bigquery.main([here, "--sql=SELECT 1", "--min_images=3"])
+    (tmp_path / "query.sql").write_bytes(b"SELECT '\xff'")
+    with pytest.raises(UserError, match=r"--sql_file: .*query.sql is not text in UTF-8"):
+        bigquery.main([here, f"--sql_file={tmp_path / 'query.sql'}"])
     with pytest.raises(SystemExit, match="2"):
         bigquery.main([here, "--attribute=42"])
 
@@ -377,6 +403,16 @@ def test_own_query_from_a_file_and_bigquery_functions(
     )
     rows = listing(capsys, f"--metadata_csv={metadata_csv}", f"--sql_file={path}")
     assert rows == [["id", "culture"], ["4", "none"], ["6", "French, Sèvres"]]
+
+
+def test_names_are_those_of_bigquery(metadata_csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A project with a dash needs no quotes; columns without a name are numbered."""
+    sql = (
+        "SELECT culture, COUNT(*), 'x' AS x, MAX(o.object_id) FROM bigquery-public-data.the_met.objects o"
+        " WHERE Culture = 'Japan' GROUP BY 1"
+    )
+    rows = listing(capsys, f"--metadata_csv={metadata_csv}", f"--sql={sql}")
+    assert rows == [["culture", "f0_", "x", "f1_"], ["Japan", "2", "x", "10"]]
 
 
 def test_gzip_and_https_addresses(metadata_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -451,7 +487,7 @@ def test_60_000_rows_in_5_seconds_and_400_megabytes(tmp_path: Path) -> None:
     run = run_script("bigquery.py", f"--metadata_csv={shared_csv()}", f"--output={output}")
     print(run)
     assert run.output == f"Wrote 48,482 artworks to {output}\n"
-    assert run.seconds < 5 * LOAD
+    assert run.cpu_seconds < 5
     assert run.peak_megabytes < 400
 
 
@@ -476,5 +512,5 @@ def test_485_000_rows_in_30_seconds_and_400_megabytes(tmp_path: Path) -> None:
         run = run_script("bigquery.py", *flags, f"--metadata_csv={path}", f"--output={tmp_path / 'arts-all.list'}")
         print(path.stat().st_size, flags, run)
         assert run.status == 0
-        assert run.seconds < 30 * LOAD
+        assert run.cpu_seconds < 30
         assert run.peak_megabytes < 400

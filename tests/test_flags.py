@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -96,6 +97,15 @@ def test_every_help_has_each_flag_explained(script: str, capsys: pytest.CaptureF
         importlib.import_module(script).build_parser().parse_args(["--help"])
     assert exit_status.value.code == 0
     assert f"python {script}.py" in capsys.readouterr().out  # The docstring's command.
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_every_script_begins_with_what_it_reads_and_writes(script: str) -> None:
+    form = (
+        r"[^\n]+\.\n\nReads   .+?\.\nWrites  .+?\.\n\n"
+        rf"(    python {script}\.py\b[^\n]*\n)+\n.*^Safe to run again[:.] .+\.\n"
+    )
+    assert re.fullmatch(form, importlib.import_module(script).__doc__ or "", re.DOTALL | re.MULTILINE)
 
 
 def kind(action: argparse.Action) -> tuple[object, ...]:
