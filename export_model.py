@@ -53,9 +53,7 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
     Its signature `serving_default` takes `image_bytes`, string [n], JPEG or PNG files, and gives `labels`, string
     [n, labels], and `probabilities`, float32 [n, labels], the most probable label first.
     """
-    frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-        classifier.session, classifier.session.graph.as_graph_def(), [classifier.output.op.name]
-    )
+    network = classifier.session.graph.as_graph_def()
     with tf.Graph().as_default():
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="image_bytes")
         images = tf.map_fn(
@@ -64,7 +62,7 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
             fn_output_signature=tf.TensorSpec([classifier.image_size, classifier.image_size, 3], tf.float32),
         )
         (output,) = tf.import_graph_def(
-            frozen, {classifier.images.name: images}, [classifier.output.name], name="network"
+            network, {classifier.images.name: images}, [classifier.output.name], name="network"
         )
         probabilities, order = tf.math.top_k(output, k=len(classifier.label_names))
         labels = tf.gather(tf.constant(classifier.label_names), order)

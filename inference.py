@@ -11,6 +11,7 @@ import batches
 import checkpoints
 from files import open_replacing
 from flags import UserError
+from folding import fold_batch_norm
 import networks
 from progress import Progress
 
@@ -47,19 +48,27 @@ class Classifier:
         self.image_size = image_size
         self.label_names = label_names
         self.temperature = temperature
-        with tf.Graph().as_default():
-            self.images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
-            self.logits, _ = networks.build(model_name, self.images, len(label_names))
-            self.output = tf.nn.softmax(self.logits / temperature, name="probabilities")
+        with tf.Graph().as_default() as graph:
+            images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
+            logits, _ = networks.build(model_name, images, len(label_names))
+            output = tf.nn.softmax(logits / temperature, name="probabilities")
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
+            with tf.compat.v1.Session() as session:
+                saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
+                checkpoints.restore(session, saver, checkpoint)
+                frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+                    session, graph.as_graph_def(), [output.op.name]
+                )
+        with tf.Graph().as_default():
+            self.images, self.logits, self.output = tf.import_graph_def(
+                fold_batch_norm(frozen), return_elements=[images.name, logits.name, output.name], name=""
+            )
             config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
             config.gpu_options.allow_growth = True
             if not use_gpu:
                 config.device_count["GPU"] = 0
             self.session = tf.compat.v1.Session(config=config)
-            saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
-            checkpoints.restore(self.session, saver, checkpoint)
 
     def close(self) -> None:
         """Frees the memory of the network."""
