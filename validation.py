@@ -1,5 +1,6 @@
 """The best checkpoint of a training run, by the validation split, and when to stop looking for a better one."""
 
+from concurrent.futures import ThreadPoolExecutor
 import json
 from pathlib import Path
 import shutil
@@ -47,9 +48,8 @@ class Validation:
 
     def measure(self, checkpoint: str) -> dict[str, float]:
         """Returns the figures of a checkpoint, see `metrics.summary`, and keeps it if it is the best."""
-        with open_classifier(checkpoint, use_gpu=self._use_gpu) as classifier:
-            truth, probabilities, _ = predict(classifier, self._dataset, self._batch_size)
-        figures = metrics.summary(truth, probabilities)
+        with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
+            figures = thread.submit(self._figures, checkpoint).result()
         step = checkpoints.step(checkpoint)
         self._top_1[step] = figures["top_1"]
         if self.best_step == step:
@@ -57,6 +57,11 @@ class Validation:
         with open_replacing(self._folder / RECORD_FILENAME) as file:
             json.dump(self._top_1, file)
         return figures
+
+    def _figures(self, checkpoint: str) -> dict[str, float]:
+        with open_classifier(checkpoint, use_gpu=self._use_gpu) as classifier:
+            truth, probabilities, _ = predict(classifier, self._dataset, self._batch_size)
+        return metrics.summary(truth, probabilities)
 
     def _keep(self, checkpoint: str) -> None:
         """Puts a checkpoint, and what evaluation and inference need beside it, in the place of the best."""

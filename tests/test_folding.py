@@ -11,13 +11,12 @@ NORMS_LEFT = {
     "inception_v3": 0,
     "resnet_v1_50": 0,
     "resnet_v2_50": 17,  # One before each of its 16 units and one at the end, which follow no convolution.
-    "vgg_a": 0,
 }
 
 
 @pytest.mark.parametrize("model_name", NORMS_LEFT)
 def test_a_folded_network_gives_the_same_answers(model_name: str) -> None:
-    size = 224 if model_name == "vgg_a" else 96
+    size = 96
     generator = np.random.default_rng(7)
     with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
         images = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3])

@@ -12,11 +12,16 @@ import sys
 import time
 
 from conftest import IMAGE_SIZE, LABEL_COLOURS, REPOSITORY
+import numpy as np
 import pytest
 
 from slim_compat import tf
+import batches
 import checkpoints
+import eval_image_classifier
 from flags import UserError
+import inference
+import networks
 import optimizers
 import train_image_classifier
 
@@ -115,27 +120,125 @@ def test_a_diverged_run_stops_and_saves_nothing(dataset_dir: Path, tmp_path: Pat
     assert checkpoints.all_in(tmp_path / "logs") == []
 
 
-def test_warm_start_trains_the_named_scopes_only(train_dir: Path, dataset_dir: Path, tmp_path: Path) -> None:
-    head, below = "InceptionV2/Logits/Conv2d_1c_1x1/weights", "InceptionV2/Mixed_5c/Branch_0/Conv2d_0a_1x1/weights"
+HEAD = "InceptionV2/Logits/Conv2d_1c_1x1/weights"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "frozen"),
+    [
+        ("InceptionV2/Logits,InceptionV2/Mixed_5c", "InceptionV2/Mixed_5b/Branch_0/Conv2d_0a_1x1"),
+        ("InceptionV2/Logits", "InceptionV2/Mixed_5c/Branch_0/Conv2d_0a_1x1"),
+    ],
+)
+def test_warm_start_trains_the_named_scopes_only(
+    scopes: str, frozen: str, train_dir: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
     train(
         tmp_path / "tuned",
         dataset_dir,
         f"--checkpoint_path={train_dir}",
-        "--trainable_scopes=InceptionV2/Logits",
+        f"--trainable_scopes={scopes}",
         "--moving_average_decay=0.9",
         "--max_number_of_steps=1",
     )
+    assert (tmp_path / "tuned" / "features").is_dir() == (scopes == "InceptionV2/Logits")
     tuned = str(tmp_path / "tuned" / "model.ckpt-1")
 
     def moved(name: str) -> bool:
         return bool((tf.train.load_variable(str(train_dir), name) != tf.train.load_variable(tuned, name)).any())
 
-    assert moved(head)
-    assert not moved(below)
+    assert moved(HEAD)
+    for name in ("weights", "BatchNorm/moving_mean", "BatchNorm/moving_variance"):
+        assert not moved(f"{frozen}/{name}")
     stored = weights(Path(tuned))
-    assert head + "/ExponentialMovingAverage" in stored
-    assert head + "/Momentum" in stored
-    assert below + "/Momentum" not in stored
+    assert HEAD + "/ExponentialMovingAverage" in stored
+    assert HEAD + "/Momentum" in stored
+    assert f"{frozen}/weights/Momentum" not in stored
+
+
+def test_a_head_alone_learns_and_goes_on_with_the_features_it_has(
+    train_dir: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
+    def tune(steps: int) -> dict[str, int]:
+        train(
+            tmp_path,
+            dataset_dir,
+            f"--checkpoint_path={train_dir}",
+            "--checkpoint_exclude_scopes=InceptionV2/Logits",
+            "--trainable_scopes=InceptionV2/Logits",
+            "--feature_views=2",
+            "--learning_rate=0.05",
+            f"--max_number_of_steps={steps}",
+        )
+        return {path.name: path.stat().st_mtime_ns for path in (tmp_path / "features").iterdir()}
+
+    kept = tune(30)
+    assert set(kept) == {"made-of.json", "labels.npy", "view-00.npy", "view-01.npy"}
+    (tmp_path / "features" / "view-01.npy").unlink()  # As a run interrupted between two views leaves it.
+    again = tune(60)
+    assert again["view-00.npy"] == kept["view-00.npy"]
+    assert again["view-01.npy"] > kept["view-01.npy"]
+
+    images, truth, _ = next(
+        iter(batches.evaluation_batches(sorted(map(str, dataset_dir.glob("arts_train_*"))), 27, IMAGE_SIZE))
+    )
+    with inference.open_classifier(str(tmp_path)) as classifier, classifier.session.graph.as_default():
+        seen, _ = networks.head(classifier.logits)
+        features, answers = classifier.session.run(
+            [tf.reduce_mean(seen, [1, 2]), classifier.output], {classifier.images: images.numpy()}
+        )
+    assert (answers.argmax(1) == truth.numpy()).mean() > 0.9
+    view = np.load(tmp_path / "features" / "view-00.npy")
+    np.testing.assert_allclose(view, features, rtol=2e-3, atol=2e-3)  # Folded here, and of 16 bits there.
+    assert np.load(tmp_path / "features" / "labels.npy").tolist() == truth.numpy().tolist()
+
+
+def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def run() -> str:
+        train(
+            tmp_path,
+            dataset_dir,
+            "--learning_rate=1e-9",
+            "--validation_epochs=0.3",
+            "--early_stop=2",
+            "--max_number_of_steps=40",
+        )
+        return capsys.readouterr().out.splitlines()[-1]
+
+    last = run()
+    top_1 = {int(step): value for step, value in json.loads((tmp_path / "validation.json").read_text()).items()}
+    *_, best, _, third = top_1  # Two measurements brought nothing better; the step after them is the last.
+    assert list(top_1) == list(range(2, third + 1, 2))
+    assert top_1[best] == max(top_1.values())
+    assert all(value < top_1[best] for step, value in top_1.items() if step < best)
+    assert last.startswith(f"trained to step {third + 1}: ")
+    reached = f"best top-1 {top_1[best]:.4f} at step {best}: {tmp_path}/best"
+    assert last.endswith(f"; {reached}")
+    assert run() == f"nothing to do: stopped at step {third + 1}, {reached}"
+
+    eval_image_classifier.main(
+        [f"--checkpoint_path={tmp_path}/best", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={dataset_dir}"]
+    )
+    figures = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert figures["checkpoint"] == f"{tmp_path}/best/model.ckpt-{best}"
+    assert figures["top_1"] == top_1[best]
+
+
+def test_early_stop_needs_to_know_how_often_to_measure(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        train(tmp_path / "logs", dataset_dir, "--early_stop=2")
+    assert capsys.readouterr().err.startswith("error: --early_stop needs --validation_epochs")
+
+
+def test_scaled_gradients_train_alike(dataset_dir: Path, tmp_path: Path) -> None:
+    for precision in ("float32", "float16"):  # Without a GPU nothing is computed in float16, only scaled for it.
+        train(tmp_path / precision, dataset_dir, "--max_number_of_steps=2", f"--precision={precision}")
+    first, second = (tf.train.load_variable(str(tmp_path / name), HEAD) for name in ("float32", "float16"))
+    np.testing.assert_allclose(first, second, rtol=1e-3, atol=1e-5)
 
 
 def test_a_damaged_records_file_is_named(dataset_dir: Path, tmp_path: Path) -> None:
