@@ -88,8 +88,8 @@ class Peers:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def lost(self) -> str | None:
-        """Returns who was lost, None if nobody was: an error of TensorFlow comes before or after the knowledge why."""
-        return self._reason if self._lost.wait(GRACE_SECONDS) else None
+        """Returns who was lost, None if nobody was; waits, as an error of TensorFlow may come before we know why."""
+        return self._reason if self._lost.wait(SILENCE_SECONDS + GRACE_SECONDS) else None
 
     def leave(self) -> None:
         """Ends the watch and tells the others, which have to leave as well."""
@@ -108,7 +108,7 @@ class Peers:
             if lines == []:
                 continue
             self._strangers.remove(link)
-            hello = re.fullmatch(r"worker (\d+) of (\d+)", lines[0]) if lines else None
+            hello = re.fullmatch(r"worker (\d{1,9}) of (\d{1,9})", lines[0]) if lines else None
             if hello is None:
                 link.close()
             elif int(hello[2]) != len(self._addresses) or not 0 < int(hello[1]) < len(self._addresses):
@@ -142,7 +142,8 @@ class Peers:
             kind, _, rest = line.partition(" ")
             if kind == "refused":
                 raise UserError(rest)
-            self._missing = [int(number) for number in rest.split()]
+            if kind == "missing":  # Other lines when worker 0 has met all and watches already.
+                self._missing = [int(number) for number in rest.split()]
         return self._missing
 
     def _unresolved(self) -> list[int]:
