@@ -188,6 +188,7 @@ class Pod:
         claims = [manifest for manifest in manifests if manifest["metadata"]["name"] in CLAIMS.difference(there)]
         (container,) = pod["spec"]["containers"]
         kept = [argument for argument in container.get("args", []) if argument[2:].split("=")[0] not in flags]
+        container.pop("ports", None)  # Nothing to map on the host's network.
         container["args"] = kept + [f"--{name}={value}" for name, value in flags.items()]
         self.name = pod["metadata"]["name"]
         self.container = f"{self.name}-{container['name']}"
