@@ -93,11 +93,11 @@ class Peers:
         """Returns who was lost, None if nobody was; waits, as an error of TensorFlow may come before we know why."""
         return self._reason if self._lost.wait(SILENCE_SECONDS + GRACE_SECONDS) else None
 
-    def leave(self) -> None:
+    def leave(self, wait_seconds: float) -> None:
         """Ends the watch and tells the others, which have to leave as well.
 
-        Waits up to GRACE_SECONDS for all to have done their part: TensorFlow's server here may still have to send them
-        the end of the last step.
+        Waits for all to have done their part: TensorFlow's server here may still have to send them the end of the last
+        step, and without it they take long to close their sessions.
         """
         self._left.set()
         self._watcher.join()
@@ -105,7 +105,7 @@ class Peers:
         if self._index != 0:
             for link in links:
                 link.send("bye")
-        end = time.monotonic() + GRACE_SECONDS
+        end = time.monotonic() + wait_seconds
         while self._links and time.monotonic() < end:
             for index, link in list(self._links.items()):
                 lines = link.receive()

@@ -26,17 +26,17 @@ from flags import run
 from interruption import Interruption
 
 peers.BEAT_SECONDS, peers.SILENCE_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 0.5
-peers.FAREWELL_SECONDS = 8.0
+peers.GRACE_SECONDS, peers.FAREWELL_SECONDS = 0.2, 8.0
 
 def main(argv):
-    index, wait_seconds, work_seconds, peers.GRACE_SECONDS = map(float, sys.argv[2:])
+    index, wait_seconds, work_seconds, farewell_seconds = map(float, sys.argv[2:])
     others = peers.Peers(sys.argv[1].split(","), int(index))
     with Interruption() as interruption:
         others.meet(interruption, wait_seconds)
     print("met", flush=True)
     time.sleep(work_seconds)
     print("done", time.time(), flush=True)
-    others.leave()
+    others.leave(farewell_seconds)
     print("left", time.time(), flush=True)
 
 run(main)
@@ -56,10 +56,10 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def start(
-        everybody: list[str], index: int, wait: float = 60, work: float = 60, grace: float = 0.2
+        everybody: list[str], index: int, wait: float = 60, work: float = 60, farewell: float = 0
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, ",".join(everybody), *map(str, (index, wait, work, grace))],
+            [sys.executable, "-c", PROGRAM, ",".join(everybody), *map(str, (index, wait, work, farewell))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -117,7 +117,7 @@ def test_a_lost_worker_ends_all_others(start: Start, number: signal.Signals, vic
 @pytest.mark.parametrize("slowest", [0, 1, 2])
 def test_nobody_leaves_before_all_are_done(start: Start, slowest: int) -> None:
     everybody = addresses(3)
-    processes = [start(everybody, index, work=2 if index == slowest else 0.1, grace=20) for index in range(3)]
+    processes = [start(everybody, index, work=2 if index == slowest else 0.1, farewell=20) for index in range(3)]
     output = "".join(process.communicate(timeout=40)[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0, 0]
     times = {what: [float(time) for time in re.findall(rf"{what} (\S+)", output)] for what in ("done", "left")}
