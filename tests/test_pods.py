@@ -22,6 +22,7 @@ from typing import Any
 import urllib.parse
 import urllib.request
 
+from processes import LOAD
 import pytest
 import yaml
 
@@ -95,14 +96,12 @@ def pip_mounts(folder: Path) -> list[str]:
     return [option for source, target in paths.items() for option in ("--volume", f"{source}:{target}:ro")]
 
 
-def build(context: Path) -> float:
-    """Builds the image; returns the seconds it took."""
-    start = time.monotonic()
-    podman(
+def build(context: Path) -> str:
+    """Builds the image; returns what podman says of its steps."""
+    return podman(
         "build", "--network=host", "--build-arg", f"BASE_IMAGE={BASE_IMAGE}", *pip_mounts(context.parent),
         "--tag", IMAGE, context,
     )  # fmt: skip
-    return time.monotonic() - start
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +133,7 @@ def base_image(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def image(base_image: str, context: Path) -> str:
-    print(f"image built in {build(context):.0f} s")
+    build(context)
     return IMAGE
 
 
@@ -167,10 +166,13 @@ def test_an_edited_script_is_in_the_image_within_seconds(
     for edit in ("# first edit\n", "# second edit\n", "# third edit\n"):  # The quickest counts: others work here too.
         with open(context / "classify.py", "a") as script:
             script.write(edit)
-        seconds.append(build(context))
+        start = time.monotonic()
+        steps = build(context)
+        seconds.append(round(time.monotonic() - start, 1))
+        assert re.search(r"STEP .*pip install .*\n--> Using cache ", steps), steps
         assert podman("run", "--rm", "--network=host", image, "tail", "-n1", "/model/classify.py") == edit
-    record_property("seconds to rebuild the image after editing a script", [round(second, 1) for second in seconds])
-    assert min(seconds) < MAX_REBUILD_SECONDS
+    record_property("seconds to rebuild the image after editing a script", seconds)
+    assert min(seconds) < MAX_REBUILD_SECONDS * LOAD
 
 
 class Pod:
