@@ -8,7 +8,7 @@ worker 0, over which a line goes each way every second:
     missing 2           from worker 0, until all are there
     missing             from worker 0: all are there
     lost 2              from worker 0: who died or froze; everybody leaves
-    bye                 from any: it has done its part
+    bye                 from any: it has done its part; from worker 0 when all have
     refused …           from worker 0: the two do not belong to the same run
 
 A worker that dies closes its connection (its kernel does); one that freezes falls silent.
@@ -45,11 +45,13 @@ class Peers:
         self._index = index
         self._hello = f"worker {index} of {len(addresses)}"
         self._links: dict[int, _Link] = {}  # Worker 0 has one to each other worker, they have one to worker 0.
+        self._parting: list[_Link] = []  # Those to workers that have said good-bye; they wait for ours.
         self._strangers: list[_Link] = []  # Connections to worker 0 that have not said yet who they are.
         self._missing = [0]  # What worker 0 said last, at any other worker.
         self._reason = ""
         self._lost = threading.Event()
         self._left = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
 
     def meet(self, interruption: Interruption, wait_seconds: float = WAIT_SECONDS) -> None:
         """Returns when all workers are there at the same time; from then on they are watched.
@@ -85,17 +87,35 @@ class Peers:
                 time.sleep(BEAT_SECONDS)
         for link in self._strangers:
             link.close()
-        threading.Thread(target=self._watch, daemon=True).start()
+        self._watcher.start()
 
     def lost(self) -> str | None:
-        """Returns who was lost, None if nobody was: an error of TensorFlow comes before or after the knowledge why."""
-        return self._reason if self._lost.wait(GRACE_SECONDS) else None
+        """Returns who was lost, None if nobody was; waits, as an error of TensorFlow may come before we know why."""
+        return self._reason if self._lost.wait(SILENCE_SECONDS + GRACE_SECONDS) else None
 
-    def leave(self) -> None:
-        """Ends the watch and tells the others, which have to leave as well."""
+    def leave(self, wait_seconds: float) -> None:
+        """Ends the watch and tells the others, which have to leave as well.
+
+        Waits for all to have done their part: TensorFlow's server here may still have to send them the end of the last
+        step, and without it they take long to close their sessions.
+        """
         self._left.set()
-        for link in list(self._links.values()):
-            link.send("bye")
+        self._watcher.join()
+        links = [*self._links.values(), *self._parting]
+        if self._index != 0:
+            for link in links:
+                link.send("bye")
+        end = time.monotonic() + wait_seconds
+        while self._links and time.monotonic() < end:
+            for index, link in list(self._links.items()):
+                lines = link.receive()
+                if lines is None or "bye" in lines:
+                    del self._links[index]
+            time.sleep(BEAT_SECONDS / 10)
+        if self._index == 0:
+            for link in links:
+                link.send("bye")
+        for link in links:
             link.close()
 
     def _welcome(self, listener: socket.socket) -> list[int]:
@@ -108,7 +128,7 @@ class Peers:
             if lines == []:
                 continue
             self._strangers.remove(link)
-            hello = re.fullmatch(r"worker (\d+) of (\d+)", lines[0]) if lines else None
+            hello = re.fullmatch(r"worker (\d{1,9}) of (\d{1,9})", lines[0]) if lines else None
             if hello is None:
                 link.close()
             elif int(hello[2]) != len(self._addresses) or not 0 < int(hello[1]) < len(self._addresses):
@@ -142,7 +162,8 @@ class Peers:
             kind, _, rest = line.partition(" ")
             if kind == "refused":
                 raise UserError(rest)
-            self._missing = [int(number) for number in rest.split()]
+            if kind == "missing":  # Other lines when worker 0 has met all and watches already.
+                self._missing = [int(number) for number in rest.split()]
         return self._missing
 
     def _unresolved(self) -> list[int]:
@@ -163,8 +184,8 @@ class Peers:
                 link.send(self._hello)
                 lines = link.receive()
                 for line in [f"lost {index}"] if lines is None else lines:
-                    if line == "bye":
-                        self._links.pop(index, None)
+                    if line == "bye" and index in self._links:
+                        self._parting.append(self._links.pop(index))
                         end = min(end, self._note_loss(index, "left", FAREWELL_SECONDS))
                     elif line.startswith("lost "):
                         for other in self._links.values():

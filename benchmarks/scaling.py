@@ -141,7 +141,9 @@ def reduce_seconds(hosts: Sequence[str], spaces: Sequence[str]) -> dict[float, f
 
 def predict(reduced: dict[float, float], compute_seconds: float) -> None:
     """Prints the share of perfect scaling for larger clusters, by the model of doc/scaling.md."""
-    seconds_per_megabyte, intercept = np.polyfit(list(reduced), list(reduced.values()), 1)
+    megabytes, seconds = map(np.array, (list(reduced), list(reduced.values())))
+    # By the share of each time, not by seconds: the small ones tell the latency.
+    seconds_per_megabyte, intercept = np.polyfit(megabytes, seconds, 1, w=1 / seconds)
     hop_seconds = max(intercept, 0) / 2  # Of two workers, each message travels two hops.
     print(
         f"model: {compute_seconds:.2f} s to compute a step, {seconds_per_megabyte * 1000:.2f} ms to handle a megabyte, "

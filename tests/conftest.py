@@ -16,6 +16,13 @@ PICTURES_PER_LABEL = 12
 IMAGE_SIZE = 32  # Pixels. Inception v2 is the lightest network that takes so few.
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Prints what tests measured (`record_property`), which pytest keeps to itself."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            terminalreporter.write_line(f"{name}: {value}")
+
+
 def draw_picture(colour: tuple[int, int, int], seed: int) -> Image.Image:
     """Returns a picture of 40 to 80 pixels a side whose colour alone tells its label."""
     generator = random.Random(seed)

@@ -28,7 +28,7 @@ POD_NAMES = {
     "access-model-logs.yaml": "access-model-logs",
     "tensorboard.yaml": "tensorboard-met-art-model",
 }
-# The edits that the README offers, each in one line that GNU's and BSD's sed both understand.
+# The edits of the README, each in one line that GNU's and BSD's sed both understand.
 EDITS = {
     "registry": "sed -i.bak -e 's#image: met-art:#image: registry.example.com/me/met-art:#' "
     "-e 's/# imagePullSecrets/imagePullSecrets/' *.yaml",
@@ -36,6 +36,8 @@ EDITS = {
     "train-model.yaml eval-model.yaml infer-model.yaml",
     "data volume": "sed -i.bak 's/# - {name: data,/- {name: data,/' "
     "train-model.yaml eval-model.yaml infer-model.yaml access-model-logs.yaml",
+    "logs of several workers": "sed -i.bak 's/claimName: met-art-logs/claimName: met-art-shared-logs/' "
+    "eval-model.yaml infer-model.yaml access-model-logs.yaml tensorboard.yaml",
 }
 
 
@@ -234,6 +236,11 @@ def test_pods_keep_the_restricted_profile(path: Path, manifest: Manifest, spec: 
     assert restricted_violations(spec) == []
 
 
+@each_pod
+def test_pods_hear_sigterm_from_the_first_moment(path: Path, manifest: Manifest, spec: Manifest) -> None:
+    assert spec["shareProcessNamespace"] is True  # The kernel keeps from process 1 what it has no handler for.
+
+
 @pytest.mark.parametrize(
     ("violation", "spoil"),
     [
@@ -276,6 +283,11 @@ def edited(edit: str, folder: Path) -> list[tuple[str, Manifest]]:
     return changed
 
 
+@pytest.mark.parametrize("edit", EDITS)
+def test_the_readme_offers_the_edit(edit: str) -> None:
+    assert f"    {EDITS[edit]}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
 def test_one_edit_names_registry_and_secret(tmp_path: Path) -> None:
     changed = edited("registry", tmp_path)
     assert len(changed) == len(PODS)
@@ -301,3 +313,11 @@ def test_one_edit_takes_the_records_from_a_claim(tmp_path: Path) -> None:
     for name, manifest in changed:
         mounts = {mount["mountPath"]: mount for mount in manifest["spec"]["containers"][0]["volumeMounts"]}
         assert mounts["/data"].get("readOnly", False) == (name != "access-model-logs.yaml")
+
+
+def test_one_edit_takes_the_logs_of_several_workers(tmp_path: Path) -> None:
+    changed = edited("logs of several workers", tmp_path)
+    assert len(changed) == 4
+    for _, manifest in changed:
+        claims = [v["persistentVolumeClaim"] for v in manifest["spec"]["volumes"] if "persistentVolumeClaim" in v]
+        assert claims == [{"claimName": "met-art-shared-logs"}]

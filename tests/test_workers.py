@@ -23,6 +23,7 @@ from slim_compat import slim, tf
 import batches
 from flags import STATUS_RETRY, Parser, UserError
 from interruption import Interruption
+import models
 import workers
 
 PICTURES = np.random.default_rng(0).normal(size=(12, 9, 9, 3)).astype(np.float32)
@@ -129,6 +130,28 @@ def test_means_and_broadcasts_are_exact(pool: concurrent.futures.ProcessPoolExec
         for number, mean in enumerate(means):
             np.testing.assert_allclose(mean, {1: 1, 2: 5.5, 3: 37}[count] + number, rtol=1e-6)
         assert broadcast.tolist() == [2**53 + 1]  # Lost by a detour over float64.
+
+
+def convolved_in_bfloat16(cluster: workers.Cluster) -> np.ndarray:
+    """Returns the mean gradient of the biases of a convolution without batch norm, as networks end with one."""
+    with tf.Graph().as_default(), Interruption() as interruption:
+        images = tf.constant(PICTURES[cluster.index :: cluster.size])
+        net = slim.conv2d(slim.conv2d(images, 16, 3), 4, 1, activation_fn=None, scope="last")
+        loss = tf.reduce_mean(tf.square(net - 1))
+        (biases,) = slim.get_variables_by_name("last/biases")
+        [gradient] = cluster.mean(tf.gradients(loss, [biases]))
+        config = models.session_config("bfloat16", clone_on_cpu=True)
+        with cluster.connect(config, interruption) as target, tf.compat.v1.Session(target, config=config) as session:
+            session.run(tf.compat.v1.global_variables_initializer())
+            _, value = session.run([loss, gradient])
+            session.run(cluster.barrier())
+    return value
+
+
+def test_a_server_takes_a_convolution_with_bias_in_bfloat16(pool: concurrent.futures.ProcessPoolExecutor) -> None:
+    gradients = on_workers(pool, convolved_in_bfloat16, 2)
+    assert np.isfinite(gradients[0]).all() and np.any(gradients[0])
+    np.testing.assert_array_equal(gradients[0], gradients[1])
 
 
 def cluster_of(*flags: str) -> workers.Cluster:
