@@ -31,7 +31,7 @@ from typing import IO, Any
 from files import PARTIAL_SUFFIX, open_replacing, replacing
 from flags import Parser, UserError, number, run
 from labels import FULL_LABEL_FILENAME, LABELS_FILENAME, label_of_folder, write_labels
-from pictures import MAX_SIDE, BadPicture, normalise
+from pictures import MAX_SIDE, BadPicture, normalise, read_file
 from progress import Progress
 import splits
 import tfrecord
@@ -132,7 +132,15 @@ def is_current(dataset_dir: Path, former: Mapping[str, Any], settings: object, p
     if not all((dataset_dir / name).is_file() for name in (SPLITS_FILENAME, LABELS_FILENAME, *former["shards"])):
         return False
     root = dataset_dir / PICTURES_FOLDER
-    return all(_sha256((root / path).read_bytes()) == known["sha256"] for path, known in former["pictures"].items())
+    return all(_sha256(_read(root / path)) == known["sha256"] for path, known in former["pictures"].items())
+
+
+def _read(path: Path) -> bytes:
+    """Returns the content of a file, nothing where it cannot be had."""
+    try:
+        return read_file(path)
+    except BadPicture:
+        return b""
 
 
 def _sha256(data: bytes) -> str:
@@ -194,8 +202,9 @@ def _start_worker() -> None:
 def _normalise_batch(paths: Sequence[str], max_side: int) -> list[Normalised]:
     results: list[Normalised] = []
     for path in paths:
-        data = Path(path).read_bytes()
+        data = b""
         try:
+            data = read_file(Path(path))
             results.append((_sha256(data), "", *normalise(data, max_side)))
         except BadPicture as error:
             results.append((_sha256(data), str(error), b"", 0, 0))
