@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import corpus
 from PIL import Image, ImageChops, ImageStat
@@ -127,10 +128,8 @@ def test_evaluation_and_training_read_what_convert_stored(folder: Path, converte
 def test_flipped_bytes_never_reach_training(tmp_path: Path) -> None:
     """Pillow accepts JPEGs that TensorFlow refuses; one of them in the records would end every training run."""
     generator = random.Random(0)
-    whole = [
-        corpus.encode(corpus.drawing(number, (60, 40)), **options)
-        for number, options in enumerate([{}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0}])
-    ]
+    forms: list[dict[str, Any]] = [{}, {"progressive": True}, {"keep_rgb": True}, {"subsampling": 0}]
+    whole = [corpus.encode(corpus.drawing(number, (60, 40)), **form) for number, form in enumerate(forms)]
     used = 0
     for _ in range(3000):
         data = bytearray(generator.choice(whole))
@@ -249,7 +248,7 @@ def as_mere_owner() -> list[str]:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_the_largest_picture_stays_within_the_memory(
-    mode: str, file_format: str, options: dict[str, object], tmp_path: Path
+    mode: str, file_format: str, options: dict[str, Any], tmp_path: Path
 ) -> None:
     path = tmp_path / "large"
     path.write_bytes(corpus.encode(Image.new(mode, (8_360, 8_360)), file_format, **options))
