@@ -69,9 +69,9 @@ def get_split(
 
     splits_path = folder / "splits.json"
     if file_pattern is None and splits_path.exists():
-        num_samples = sum(json.loads(splits_path.read_text(encoding="utf-8"))["counts"][split_name].values())
+        num_samples = _described(splits_path, split_name, shards, list(labels_to_names.values()), convert)
     else:
-        num_samples = sum(1 for shard in shards for _ in tf.compat.v1.io.tf_record_iterator(shard))
+        num_samples = sum(map(_count, shards))
     if not num_samples:
         raise ValueError(f"{dataset_dir} has no picture for {split_name}; {convert} with another --percent_validation")
 
@@ -99,5 +99,31 @@ def get_split(
 def _read_labels(path: Path, advice: str) -> dict[int, str]:
     if not path.exists():
         raise ValueError(f"{path} is missing; {advice}")
-    lines = [line.partition(":") for line in path.read_text(encoding="utf-8").split("\n") if line]
-    return {int(index): name for index, _, name in lines}
+    try:
+        lines = [line.partition(":") for line in path.read_text(encoding="utf-8").split("\n") if line]
+        return {int(index): name for index, _, name in lines}
+    except ValueError:
+        raise ValueError(f"{path} does not consist of lines `index:name` in UTF-8; {advice}") from None
+
+
+def _described(path: Path, split_name: str, shards: list[str], names: list[str], advice: str) -> int:
+    """Returns the number of pictures by splits.json, once labels and files are those that it describes."""
+    try:
+        described = json.loads(path.read_text(encoding="utf-8"))
+        counts, sizes = described["counts"][split_name], dict(described["shards"])
+        num_samples = sum(counts.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise ValueError(f"{path} does not describe the records beside it; {advice}") from None
+    if list(counts) != names:
+        raise ValueError(f"{path.parent / 'labels.txt'} is not that of the records beside it; {advice}")
+    for shard in shards:
+        if Path(shard).stat().st_size != sizes.get(Path(shard).name):
+            raise ValueError(f"{shard} is damaged or cut off; delete it and {advice} again")
+    return num_samples
+
+
+def _count(shard: str) -> int:
+    try:
+        return sum(1 for _ in tf.compat.v1.io.tf_record_iterator(shard))
+    except tf.errors.DataLossError:
+        raise ValueError(f"{shard} is damaged or cut off; make it anew") from None

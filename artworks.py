@@ -9,6 +9,7 @@ import re
 from typing import IO, NamedTuple
 
 from flags import UserError
+from labels import is_text
 
 LIST_FORM = "department,label,link_resource[,image_url,is_public_domain]"
 
@@ -44,6 +45,8 @@ def read_artworks(path: Path) -> Iterator[Artwork]:
         raise UserError(
             f"{path} does not exist; copy lines of arts-all.list, which bigquery.py writes, to it"
         ) from None
+    except csv.Error as error:
+        raise UserError(f"{path} is not a CSV file: {error}; write it again with bigquery.py --output={path}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is not text in UTF-8; write it again with bigquery.py --output={path}") from None
 
@@ -54,7 +57,7 @@ def _read_tuples(file: IO[str], path: Path) -> Iterator[Artwork]:
             continue
         try:
             _, label, link = ast.literal_eval(line.strip().rstrip(","))
-        except (ValueError, TypeError, SyntaxError):
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise UserError(f"{path}:{line_number} is not ('department', 'label', 'link_resource')") from None
         yield _artwork(f"{path}:{line_number}", label, link)
 
@@ -80,9 +83,11 @@ def _read_csv(file: IO[str], path: Path) -> Iterator[Artwork]:
 
 def _artwork(where: str, label: object, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
     name = " ".join(str(label or "").split())
-    number_at_end = re.search(r"/(\d+)/?(?:[?#].*)?$", str(link))
+    number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link))
     if not name:
         raise UserError(f"{where} has no label; remove the line")
+    if not is_text(name):
+        raise UserError(f"{where} has the label {name!r}, which is no text; remove the line")
     if not number_at_end:
         raise UserError(f"{where} has no object number at the end of the link {link!r}")
     return Artwork(int(number_at_end.group(1)), name, image_url, public)

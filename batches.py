@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from google.protobuf.message import DecodeError
+
 from slim_compat import slim, tf
 import arts
 import dataset_factory
@@ -144,10 +146,10 @@ def raise_damaged(data_sources: Sequence[str]) -> None:
             for record in tf.compat.v1.io.tf_record_iterator(source):  # Needs no eager mode; training has none.
                 features = tf.train.Example.FromString(record).features.feature
                 open_picture(features["image/encoded"].bytes_list.value[0])
-        except (tf.errors.DataLossError, tf.errors.NotFoundError):
+        except (tf.errors.DataLossError, tf.errors.NotFoundError, DecodeError, IndexError):
             raise UserError(f"{source} is damaged or cut off; delete it and run convert.py again") from None
         except BadPicture as error:
-            name = features["image/filename"].bytes_list.value[0].decode()
+            name = b"".join(features["image/filename"].bytes_list.value).decode(errors="replace")
             raise UserError(
                 f"{source}: {name} is damaged ({error}); delete that file and run convert.py again"
             ) from None

@@ -137,7 +137,10 @@ def settings(checkpoint: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        flags = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(flags, dict):
+            raise ValueError
+        return flags
     except ValueError:
         raise UserError(f"{path} is not JSON; delete it and give --model_name") from None
 

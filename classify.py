@@ -18,6 +18,7 @@ import csv
 import io
 import json
 from pathlib import Path
+import sys
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -29,7 +30,7 @@ from flags import Parser, UserError, number, run
 from images import evaluation_image
 from inference import Classifier, open_classifier
 import networks
-from pictures import FORMATS, MAX_SIDE, BadPicture, normalise
+from pictures import FORMATS, MAX_SIDE, BadPicture, normalise, read_file
 from remote_picture import fetch_picture
 
 if TYPE_CHECKING:
@@ -105,13 +106,20 @@ ROW_FORMATS: dict[str, Callable[[Row], str]] = {"text": as_text, "jsonl": as_jso
 
 
 def find_files(paths: Sequence[str]) -> list[Path]:
-    """Returns the files named, and the pictures in the folders named, in order."""
+    """Returns the files named, and the pictures in the folders named, in order; says what it passed over there."""
     files: list[Path] = []
+    passed_over: list[Path] = []
     for path in map(Path, paths):
-        if path.is_dir():
-            files += sorted(file for file in path.rglob("*") if file.suffix.lower() in PICTURE_SUFFIXES)
-        else:
+        if not path.is_dir():
             files.append(path)
+            continue
+        for file in sorted(path.rglob("*")):
+            if file.is_dir():
+                continue
+            is_meant = file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+            (files if is_meant else passed_over).append(file)
+    if passed_over:
+        print(f"passed over, not named like pictures: {len(passed_over)}, {passed_over[0]} first", file=sys.stderr)
     return files
 
 
@@ -127,12 +135,10 @@ def read_image(source: Path | str, image_size: int, allow_private_hosts: bool) -
         float32 [image_size, image_size, 3], RGB, range [0, 255]; or the reason why there is none.
     """
     try:
-        data = source.read_bytes() if isinstance(source, Path) else fetch_picture(source, allow_private_hosts)
+        data = read_file(source) if isinstance(source, Path) else fetch_picture(source, allow_private_hosts)
         jpeg, _, _ = normalise(data, MAX_SIDE)
     except BadPicture as error:
         return str(error)
-    except OSError as error:
-        return error.strerror or str(error)
     return evaluation_image(tf.constant(jpeg), image_size).numpy()
 
 

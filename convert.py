@@ -28,10 +28,10 @@ import tempfile
 import threading
 from typing import IO, Any
 
-from files import PARTIAL_SUFFIX, open_replacing, replacing
+from files import PARTIAL_SUFFIX, locked, open_replacing, replacing
 from flags import Parser, UserError, number, run
-from labels import FULL_LABEL_FILENAME, LABELS_FILENAME, label_of_folder, write_labels
-from pictures import MAX_SIDE, BadPicture, normalise
+from labels import FULL_LABEL_FILENAME, is_text, label_of_folder, read_labels, write_labels
+from pictures import MAX_SIDE, BadPicture, normalise, read_file
 from progress import Progress
 import splits
 import tfrecord
@@ -94,10 +94,11 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
         if folder.name.startswith(".") or not folder.is_dir():
             passed_over.append(folder.name)
             continue
-        names.add(label_of_folder(folder))
+        label = _label(folder)
+        names.add(label)
         for file in sorted(folder.iterdir()):
             path = f"{folder.name}/{file.name}"
-            if path != path.encode(errors="replace").decode():
+            if not is_text(path):
                 raise UserError(f"{root}: the name {path!r} is not UTF-8; rename it")
             if file.name == FULL_LABEL_FILENAME:
                 continue
@@ -105,10 +106,21 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
             if not_meant or file.name.endswith(PARTIAL_SUFFIX) or not file.is_file():
                 passed_over.append(path)
             else:
-                labels[path] = label_of_folder(folder)
+                labels[path] = label
     if not names:
         raise UserError(f"{root} is empty; run download.py, or tar xzf sample-dataset.tar.gz -C {root.parent}")
     return labels, sorted(names), passed_over
+
+
+def _label(folder: Path) -> str:
+    """Returns the label of a folder, one that labels.txt can hold on a line."""
+    try:
+        label = label_of_folder(folder)
+    except UnicodeDecodeError:
+        raise UserError(f"{folder / FULL_LABEL_FILENAME} is not UTF-8 text; delete it") from None
+    if not label.strip() or not is_text(label) or not {"\n", "\r"}.isdisjoint(label):
+        raise UserError(f"{str(folder)!r} stands for the label {label!r}, which is no line of text; rename the folder")
+    return label
 
 
 def read_set(dataset_dir: Path) -> dict[str, Any]:
@@ -116,10 +128,16 @@ def read_set(dataset_dir: Path) -> dict[str, Any]:
     path = dataset_dir / SPLITS_FILENAME
     partial = dataset_dir / (SPLITS_FILENAME + PARTIAL_SUFFIX)
     try:
-        return json.loads((path if path.exists() else partial).read_text(encoding="utf-8"))
+        former = json.loads((path if path.exists() else partial).read_text(encoding="utf-8"))
+        expected = {"settings": set(SETTINGS), "counts": {splits.TRAIN, splits.VALIDATION}, "shards": set()}
+        if not all(expected[key] <= former[key].keys() for key in expected):
+            raise ValueError
+        if not all({"split", "sha256"} <= picture.keys() for picture in former["pictures"].values()):
+            raise ValueError
+        return former
     except FileNotFoundError:
         return {}
-    except ValueError:
+    except (ValueError, KeyError, TypeError, AttributeError):
         if not path.exists():  # The very first run was killed in the middle of this file.
             return {}
         raise UserError(f"{path} is damaged; delete it and run convert.py again, for a new split") from None
@@ -129,10 +147,24 @@ def is_current(dataset_dir: Path, former: Mapping[str, Any], settings: object, p
     """Returns whether the set that `former` describes is whole and made from the same files and settings."""
     if not former or former["settings"] != settings or former["pictures"].keys() != set(paths):
         return False
-    if not all((dataset_dir / name).is_file() for name in (SPLITS_FILENAME, LABELS_FILENAME, *former["shards"])):
+    sizes = {path.name: path.stat().st_size for path in dataset_dir.glob(OLD_SHARDS)}
+    if not (dataset_dir / SPLITS_FILENAME).is_file() or sizes != former["shards"]:
+        return False
+    try:
+        if read_labels(dataset_dir) != list(former["counts"][splits.TRAIN]):
+            return False
+    except UserError:
         return False
     root = dataset_dir / PICTURES_FOLDER
-    return all(_sha256((root / path).read_bytes()) == known["sha256"] for path, known in former["pictures"].items())
+    return all(_sha256(_read(root / path)) == known["sha256"] for path, known in former["pictures"].items())
+
+
+def _read(path: Path) -> bytes:
+    """Returns the content of a file, nothing where it cannot be had."""
+    try:
+        return read_file(path)
+    except BadPicture:
+        return b""
 
 
 def _sha256(data: bytes) -> str:
@@ -194,8 +226,9 @@ def _start_worker() -> None:
 def _normalise_batch(paths: Sequence[str], max_side: int) -> list[Normalised]:
     results: list[Normalised] = []
     for path in paths:
-        data = Path(path).read_bytes()
+        data = b""
         try:
+            data = read_file(Path(path))
             results.append((_sha256(data), "", *normalise(data, max_side)))
         except BadPicture as error:
             results.append((_sha256(data), str(error), b"", 0, 0))
@@ -264,16 +297,17 @@ def write_set(
     _delete(dataset_dir, OLD_SHARDS + PARTIAL_SUFFIX)  # Of a run that was killed.
     order = sorted(pictures, key=lambda picture: splits.stable_hash(settings["random_seed"], picture.path))
     counts = {}
-    shards = []
+    shards = {}  # Their size in bytes: a file that was cut off between two records looks whole from within.
     with replacing(dataset_dir / SPLITS_FILENAME) as splits_json, contextlib.ExitStack() as renamed_together:
         for split in (splits.TRAIN, splits.VALIDATION):
             chosen = [picture for picture in order if picture.split == split]
             counts[split] = Counter(dict.fromkeys(names, 0))
             counts[split].update(picture.label for picture in chosen)
             for shard in range(settings["num_shards"]):
-                shards.append(SHARD_NAME.format(split, shard, settings["num_shards"]))
-                partial = renamed_together.enter_context(replacing(dataset_dir / shards[-1]))
+                name = SHARD_NAME.format(split, shard, settings["num_shards"])
+                partial = renamed_together.enter_context(replacing(dataset_dir / name))
                 _write_shard(partial, chosen[shard :: settings["num_shards"]], names, store)
+                shards[name] = partial.stat().st_size
         sources = {picture.path: {"split": picture.split, "sha256": picture.sha256} for picture in pictures}
         description = {"settings": settings, "counts": counts, "shards": shards, "pictures": sources}
         splits_json.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -360,7 +394,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"nothing to do: the records in {args.dataset_dir} are made from these {len(labels)} files")
         return None
 
-    with tempfile.TemporaryFile(dir=args.dataset_dir) as store:
+    with locked(args.dataset_dir), tempfile.TemporaryFile(dir=args.dataset_dir) as store:
         pictures = read_pictures(root, labels, args.max_side, args.num_workers, store)
         names = choose_labels(pictures, names, args.min_images_per_label, root)
         bad = sum(bool(picture.problem) for picture in pictures)

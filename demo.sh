@@ -10,11 +10,14 @@ show() {
 }
 
 [ -x .venv/bin/pip ] || show "${PYTHON:-python3}" -m venv .venv
-show .venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
+show .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 PATH="$PWD/.venv/bin:$PATH"
 
-mkdir -p demo/data
-[ -d demo/data/met_art ] || show tar -xzf sample-dataset.tar.gz -C demo/data
+mkdir -p demo/data demo/unpacked
+if [ ! -d demo/data/met_art ]; then
+    show tar -xzf sample-dataset.tar.gz -C demo/unpacked
+    mv demo/unpacked/met_art demo/data # Only now, so that what is there is whole.
+fi
 show python convert.py --dataset_dir=demo/data
 show python train_image_classifier.py --train_dir=demo/logs --dataset_dir=demo/data --model_name=inception_v3 \
     --batch_size=10 --max_number_of_steps=100

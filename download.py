@@ -21,7 +21,7 @@ import sys
 from typing import IO, NamedTuple
 
 from artworks import Artwork, read_artworks, select
-from files import open_replacing, replacing
+from files import locked, open_replacing, replacing
 from flags import Parser, UserError, number, run
 from labels import folder_name, write_folder
 from pictures import BadPicture, normalise
@@ -256,8 +256,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings.image_size,
         settings.public_domain_only,
     )
-    settings.dataset_dir.mkdir(parents=True, exist_ok=True)
     with (
+        locked(settings.dataset_dir, f".download{shard}.lock"),
         Progress("Downloading", there.total(), "pictures", initial=there[True]) as progress,
         open_replacing(failures_path) as failures,
         Web(

@@ -101,6 +101,9 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
 
 
 def _leave(message: str, status: int) -> NoReturn:
-    sys.stdout.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:  # The disk that stdout goes to is full, which may be what the message says.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(" ".join(message.split()), file=sys.stderr, flush=True)
     sys.exit(status)

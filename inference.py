@@ -167,7 +167,10 @@ def read_temperature(checkpoint: str) -> float:
     if not path.is_file():
         return 1.0
     try:
-        return float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+        if not 0 < temperature < float("inf"):
+            raise ValueError
+        return temperature
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; delete it, or fit it again with eval_image_classifier.py") from None
 

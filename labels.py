@@ -35,6 +35,11 @@ _SMALL_WORDS = {
 # fmt: on
 
 
+def is_text(label: str) -> bool:
+    """Returns whether a label can be written to a file: not the halves of letters that Python makes of odd bytes."""
+    return label == label.encode(errors="replace").decode()
+
+
 def folder_name(label: str) -> str:
     """Returns the folder name of a label; distinct labels get names distinct on any file system.
 
@@ -125,7 +130,7 @@ def read_labels(folder: str | os.PathLike[str]) -> list[str]:
         if not line:
             continue
         index, colon, name = line.partition(":")
-        if not (colon and index.isascii() and index.isdigit() and name) or int(index) in names:
+        if not (colon and re.fullmatch("[0-9]{1,9}", index) and name) or int(index) in names:
             raise UserError(
                 f"{path}:{line_number} is not a line `index:name` of its own; write it again with convert.py"
             )

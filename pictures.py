@@ -4,24 +4,62 @@ Only formats on a list are opened, whatever a file's name says, and sizes are re
 """
 
 import io
+import os
+from pathlib import Path
+import re
 import warnings
 
-from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# An order above the museum's largest photographs; 3 bytes a pixel bound the memory of one process.
-MAX_PIXELS = 100_000_000
+# Several times the museum's largest photographs. Decoding and conversion hold up to 20 bytes of each pixel at once
+# (WebP with transparency), so a process stays below 1.5 GB (tests/test_corpus.py).
+MAX_PIXELS = 70_000_000
+MAX_FILE_BYTES = 200_000_000  # Ten times the museum's largest photographs.
 # Longest side of a record, pixels. Evaluation at 299 takes the central 7/8, so the shorter side needs 342;
 # with 640 it has them up to a ratio of 15:8, and the museum's small photographs (625) stay as they are.
 MAX_SIDE = 640
 JPEG_QUALITY = 92
+# A JPEG that needs no change is kept as it is up to this size; more than pixels take at any quality is profiles and
+# previews, and the 2,048 records that training shuffles are held in memory.
+MAX_KEPT_BYTES = 2_000_000
 ORIENTATION_TAG = 0x0112  # Of EXIF; 1 is upright.
+UPRIGHT = {  # What undoes the camera's turn, by the value of that tag.
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# What to_rgb knows how to show. 32-bit and floating-point grey are not among them: nothing says which value is white.
+MODES = {"1", "L", "LA", "P", "PA", "I;16", "I;16B", "I;16L", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
+
+_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # Of a segment; restarts belong to the pixels around them.
 
 assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
 class BadPicture(Exception):
     """There is no whole picture of a known format; the text says why."""
+
+
+def read_file(path: Path) -> bytes:
+    """Reads a picture file.
+
+    Raises:
+        BadPicture: There is no such file, or it cannot be read or is too large; the reason in a few words.
+    """
+    try:
+        if path.exists() and not path.is_file():
+            raise BadPicture("a folder or device, not a file")  # Opening a pipe would wait for ever.
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MAX_FILE_BYTES:
+                raise BadPicture(f"larger than {MAX_FILE_BYTES:,} bytes")
+            return file.read()
+    except OSError as error:
+        raise BadPicture(error.strerror or str(error)) from None
 
 
 def open_picture(data: bytes, draft_side: int | None = None) -> Image.Image:
@@ -53,6 +91,10 @@ def open_picture(data: bytes, draft_side: int | None = None) -> Image.Image:
                 scale = draft_side / max(width, height)
                 picture.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
             picture.load()
+            if picture.mode not in MODES:
+                raise BadPicture(f"pixels of the kind {picture.mode}, which have no certain colour")
+            if picture.format == "PNG":
+                Image.open(io.BytesIO(data), formats=FORMATS).verify()  # The checksums, which decoding passes over.
     except BadPicture:
         raise
     except UnidentifiedImageError:
@@ -78,9 +120,13 @@ def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
         BadPicture: See `open_picture`.
     """
     picture = open_picture(data, draft_side=max_side)
-    full_size = _declared_size(data)
-    upright = picture.getexif().get(ORIENTATION_TAG, 1) == 1
-    if picture.format == "JPEG" and picture.mode in ("RGB", "L") and upright and max(full_size) <= max_side:
+    as_wanted = (
+        picture.format == "JPEG"
+        and picture.mode in ("RGB", "L")
+        and max(_declared_size(data)) <= max_side
+        and _orientation(picture) not in UPRIGHT
+    )
+    if as_wanted and len(data) <= MAX_KEPT_BYTES and _has_whole_segments(data):
         return data, picture.height, picture.width
     picture = to_rgb(picture)
     # A third of the time that LANCZOS takes; the network's own scaling hides the difference.
@@ -92,14 +138,42 @@ def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
 
 def to_rgb(picture: Image.Image) -> Image.Image:
     """Returns the picture upright, in 8-bit RGB, what was transparent on white."""
-    ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale.
+    turn = UPRIGHT.get(_orientation(picture))
+    if picture.mode.startswith("I;16"):  # Pillow would clip these instead of scaling them.
         picture = picture.convert("F").point(lambda value: value * (255 / 65535) + 0).convert("L")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        background = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(background, picture).convert("RGB")
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        background = Image.new("RGB", picture.size, "white")
+        background.paste(picture, mask=picture.getchannel("A"))
+        picture = background
+    picture = picture if picture.mode == "RGB" else picture.convert("RGB")
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Returns the EXIF tag; 1, upright, where there is none or what there is cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return picture.getexif().get(ORIENTATION_TAG, 1)
+    except Exception:  # Pillow's reader raises nearly anything on damaged data; the pixels are whole.
+        return 1
+
+
+def _has_whole_segments(data: bytes) -> bool:
+    """Returns whether the segments of a JPEG follow one another up to a last one that ends the picture.
+
+    TensorFlow's decoder refuses JPEGs without that end; Pillow's is content once it has all rows.
+    """
+    position = 2  # After the marker of the start.
+    while match := _JPEG_MARKER.match(data, position):
+        if match[1] == b"\xd9":
+            return match.end() == len(data)
+        position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+        if match[1] == b"\xda":  # The pixels follow, as long as they like.
+            next_segment = _JPEG_MARKER.search(data, position)
+            position = next_segment.start() if next_segment else len(data)
+    return False
 
 
 def _declared_size(data: bytes) -> tuple[int, int]:

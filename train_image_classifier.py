@@ -26,7 +26,7 @@ import batches
 import checkpoints
 import dataset_factory
 import features
-from files import open_replacing
+from files import locked, open_replacing
 from flags import Parser, Retry, UserError, number, run
 from interruption import Interruption
 from labels import LABELS_FILENAME, read_labels, write_labels
@@ -210,9 +210,12 @@ def train(
         broadcast = cluster.broadcast(tf.compat.v1.global_variables())
         config = models.session_config(arguments.precision, arguments.clone_on_cpu)
         with (
+            locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext(),
             cluster.connect(config, interruption) as target,
             tf.compat.v1.Session(target, config=config) as session,
         ):
+            if newest_checkpoint(arguments.train_dir, label_names) != newest:
+                raise Retry(f"another process has saved a checkpoint in {arguments.train_dir} meanwhile")
             session.run([tf.compat.v1.global_variables_initializer(), iterator.initializer])
             if cluster.index == 0:
                 if restored:

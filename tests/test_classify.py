@@ -185,12 +185,15 @@ def test_the_answers_are_those_of_the_evaluation(
 def test_as_a_program(
     folder: Path, train_dir: Path, tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
 ) -> None:
-    """Rows on stdout, one line on stderr, status 1; nothing of TensorFlow's in between."""
+    """Rows on stdout, what is left out and the error on stderr, status 1; nothing of TensorFlow's in between."""
     flags = [f"--checkpoint_path={train_dir}", "--format=jsonl", "--top_k=1", f"--image_file={folder}"]
     result = run_script("classify.py", *flags)
     assert result.returncode == 1
     assert len([json.loads(line) for line in result.stdout.splitlines()]) == len(EXPECTED)
-    assert result.stderr == "error: 3 of 8 pictures could not be classified; their rows say why\n"
+    assert result.stderr.splitlines() == [
+        f"passed over, not named like pictures: 1, {folder}/notes.txt first",
+        "error: 3 of 8 pictures could not be classified; their rows say why",
+    ]
 
 
 def test_errors(tmp_path: Path, train_dir: Path) -> None:

@@ -22,6 +22,7 @@ import pytest
 
 from slim_compat import tf
 import convert
+from files import LOCK_FILENAME
 from flags import UserError
 
 SCRIPT = Path(convert.__file__)
@@ -65,7 +66,7 @@ def records(folder: Path, split: str = "*") -> dict[str, dict[str, Any]]:
 
 def written(folder: Path) -> dict[str, bytes]:
     """Returns the content of all files beside the pictures."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != LOCK_FILENAME}
 
 
 def pixels(data: bytes) -> Image.Image:

@@ -109,7 +109,7 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder to build from: the repo's files, and data/ as convert.py leaves it."""
     folder = tmp_path_factory.mktemp("build") / "context"
     (folder / "data").mkdir(parents=True)
-    for pattern in ("Dockerfile", ".dockerignore", "requirements*.txt", "*.py"):
+    for pattern in ("Dockerfile", ".dockerignore", "requirements*.lock", "*.py"):
         for file in ROOT.glob(pattern):
             shutil.copy2(file, folder)
     with tarfile.open(ROOT / "sample-dataset.tar.gz") as archive:

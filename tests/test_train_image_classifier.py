@@ -247,7 +247,9 @@ def test_a_damaged_records_file_is_named(dataset_dir: Path, tmp_path: Path) -> N
     damaged.write_bytes(damaged.read_bytes()[:-100])
     with pytest.raises(UserError) as error:
         train(tmp_path / "logs", data, "--max_number_of_steps=20", *QUICKLY_BUILT)
-    assert str(error.value) == f"{damaged} is damaged or cut off; delete it and run convert.py again"
+    assert (
+        str(error.value) == f"{damaged} is damaged or cut off; delete it and run convert.py --dataset_dir={data} again"
+    )
 
 
 def test_wrong_inputs_are_refused_before_anything_is_written(
