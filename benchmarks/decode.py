@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Decodes pictures with Pillow and does nothing else: what convert.py is measured against.
 
 python benchmarks/decode.py --pictures=data/met_art --num_workers=2

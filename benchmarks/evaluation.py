@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measures how many pictures a second eval_image_classifier.py answers for, read from the records.
 
 python benchmarks/evaluation.py --checkpoint_path=logs --dataset_dir=data
@@ -14,9 +13,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import slim_compat  # noqa: F401
 import batches
-from eval_image_classifier import predict
 from flags import Parser, number, run
-from inference import open_classifier
+from inference import open_classifier, predict
 
 
 def build_parser() -> Parser:

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measures the training step of a peer: `fit` of Keras's own InceptionV3 on TensorFlow, the same batch each time.
 
     python benchmarks/peer_keras.py --precision=bfloat16

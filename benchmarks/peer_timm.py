@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measures the training step of a peer: timm's inception_v3 on PyTorch, channels last, the same batch each time.
 
     python benchmarks/peer_timm.py --precision=bfloat16

@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measures how many training images a second one core reads, decodes, crops, colours and batches.
 
 python benchmarks/pipeline.py --dataset_dir=data

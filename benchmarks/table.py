@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measures what this program is fast at and what it costs, and its peers beside it; prints tables for people to read.
 
 Reads   sample-dataset.tar.gz
@@ -37,6 +36,7 @@ sys.path.insert(0, str(REPO))
 from flags import Parser, UserError, number, run  # noqa: E402
 
 FIGURES_FILENAME = "measured.jsonl"
+HEAD_STEPS = 20  # Times as many steps for the head alone, which takes milliseconds for one.
 MANY = 10  # Times as many pictures, to see whether speed and memory stay.
 MAXRSS_PER_MEGABYTE = 1024**2 if sys.platform == "darwin" else 1024
 PRECISIONS = ("float32", "bfloat16")
@@ -47,6 +47,7 @@ DECODE = "decoding with Pillow and nothing else"
 CONVERT_FEW, CONVERT_MANY = "`convert.py`", f"`convert.py`, {MANY} x the pictures"
 KERAS, TIMM = "step of Keras 3", "step of PyTorch + timm"
 TRAIN_FEW, TRAIN_MANY = "training from records", f"training from {MANY} x the records"
+HEAD = "training the head alone, features kept"
 
 COLUMNS = {  # Figure: (heading, format).
     "images_per_second": ("images/s", "{:,.1f}"),
@@ -65,6 +66,7 @@ def build_parser() -> Parser:
     add("--rounds", type=number(int, 0), default=3, help="of all measurements; 0 only prints the tables")
     add("--only", default="", help="measure only what has this in its name, a regular expression")
     add("--models", nargs="+", default=["inception_v3", "resnet_v1_50"], help="the first one reads records, too")
+    add("--head_scope", default="InceptionV3/Logits", help="of the first one: what trains alone on kept features")
     add("--image_size", type=number(int, 32), help="pixels; default: each network's own")
     add("--batch_size", type=number(int, 1), default=32)
     add("--steps", type=number(int, 2), default=10, help="of training; the first is not counted")
@@ -152,16 +154,17 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
     size = [f"--image_size={flags.image_size}"] if flags.image_size else []
     step = [f"--batch_size={flags.batch_size}", f"--steps={flags.steps}", *size]
 
-    def train(dataset_dir: Path) -> Figures:
-        shutil.rmtree(logs, ignore_errors=True)
+    def train(train_dir: Path, dataset_dir: Path, steps: int, *more: str) -> Figures:
+        shutil.rmtree(train_dir, ignore_errors=True)
         return measure(
             "train_image_classifier.py",
-            f"--train_dir={logs}",
+            f"--train_dir={train_dir}",
             f"--dataset_dir={dataset_dir}",
             f"--model_name={flags.models[0]}",
             f"--batch_size={flags.batch_size}",
-            f"--max_number_of_steps={flags.steps}",
+            f"--max_number_of_steps={steps}",
             *([f"--train_image_size={flags.image_size}"] if flags.image_size else []),
+            *more,
         )
 
     found: dict[str, Callable[[], Figures]] = {
@@ -187,8 +190,16 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
                 measure, f"benchmarks/{script}.py", f"--precision={precision}", *step, *more, python=python
             )
     return found | {
-        TRAIN_FEW: lambda: train(few),
-        TRAIN_MANY: lambda: train(many),
+        TRAIN_FEW: lambda: train(logs, few, flags.steps),
+        TRAIN_MANY: lambda: train(logs, many, flags.steps),
+        HEAD: lambda: train(
+            flags.work_dir / "head",
+            few,
+            flags.steps * HEAD_STEPS,
+            checkpoint,
+            f"--trainable_scopes={flags.head_scope}",
+            "--feature_views=1",
+        ),
         "evaluation": lambda: measure("benchmarks/evaluation.py", checkpoint, f"--dataset_dir={many}"),
         "`classify.py`, one picture": lambda: measure(
             "classify.py", checkpoint, f"--image_file={next(few.glob('met_art/*/*'))}"
@@ -210,6 +221,7 @@ def ratios(model: str) -> list[tuple[str, str, str, str, str]]:
         (f"step of {model}, of {KERAS}", "images_per_second", ours, KERAS, "2"),
         (f"step of {model}, of its own float32", "images_per_second", ours, f"{ours}, float32", "2.5"),
         ("training from records, of the step alone", "images_per_second", TRAIN_MANY, ours, "0.95"),
+        ("epoch of the head alone, of an epoch of all", "images_per_second", HEAD, TRAIN_FEW, "50"),
         (f"speed of training, {MANY} x the records", "images_per_second", TRAIN_MANY, TRAIN_FEW, "1"),
         (f"memory of training, {MANY} x the records", "peak_megabytes", TRAIN_MANY, TRAIN_FEW, "1"),
     ]

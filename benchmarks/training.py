@@ -1,4 +1,3 @@
-#!/usr/bin/env python3
 """Measures the bare training step of train_image_classifier.py: the same batch each time, and it is in memory.
 
 python benchmarks/training.py --model_name=inception_v3 --precision=bfloat16
@@ -15,8 +14,9 @@ from stopwatch import Stopwatch
 
 from slim_compat import tf
 from flags import Parser, number, run
+import models
 import networks
-import train_image_classifier as training
+import train_image_classifier
 import workers
 
 
@@ -35,7 +35,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     # All else as the script has it by default.
-    arguments = training.build_parser().parse_args(
+    arguments = train_image_classifier.build_parser().parse_args(
         ["--train_dir=", "--dataset_dir=", f"--model_name={flags.model_name}", f"--precision={flags.precision}"]
     )
     size = flags.image_size or networks.NETWORKS[flags.model_name].image_size
@@ -49,12 +49,13 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "labels": random.integers(0, flags.num_classes, flags.batch_size),
             }.items()
         )
-        model = training.build_model(arguments, flags.num_classes, images, labels, workers.from_flags(arguments))
-        with tf.compat.v1.Session(config=training.session_config(flags.precision, clone_on_cpu=True)) as session:
+        cluster = workers.from_flags(arguments)
+        model = models.build_network(arguments, [1.0] * flags.num_classes, images, labels, cluster)
+        with tf.compat.v1.Session(config=models.session_config(flags.precision, clone_on_cpu=True)) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
             for _ in range(flags.steps):
-                inputs = {model.learning_rate: arguments.learning_rate, model.stop: False}
-                session.run([model.train_op, model.loss, model.stopping], inputs)
+                inputs = {model.learning_rate: arguments.learning_rate, model.stop: False, model.enough: False}
+                session.run([model.train_op, model.loss, model.stopping, model.finishing], inputs)
                 stopwatch.step_done()
     stopwatch.print_report()
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 import re
 
-import pytest
 from processes import run_script
+import pytest
 
 TINY = ("--models", "inception_v2", "--image_size=32", "--batch_size=2", "--steps=2", "--pictures=20")
 
@@ -54,6 +54,3 @@ def test_keras(tmp_path: Path) -> None:
     assert re.search(r'"images_per_second": \d', run.output)
 
 
-def test_a_failed_measurement_is_one_error_line(tmp_path: Path) -> None:
-    run = run_script("benchmarks/table.py", f"--work_dir={tmp_path}", "--only=convert", *TINY)
-    assert run.status == 0
