@@ -1,0 +1,41 @@
+"""Measures how many pictures a second eval_image_classifier.py answers for, read from the records.
+
+python benchmarks/evaluation.py --checkpoint_path=logs --dataset_dir=data
+"""
+
+from collections.abc import Sequence
+import json
+from pathlib import Path
+import sys
+import time
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import slim_compat  # noqa: F401
+import batches
+from flags import Parser, number, run
+from inference import open_classifier, predict
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
+    add("--dataset_dir", required=True, help="folder with the records of convert.py")
+    add("--batch_size", type=number(int, 1), default=100)
+    add("--batches", type=number(int, 1), default=3)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = build_parser().parse_args(argv)
+    dataset = batches.open_split("arts", "validation", flags.dataset_dir)
+    with open_classifier(flags.checkpoint_path, dataset_dir=flags.dataset_dir) as classifier:
+        predict(classifier, dataset, flags.batch_size, max_num_batches=1)
+        start = time.monotonic()
+        truth, _, _ = predict(classifier, dataset, flags.batch_size, flags.batches)
+        print(json.dumps({"images_per_second": len(truth) / (time.monotonic() - start)}))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,99 @@
+"""Measures the training step of a peer: timm's inception_v3 on PyTorch, channels last, the same batch each time.
+
+    python benchmarks/peer_timm.py --precision=bfloat16
+
+Optimizer, losses and number of labels are those of training.py. Needs the packages of benchmarks/requirements.txt.
+"""
+
+import argparse
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import types
+
+from stopwatch import Stopwatch
+
+AUXILIARY_LOSS_WEIGHT = 0.4
+
+
+class Missing(type):
+    """A class that stands for anything in torchvision, and so do its attributes."""
+
+    def __getattr__(cls, name: str) -> "Missing":
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Missing(name, (), {})
+
+
+class MissingModule(types.ModuleType):
+    """A module with every name there could be."""
+
+    __getattr__ = Missing.__getattr__
+
+
+class WithoutTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Lets timm be imported without torchvision, whose data sets and transforms it wants; networks need neither.
+
+    There is no torchvision beside the PyTorch that computes on CPUs alone.
+    """
+
+    def find_spec(self, name: str, path: object, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        if name.split(".")[0] != "torchvision":
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        return MissingModule(spec.name)
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        pass
+
+
+if importlib.util.find_spec("torchvision") is None:
+    sys.meta_path.append(WithoutTorchvision())
+import timm  # noqa: E402
+import torch  # noqa: E402
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--precision", default="float32", choices=("float32", "bfloat16"))
+    add("--compile", action="store_true", help="with torch.compile; needs a C++ compiler")
+    add("--image_size", type=int, default=299, help="pixels; with fewer, the auxiliary head does not fit")
+    add("--batch_size", type=int, default=32)
+    add("--num_classes", type=int, default=100)
+    add("--steps", type=int, default=10)
+    return parser
+
+
+def main() -> None:
+    flags = build_parser().parse_args()
+    torch.manual_seed(0)
+    model = timm.create_model("inception_v3", num_classes=flags.num_classes, aux_logits=True)
+    model = model.train().to(memory_format=torch.channels_last)
+    images = torch.rand(flags.batch_size, 3, flags.image_size, flags.image_size) * 2 - 1
+    images = images.to(memory_format=torch.channels_last)
+    labels = torch.randint(0, flags.num_classes, (flags.batch_size,))
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
+    cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
+
+    def forward() -> torch.Tensor:
+        logits, auxiliary_logits = model(images)
+        return cross_entropy(logits, labels) + AUXILIARY_LOSS_WEIGHT * cross_entropy(auxiliary_logits, labels)
+
+    loss_of_batch = torch.compile(forward) if flags.compile else forward
+    stopwatch = Stopwatch(flags.batch_size)
+    for _ in range(flags.steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=flags.precision == "bfloat16"):
+            loss = loss_of_batch()
+        loss.backward()
+        optimizer.step()
+        stopwatch.step_done()
+    stopwatch.print_report()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Measures how many training images a second one core reads, decodes, crops, colours and batches.
+
+python benchmarks/pipeline.py --dataset_dir=data
+"""
+
+from collections.abc import Sequence
+import json
+import os
+from pathlib import Path
+import sys
+import time
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # Before TensorFlow counts its cores.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from slim_compat import tf  # noqa: E402, F401
+import batches  # noqa: E402
+from flags import Parser, number, run  # noqa: E402
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--dataset_dir", required=True, help="folder with the records of convert.py")
+    add("--image_size", type=number(int, 32), default=299, help="pixels")
+    add("--batch_size", type=number(int, 1), default=32)
+    add("--batches", type=number(int, 1), default=30)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = build_parser().parse_args(argv)
+    records = batches.open_split("arts", "train", flags.dataset_dir).data_sources
+    iterator = iter(batches.training_batches(records, flags.batch_size, flags.image_size, seed=0))
+    for _ in range(3):  # What is prefetched must not count.
+        next(iterator)
+    start = time.monotonic()
+    for _ in range(flags.batches):
+        next(iterator)
+    images_per_second = flags.batches * flags.batch_size / (time.monotonic() - start)
+    print(json.dumps({"images_per_second": images_per_second}))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,281 @@
+"""Measures what this program is fast at and what it costs, and its peers beside it; prints tables for people to read.
+
+Reads   sample-dataset.tar.gz
+Writes  WORK_DIR/few and many: the sample's pictures under many names, and their records; WORK_DIR/logs: a checkpoint;
+        WORK_DIR/measured.jsonl: every figure of every round
+
+    python benchmarks/table.py --work_dir=measured --rounds=3 --peers_python=peers/bin/python
+
+Each measurement is a process of its own, and all take turns round by round, so that a change in the machine
+meets them all. Medians count. The machine should do nothing else. Safe to run again: it adds rounds to those measured.
+
+PyTorch and timm, which --peers_python has, go into an environment of their own:
+
+    python3 -m venv peers && peers/bin/pip install --no-deps -r benchmarks/requirements.txt
+"""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+import functools
+import json
+import os
+from pathlib import Path
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+
+REPO = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(REPO))
+
+from flags import Parser, UserError, number, run  # noqa: E402
+
+FIGURES_FILENAME = "measured.jsonl"
+HEAD_STEPS = 20  # Times as many steps for the head alone, which takes milliseconds for one.
+MANY = 10  # Times as many pictures, to see whether speed and memory stay.
+MAXRSS_PER_MEGABYTE = 1024**2 if sys.platform == "darwin" else 1024
+PRECISIONS = ("float32", "bfloat16")
+CORES = len(os.sched_getaffinity(0))
+
+# Names of measurements that are compared.
+DECODE = "decoding with Pillow and nothing else"
+CONVERT_FEW, CONVERT_MANY = "`convert.py`", f"`convert.py`, {MANY} x the pictures"
+KERAS, TIMM = "step of Keras 3", "step of PyTorch + timm"
+TRAIN_FEW, TRAIN_MANY = "training from records", f"training from {MANY} x the records"
+HEAD = "training the head alone, features kept"
+
+COLUMNS = {  # Figure: (heading, format).
+    "images_per_second": ("images/s", "{:,.1f}"),
+    "first_step_seconds": ("start to first step, s", "{:.1f}"),
+    "seconds": ("start to end, s", "{:.1f}"),
+    "peak_megabytes": ("memory, MB", "{:,.0f}"),
+}
+
+Figures = dict[str, float]
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--work_dir", type=Path, required=True, help="folder for pictures, records, checkpoint and figures")
+    add("--rounds", type=number(int, 0), default=3, help="of all measurements; 0 only prints the tables")
+    add("--only", default="", help="measure only what has this in its name, a regular expression")
+    add("--models", nargs="+", default=["inception_v3", "resnet_v1_50"], help="the first one reads records, too")
+    add("--head_scope", default="InceptionV3/Logits", help="of the first one: what trains alone on kept features")
+    add("--image_size", type=number(int, 32), help="pixels; default: each network's own")
+    add("--batch_size", type=number(int, 1), default=32)
+    add("--steps", type=number(int, 2), default=10, help="of training; the first is not counted")
+    add("--pictures", type=number(int, 20), default=1000, help=f"in the smaller data set; {MANY} x in the larger")
+    add("--peers_python", type=Path, help="interpreter that has PyTorch and timm; without it they are left out")
+    return parser
+
+
+def measure(script: str, *flags: str, pictures: int = 0, python: str | Path = sys.executable) -> Figures:
+    """Runs a script to its end.
+
+    Args:
+        script: Path below the repository.
+        flags: Its flags.
+        pictures: So many it handles from start to end.
+        python: The interpreter.
+
+    Returns:
+        seconds; peak_megabytes, of its largest process; images_per_second where it is known; what the script printed as
+        JSON, with first_step_seconds for first_step_at.
+
+    Raises:
+        UserError: The script failed.
+    """
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
+        start = time.time()
+        process = subprocess.Popen([python, REPO / script, *flags], stdout=output, stderr=errors)
+        _, status, usage = os.wait4(process.pid, 0)
+        seconds = time.time() - start
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        errors.seek(0)
+        if process.returncode != 0:
+            raise UserError(f"{script} ended with status {process.returncode}: {errors.read().strip()[-500:]}")
+        last_line = output.read().strip().rpartition("\n")[2]
+    figures = {"seconds": seconds, "peak_megabytes": usage.ru_maxrss / MAXRSS_PER_MEGABYTE}
+    if pictures:
+        figures["images_per_second"] = pictures / seconds
+    elif last_line.startswith("{"):
+        figures |= json.loads(last_line)
+        if "first_step_at" in figures:
+            figures["first_step_seconds"] = figures.pop("first_step_at") - start
+    elif match := re.search(r"([\d.]+) images/s", last_line):
+        figures["images_per_second"] = float(match[1])
+    return figures
+
+
+def lay_out_pictures(dataset_dir: Path, count: int) -> None:
+    """Makes `dataset_dir`/met_art with `count` pictures: those of the sample, under as many names as it takes."""
+    if dataset_dir.is_dir():
+        return
+    dataset_dir.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=dataset_dir.parent) as folder:
+        with tarfile.open(REPO / "sample-dataset.tar.gz") as archive:
+            archive.extractall(folder)
+        sources = sorted(Path(folder).glob("met_art/*/*.jpg"))
+        random.Random(0).shuffle(sources)  # Otherwise a few would be of one label.
+        for index in range(count):
+            source = sources[index % len(sources)]
+            label_folder = Path(folder) / "set/met_art" / source.parent.name
+            label_folder.mkdir(parents=True, exist_ok=True)
+            os.link(source, label_folder / f"{index}.jpg")
+        (Path(folder) / "set").rename(dataset_dir)
+
+
+def convert(dataset_dir: Path, pictures: int) -> Figures:
+    """Measures convert.py on a folder whose records are gone."""
+    for path in [*dataset_dir.glob("*.tfrecord"), *dataset_dir.glob("splits.json")]:
+        path.unlink()
+    return measure("convert.py", f"--dataset_dir={dataset_dir}", f"--num_workers={CORES}", pictures=pictures)
+
+
+def classify_further(checkpoint_path: Path, folder: Path, pictures: int) -> Figures:
+    """Measures classify.py on a folder; what one picture takes from start to end does not count."""
+    checkpoint = f"--checkpoint_path={checkpoint_path}"
+    one = measure("classify.py", checkpoint, f"--image_file={next(folder.glob('*/*'))}")
+    all_of_them = measure("classify.py", checkpoint, f"--image_file={folder}")
+    return {"images_per_second": (pictures - 1) / (all_of_them["seconds"] - one["seconds"])}
+
+
+def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
+    """Returns what there is to measure, by the name it has in the tables, in the order of a round."""
+    few, many, logs = (flags.work_dir / name for name in ("few", "many", "logs"))
+    checkpoint = f"--checkpoint_path={logs}"
+    size = [f"--image_size={flags.image_size}"] if flags.image_size else []
+    step = [f"--batch_size={flags.batch_size}", f"--steps={flags.steps}", *size]
+
+    def train(train_dir: Path, dataset_dir: Path, steps: int, *more: str) -> Figures:
+        shutil.rmtree(train_dir, ignore_errors=True)
+        return measure(
+            "train_image_classifier.py",
+            f"--train_dir={train_dir}",
+            f"--dataset_dir={dataset_dir}",
+            f"--model_name={flags.models[0]}",
+            f"--batch_size={flags.batch_size}",
+            f"--max_number_of_steps={steps}",
+            *([f"--train_image_size={flags.image_size}"] if flags.image_size else []),
+            *more,
+        )
+
+    found: dict[str, Callable[[], Figures]] = {
+        DECODE: lambda: measure(
+            "benchmarks/decode.py",
+            f"--pictures={many / 'met_art'}",
+            f"--num_workers={CORES}",
+            pictures=flags.pictures * MANY,
+        ),
+        CONVERT_FEW: lambda: convert(few, flags.pictures),
+        CONVERT_MANY: lambda: convert(many, flags.pictures * MANY),
+        "input pipeline, one core": lambda: measure("benchmarks/pipeline.py", f"--dataset_dir={many}", *size),
+    }
+    contestants = {
+        f"step of {model}": ("training", sys.executable, [f"--model_name={model}"]) for model in flags.models
+    }
+    contestants[KERAS] = ("peer_keras", sys.executable, [])
+    if flags.peers_python:
+        contestants[TIMM] = ("peer_timm", flags.peers_python, [])
+    for name, (script, python, more) in contestants.items():
+        for precision in PRECISIONS:
+            found[f"{name}, {precision}"] = functools.partial(
+                measure, f"benchmarks/{script}.py", f"--precision={precision}", *step, *more, python=python
+            )
+    return found | {
+        TRAIN_FEW: lambda: train(logs, few, flags.steps),
+        TRAIN_MANY: lambda: train(logs, many, flags.steps),
+        HEAD: lambda: train(
+            flags.work_dir / "head",
+            few,
+            flags.steps * HEAD_STEPS,
+            checkpoint,
+            f"--trainable_scopes={flags.head_scope}",
+            "--feature_views=1",
+        ),
+        "evaluation": lambda: measure("benchmarks/evaluation.py", checkpoint, f"--dataset_dir={many}"),
+        "`classify.py`, one picture": lambda: measure(
+            "classify.py", checkpoint, f"--image_file={next(few.glob('met_art/*/*'))}"
+        ),
+        "`classify.py`, each further picture": lambda: classify_further(logs, few / "met_art", flags.pictures),
+    }
+
+
+def ratios(model: str) -> list[tuple[str, str, str, str, str]]:
+    """Returns (text, figure, first, second, target): a comparison of the best of two kinds of measurements.
+
+    `first` and `second` are the beginning of the names of the measurements.
+    """
+    ours = f"step of {model}"
+    return [
+        ("`convert.py`, of decoding alone", "images_per_second", CONVERT_MANY, DECODE, "0.85"),
+        (f"memory of `convert.py`, {MANY} x the pictures", "peak_megabytes", CONVERT_MANY, CONVERT_FEW, "1"),
+        (f"step of {model}, of {TIMM}", "images_per_second", ours, TIMM, "1.2"),
+        (f"step of {model}, of {KERAS}", "images_per_second", ours, KERAS, "2"),
+        (f"step of {model}, of its own float32", "images_per_second", ours, f"{ours}, float32", "2.5"),
+        ("training from records, of the step alone", "images_per_second", TRAIN_MANY, ours, "0.95"),
+        ("epoch of the head alone, of an epoch of all", "images_per_second", HEAD, TRAIN_FEW, "50"),
+        (f"speed of training, {MANY} x the records", "images_per_second", TRAIN_MANY, TRAIN_FEW, "1"),
+        (f"memory of training, {MANY} x the records", "peak_megabytes", TRAIN_MANY, TRAIN_FEW, "1"),
+    ]
+
+
+def print_figures(measured: Mapping[str, Sequence[Figures]]) -> None:
+    """Prints the medians as a table."""
+    print("| | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " | rounds |")
+    print("|---" + "|---:" * (len(COLUMNS) + 1) + "|")
+    for name, rounds in measured.items():
+        cells = [
+            form.format(statistics.median(figures[column] for figures in rounds)) if column in rounds[0] else ""
+            for column, (_, form) in COLUMNS.items()
+        ]
+        print(f"| {name} | {' | '.join(cells)} | {len(rounds)} |")
+
+
+def print_ratios(measured: Mapping[str, Sequence[Figures]], model: str) -> None:
+    """Prints the medians of the ratios within a round as a table."""
+
+    def best(kind: str, figure: str) -> list[float]:
+        series = [[f[figure] for f in rounds] for name, rounds in measured.items() if name.startswith(kind)]
+        return max(series, key=statistics.median, default=[])
+
+    print("| | ratio | aim |\n|---|---:|---:|")
+    for text, figure, first, second, aim in ratios(model):
+        values = [a / b for a, b in zip(best(first, figure), best(second, figure), strict=False)]
+        if values:
+            print(f"| {text} | {statistics.median(values):.2f} | {aim} |")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = build_parser().parse_args(argv)
+    lay_out_pictures(flags.work_dir / "few", flags.pictures)
+    lay_out_pictures(flags.work_dir / "many", flags.pictures * MANY)
+    found = measurements(flags)
+    results = flags.work_dir / FIGURES_FILENAME
+    for round_number in range(1, flags.rounds + 1):
+        for name, function in found.items():
+            if not re.search(flags.only, name):
+                continue
+            figures = function()
+            with results.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"measurement": name, **figures}) + "\n")
+            print(f"round {round_number}, {name}: {json.dumps(figures)}", file=sys.stderr, flush=True)
+    measured: dict[str, list[Figures]] = {name: [] for name in found}
+    for line in results.read_text(encoding="utf-8").splitlines():
+        figures = json.loads(line)
+        measured[figures.pop("measurement")].append(figures)
+    measured = {name: rounds for name, rounds in measured.items() if rounds}
+    print_figures(measured)
+    print()
+    print_ratios(measured, flags.models[0])
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,64 @@
+"""Measures the bare training step of train_image_classifier.py: the same batch each time, and it is in memory.
+
+python benchmarks/training.py --model_name=inception_v3 --precision=bfloat16
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+import sys
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+from stopwatch import Stopwatch
+
+from slim_compat import tf
+from flags import Parser, number, run
+import models
+import networks
+import train_image_classifier
+import workers
+
+
+def build_parser() -> Parser:
+    parser = Parser(__doc__)
+    add = parser.add_argument
+    add("--model_name", default="inception_v3", choices=networks.NETWORKS, metavar="NAME")
+    add("--precision", default="auto")
+    add("--image_size", type=number(int, 32), help="pixels; default: the network's own")
+    add("--batch_size", type=number(int, 1), default=32)
+    add("--num_classes", type=number(int, 2), default=100)
+    add("--steps", type=number(int, 2), default=10)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = build_parser().parse_args(argv)
+    # All else as the script has it by default.
+    arguments = train_image_classifier.build_parser().parse_args(
+        ["--train_dir=", "--dataset_dir=", f"--model_name={flags.model_name}", f"--precision={flags.precision}"]
+    )
+    size = flags.image_size or networks.NETWORKS[flags.model_name].image_size
+    random = np.random.default_rng(0)
+    stopwatch = Stopwatch(flags.batch_size)
+    with tf.Graph().as_default():
+        images, labels = (
+            tf.compat.v1.get_local_variable(name, initializer=value).read_value()
+            for name, value in {
+                "images": random.uniform(0, 255, (flags.batch_size, size, size, 3)).astype(np.float32),
+                "labels": random.integers(0, flags.num_classes, flags.batch_size),
+            }.items()
+        )
+        cluster = workers.from_flags(arguments)
+        model = models.build_network(arguments, [1.0] * flags.num_classes, images, labels, cluster)
+        with tf.compat.v1.Session(config=models.session_config(flags.precision, clone_on_cpu=True)) as session:
+            session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
+            for _ in range(flags.steps):
+                inputs = {model.learning_rate: arguments.learning_rate, model.stop: False, model.enough: False}
+                session.run([model.train_op, model.loss, model.stopping, model.finishing], inputs)
+                stopwatch.step_done()
+    stopwatch.print_report()
+
+
+if __name__ == "__main__":
+    run(main)
