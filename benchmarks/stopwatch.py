@@ -13,7 +13,7 @@ class Stopwatch:
 
     def step_done(self) -> None:
         """To be called at the end of each step."""
-        self._ends.append(time.time())
+        self._ends.append(time.monotonic())
 
     def print_report(self) -> None:
         """Prints images a second and when the first step had ended, seconds since 1970, as one line of JSON."""
