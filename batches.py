@@ -116,10 +116,14 @@ def view_batches(
 def label_counts(dataset: slim.dataset.Dataset) -> list[int]:
     """Returns the number of pictures of each label, in the order of the labels."""
     counts = [0] * dataset.num_classes
-    for source in dataset.data_sources:
-        for record in tf.compat.v1.io.tf_record_iterator(source):
-            features = tf.train.Example.FromString(record).features.feature
-            counts[features["image/class/label"].int64_list.value[0]] += 1
+    try:
+        for source in dataset.data_sources:
+            for record in tf.compat.v1.io.tf_record_iterator(source):
+                features = tf.train.Example.FromString(record).features.feature
+                counts[features["image/class/label"].int64_list.value[0]] += 1
+    except (tf.errors.DataLossError, DecodeError, IndexError):
+        raise_damaged(dataset.data_sources)
+        raise
     return counts
 
 
