@@ -52,5 +52,3 @@ def test_keras(tmp_path: Path) -> None:
     run = run_script("benchmarks/peer_keras.py", "--image_size=75", "--batch_size=2", "--steps=2")
     assert run.status == 0, run.errors
     assert re.search(r'"images_per_second": \d', run.output)
-
-
