@@ -11,10 +11,12 @@ import time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import slim_compat  # noqa: F401
+from slim_compat import slim, tf
 import batches
+import checkpoints
 from flags import Parser, number, run
-from inference import open_classifier, predict
+from inference import Classifier, open_classifier, predict
+import networks
 
 
 def build_parser() -> Parser:
@@ -24,13 +26,28 @@ def build_parser() -> Parser:
     add("--dataset_dir", required=True, help="folder with the records of convert.py")
     add("--batch_size", type=number(int, 1), default=100)
     add("--batches", type=number(int, 1), default=3)
+    parser.add_boolean("unfolded", False, "with batch norm as a layer of its own, as training has it")
     return parser
+
+
+def unfold(classifier: Classifier) -> None:
+    """Replaces the graph of a classifier by the one that its checkpoint describes."""
+    classifier.close()
+    with tf.Graph().as_default():
+        classifier.images = tf.compat.v1.placeholder(tf.float32, classifier.images.shape)
+        logits, _ = networks.build(classifier.model_name, classifier.images, len(classifier.label_names))
+        classifier.output = tf.nn.softmax(logits / classifier.temperature)
+        saver = tf.compat.v1.train.Saver(checkpoints.averaged(classifier.checkpoint, slim.get_model_variables()))
+        classifier.session = tf.compat.v1.Session()
+        checkpoints.restore(classifier.session, saver, classifier.checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     dataset = batches.open_split("arts", "validation", flags.dataset_dir)
     with open_classifier(flags.checkpoint_path, dataset_dir=flags.dataset_dir) as classifier:
+        if flags.unfolded:
+            unfold(classifier)
         predict(classifier, dataset, flags.batch_size, max_num_batches=1)
         start = time.monotonic()
         truth, _, _ = predict(classifier, dataset, flags.batch_size, flags.batches)

@@ -47,6 +47,7 @@ DECODE = "decoding with Pillow and nothing else"
 CONVERT_FEW, CONVERT_MANY = "`convert.py`", f"`convert.py`, {MANY} x the pictures"
 KERAS, TIMM = "step of Keras 3", "step of PyTorch + timm"
 TRAIN_FEW, TRAIN_MANY = "training from records", f"training from {MANY} x the records"
+EVALUATION, UNFOLDED = "evaluation", "evaluation, batch norm not folded"
 HEAD = "training the head alone, features kept"
 
 COLUMNS = {  # Figure: (heading, format).
@@ -200,7 +201,8 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
             f"--trainable_scopes={flags.head_scope}",
             "--feature_views=1",
         ),
-        "evaluation": lambda: measure("benchmarks/evaluation.py", checkpoint, f"--dataset_dir={many}"),
+        EVALUATION: lambda: measure("benchmarks/evaluation.py", checkpoint, f"--dataset_dir={many}"),
+        UNFOLDED: lambda: measure("benchmarks/evaluation.py", checkpoint, f"--dataset_dir={many}", "--unfolded"),
         "`classify.py`, one picture": lambda: measure(
             "classify.py", checkpoint, f"--image_file={next(few.glob('met_art/*/*'))}"
         ),
@@ -209,9 +211,9 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
 
 
 def ratios(model: str) -> list[tuple[str, str, str, str, str]]:
-    """Returns (text, figure, first, second, target): a comparison of the best of two kinds of measurements.
+    """Returns (text, figure, first, second, aim) of each comparison.
 
-    `first` and `second` are the beginning of the names of the measurements.
+    `first` and `second` name measurements; without the precision, the best one counts.
     """
     ours = f"step of {model}"
     return [
@@ -222,6 +224,7 @@ def ratios(model: str) -> list[tuple[str, str, str, str, str]]:
         (f"step of {model}, of its own float32", "images_per_second", ours, f"{ours}, float32", "2.5"),
         ("training from records, of the step alone", "images_per_second", TRAIN_MANY, ours, "0.95"),
         ("epoch of the head alone, of an epoch of all", "images_per_second", HEAD, TRAIN_FEW, "50"),
+        ("evaluation, of that with batch norm not folded", "images_per_second", EVALUATION, UNFOLDED, "1.3"),
         (f"speed of training, {MANY} x the records", "images_per_second", TRAIN_MANY, TRAIN_FEW, "1"),
         (f"memory of training, {MANY} x the records", "peak_megabytes", TRAIN_MANY, TRAIN_FEW, "1"),
     ]
@@ -243,7 +246,8 @@ def print_ratios(measured: Mapping[str, Sequence[Figures]], model: str) -> None:
     """Prints the medians of the ratios within a round as a table."""
 
     def best(kind: str, figure: str) -> list[float]:
-        series = [[f[figure] for f in rounds] for name, rounds in measured.items() if name.startswith(kind)]
+        names = [kind, *(f"{kind}, {precision}" for precision in PRECISIONS)]
+        series = [[figures[figure] for figures in measured[name]] for name in names if name in measured]
         return max(series, key=statistics.median, default=[])
 
     print("| | ratio | aim |\n|---|---:|---:|")
@@ -270,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured: dict[str, list[Figures]] = {name: [] for name in found}
     for line in results.read_text(encoding="utf-8").splitlines():
         figures = json.loads(line)
-        measured[figures.pop("measurement")].append(figures)
+        measured.setdefault(figures.pop("measurement"), []).append(figures)
     measured = {name: rounds for name, rounds in measured.items() if rounds}
     print_figures(measured)
     print()
