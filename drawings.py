@@ -39,8 +39,9 @@ BLOCKS: tuple[list[tuple[int, list[complex]]], ...] = (
     [(1, [0, 0.66, 0.66 + 0.66j, 0.66j]), (2, [0.66 + 0.66j, 1 + 0.66j, 1 + 1j, 0.66 + 1j])],  # Nine patch.
     [(1 + i % 3, [i / 5 * (1 + 1j), 2 - i / 5 * (1 - 1j), 1 + 1j]) for i in range(5)],  # Log cabin.
 )
-# Plain, stripes, checks: rectangles as shares of the step at which they repeat. No dots: those are another manner's.
-PRINTS: tuple[tuple[tuple[float, float], ...], ...] = ((), ((0.4, 1),), ((0.4, 1), (1, 0.4)))
+# Mostly plain, stripes, checks: rectangles as shares of the step at which they repeat. Fine prints would look from afar
+# like the dots of another manner.
+PRINTS: tuple[tuple[tuple[float, float], ...], ...] = ((), (), (), ((0.4, 1),), ((0.4, 1), (1, 0.4)))
 
 
 def mix(first: Colour, second: Colour, share: float) -> Colour:
@@ -134,7 +135,7 @@ def draw_quilt(canvas: Canvas) -> None:
     for number, corners in pieces:
         ImageDraw.Draw(plan).polygon(canvas.pixels(*corners), number)
     for number, colour in enumerate((canvas.ground, *canvas.hues, canvas.ink)):
-        step = round(rng.uniform(2.2, 3.6) * canvas.scale)
+        step = round(rng.uniform(4, 6) * canvas.scale)
         tile, cloth = Image.new("RGB", (step, step), colour), Image.new("RGB", size)
         for across, down in rng.choice(PRINTS):
             figure = (*rng.choice((canvas.ground, canvas.ink, *canvas.hues)), 130)
@@ -151,7 +152,7 @@ def draw_quilt(canvas: Canvas) -> None:
                 canvas.line(
                     [start + (end - start) * (i + t) / stitches + 1 + 1j for t in (0.2, 0.65)], (*WHITE, 120), 0.35
                 )
-    canvas.grain(3, 3, 0.08)
+    canvas.grain(3, 3, 0.04)
 
 
 def draw_ink(canvas: Canvas) -> None:
@@ -241,7 +242,7 @@ def draw_dots(canvas: Canvas) -> None:
     scene = canvas.image.filter(ImageFilter.GaussianBlur(canvas.scale * 0.4))
     pixels: Any = scene.load()
     canvas.image.paste(mix(canvas.ground, canvas.hues[1], 0.3), (0, 0, *scene.size))
-    size, paints = rng.uniform(1.0, 1.5), [canvas.ground, canvas.ink, *canvas.hues]
+    size, paints = rng.uniform(0.8, 1.3), [canvas.ground, canvas.ink, *canvas.hues]
     for _ in range(round(canvas.width * canvas.height / size**2 * 0.85)):
         point = canvas.anywhere()
         x, y = map(int, canvas.pixels(point))
