@@ -93,10 +93,10 @@ def measure(script: str, *flags: str, pictures: int = 0, python: str | Path = sy
         UserError: The script failed.
     """
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        start = time.time()
+        start = time.monotonic()
         process = subprocess.Popen([python, REPO / script, *flags], stdout=output, stderr=errors)
         _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.time() - start
+        seconds = time.monotonic() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
         errors.seek(0)
