@@ -16,7 +16,7 @@ class Stopwatch:
         self._ends.append(time.monotonic())
 
     def print_report(self) -> None:
-        """Prints images a second and when the first step had ended, seconds since 1970, as one line of JSON."""
+        """Prints images a second and when the first step had ended, by the clock that all processes share, as JSON."""
         seconds_per_step = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
         report = {"images_per_second": self._batch_size / seconds_per_step, "first_step_at": self._ends[0]}
         print(json.dumps(report))
