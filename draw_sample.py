@@ -29,11 +29,11 @@ from flags import Parser, UserError, run
 from labels import folder_name
 from progress import Progress
 
-OBJECTS_PER_LABEL = 56
-SECOND_PHOTOGRAPH_EVERY = 7  # Objects; makes 64 pictures a label.
+OBJECTS_PER_LABEL = 70
+SECOND_PHOTOGRAPH_EVERY = 7  # Objects; makes 80 pictures a label.
 FIRST_ID = 9_000_001  # Above the museum's own object ids, so that real pictures can join the sample.
-LONGEST_SIDES = (320, 460)  # Pixels, before mount and crop.
-FILE_BYTES = (13_000, 21_000)
+LONGEST_SIDES = (280, 400)  # Pixels, before mount and crop.
+FILE_BYTES = (11_000, 17_500)
 OVERSAMPLING = 2  # Pillow draws hard edges; the reduction makes them smooth.
 SHEET_WIDTH, SHEET_ROW = 1000, 150  # Of the contact sheet; pixels.
 NOTE = """These pictures are drawn by a program, draw_sample.py. They are stand-ins, not works of the museum:
@@ -55,8 +55,8 @@ def photograph(work: Image.Image, rng: random.Random) -> bytes:
     )
     picture = ImageChops.multiply(picture, Image.merge("RGB", [light] * 3))
     picture = ImageEnhance.Color(picture).enhance(0 if rng.random() < 0.06 else rng.uniform(0.75, 1.3))
-    seen, mean = ImageStat.Stat(picture.convert("L")), rng.uniform(95, 165)
-    gain = max(0.7, min(1.6, rng.uniform(38, 58) / seen.stddev[0]))
+    seen, mean = ImageStat.Stat(picture.convert("L")), rng.uniform(115, 150)
+    gain = max(0.7, min(1.6, rng.uniform(44, 56) / seen.stddev[0]))
     casts = [rng.uniform(0.94, 1.06) for _ in range(3)]
     table = [min(255, max(0, round(((v - seen.mean[0]) * gain + mean) * cast))) for cast in casts for v in range(256)]
     noise = Image.frombytes("L", size, rng.randbytes(size[0] * size[1])).point(lambda v: 128 + (v - 128) / 20)

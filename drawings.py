@@ -57,7 +57,7 @@ class Canvas:
         self.width, self.height = (side / self.scale for side in size)
         ground, *self.hues, self.ink = [tuple(bytes.fromhex(text)) for text in rng.choice(PALETTES).split()]
         rng.shuffle(self.hues)
-        if rng.random() < 0.2:  # A night.
+        if rng.random() < 0.1:  # A night.
             ground, self.ink = self.ink, ground
         self.ground = mix(ground, rng.choice(self.hues), rng.uniform(0, 0.45))
         self.image = Image.new("RGB", size, self.ground)

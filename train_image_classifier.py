@@ -64,7 +64,7 @@ def build_parser() -> Parser:
     add("--warmup_epochs", type=number(float, 0), help="of a rising rate; default: a tenth of the run, at most one")
     add("--momentum", type=number(float, 0, 1), default=0.9, help="of momentum and rmsprop")
     add("--rmsprop_decay", type=number(float, 0, 1), default=0.9, help="of the squared gradients' average")
-    add("--opt_epsilon", type=number(float, 0), default=0.001, help="of rmsprop and adam")
+    add("--opt_epsilon", type=number(float, 0), default=0.0001, help="of rmsprop and adam")
     add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the L2 loss of the weights")
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")

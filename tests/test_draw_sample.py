@@ -44,7 +44,7 @@ def test_archive_has_the_layout_of_the_downloader(pictures: dict[str, dict[str, 
     assert ARCHIVE.stat().st_size < 6_000_000
     identifiers = []
     for files in pictures.values():
-        assert len(files) == 64
+        assert len(files) == 80
         for name, data in files.items():
             assert re.fullmatch(r"9\d{6}(_1)?\.jpg", name)
             picture = Image.open(io.BytesIO(data))
@@ -54,8 +54,8 @@ def test_archive_has_the_layout_of_the_downloader(pictures: dict[str, dict[str, 
         identifiers += [name.removesuffix(".jpg") for name in files]
         assert all(name.replace("_1", "") in files for name in files)
         assert sum("_1" in name for name in files) == 8
-    assert len(set(identifiers)) == 320
-    assert len({hashlib.sha256(data).digest() for files in pictures.values() for data in files.values()}) == 320
+    assert len(set(identifiers)) == 400
+    assert len({hashlib.sha256(data).digest() for files in pictures.values() for data in files.values()}) == 400
 
 
 def test_archive_says_what_it_is_and_nothing_about_its_maker() -> None:
