@@ -308,7 +308,7 @@ def make_run(dataset_dir: Path, tmp_path: Path) -> Iterator[Callable[[int], Run]
     yield make
     for process in runs[0].processes:
         process.kill()
-        process.communicate()
+        process.wait()
 
 
 @pytest.mark.timeout(600)
