@@ -8,8 +8,8 @@ Writes  OUTPUT_DIR/answers.jpg, confusion_matrix.png, tensorboard.png, sample.jp
     .venv/bin/pip install --requirement requirements-dev.txt
     .venv/bin/python doc/make_pictures.py --train_dir=demo/logs --eval_dir=demo/logs/eval --dataset_dir=demo/data
 
-Safe to run again: it makes all pictures anew. What the README quotes of the run is in doc/demo.txt; tests/test_readme.py
-names the lines that differ.
+Safe to run again: it makes all pictures anew. What the README quotes of the run has to be in doc/demo.txt:
+tests/test_readme.py names the lines that are not.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ import sys
 REPOSITORY = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPOSITORY))
 
+import architecture  # noqa: E402
 from matplotlib.figure import Figure  # noqa: E402
 from PIL import Image  # noqa: E402
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-import architecture  # noqa: E402
 from draw_sample import contact_sheet  # noqa: E402
 from flags import Parser, UserError, run  # noqa: E402
 
