@@ -5,7 +5,7 @@ Reads   TRAIN_DIR with its event files, EVAL_DIR with predictions.csv and confus
 Writes  OUTPUT_DIR/answers.jpg, confusion_matrix.png, tensorboard.png, sample.jpg and architecture.svg.
 
     ./demo.sh 2>&1 | tee doc/demo.txt
-    .venv/bin/pip install --requirement requirements-dev.txt
+    .venv/bin/pip install --require-hashes --requirement requirements-dev.lock
     .venv/bin/python doc/make_pictures.py --train_dir=demo/logs --eval_dir=demo/logs/eval --dataset_dir=demo/data
 
 Safe to run again: it makes all pictures anew. What the README quotes of the run has to be in doc/demo.txt:
