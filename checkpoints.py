@@ -21,7 +21,8 @@ def newest(path: str) -> str:
     """Returns the checkpoint meant by --checkpoint_path.
 
     Args:
-        path: A folder, for its newest checkpoint, or a checkpoint as in `…/model.ckpt-100`.
+        path: A folder, for its newest checkpoint, or a checkpoint as in `…/model.ckpt-100`; also one in the single
+            file of TensorFlow's first form, which slim's ImageNet checkpoints have.
 
     Raises:
         UserError: There is none.
@@ -31,7 +32,7 @@ def newest(path: str) -> str:
         if not all_in(path):
             raise UserError(f"{path} holds no checkpoint ({BASENAME}-N.index); train first, or name another folder")
         return all_in(path)[-1]
-    if not Path(path + ".index").is_file():
+    if not (Path(path + ".index").is_file() or folder.is_file()):
         steps = [str(step(checkpoint)) for checkpoint in all_in(folder.parent)]
         there = f"; there are the steps {', '.join(steps)}" if steps else ""
         raise UserError(f"there is no checkpoint {path}{there}; name one, or the folder for its newest")

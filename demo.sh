@@ -5,7 +5,9 @@ set -eu
 cd "$(dirname "$0")"
 
 show() {
-    printf '\n$ %s\n' "$*"
+    printf '\n$'
+    printf ' %s' "$@"
+    printf '\n'
     "$@"
 }
 

@@ -63,6 +63,22 @@ def test_a_folder_means_its_newest_checkpoint(stored: str) -> None:
     assert checkpoints.step("/zoo/inception_v3.ckpt") == 0
 
 
+def test_a_checkpoint_in_one_file_is_taken(tmp_path: Path) -> None:
+    """The form of slim's ImageNet checkpoints, `inception_v3.ckpt` without an index beside it."""
+    path = str(tmp_path / "zoo.ckpt")
+    with network(), tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        saver = tf.compat.v1.train.Saver(write_version=tf.compat.v1.train.SaverDef.V1)
+        saver.save(session, path, write_meta_graph=False)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint", "zoo.ckpt"]
+    assert checkpoints.newest(path) == path
+    with network() as variables, tf.compat.v1.Session() as session:
+        taken = checkpoints.warm_start_variables(path, "inception_v3", 3, "Net/Logits,Net/AuxLogits", False)
+        checkpoints.restore(session, tf.compat.v1.train.Saver(taken), path)
+        assert [variable.op.name for variable in taken] == ["Net/Conv1/weights", "Net/Conv2/weights"]
+        assert np.array_equal(session.run(variables[0]), np.ones([3, 3, 4, 4]))
+
+
 def test_a_checkpoint_is_slims(stored: str) -> None:
     folder = Path(stored).parent
     assert {path.name for path in folder.iterdir()} == {"checkpoint"} | {

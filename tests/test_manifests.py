@@ -285,7 +285,7 @@ def edited(edit: str, folder: Path) -> list[tuple[str, Manifest]]:
 
 @pytest.mark.parametrize("edit", EDITS)
 def test_the_readme_offers_the_edit(edit: str) -> None:
-    assert f"    {EDITS[edit]}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"\n{EDITS[edit]}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_one_edit_names_registry_and_secret(tmp_path: Path) -> None:
