@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_archive(flags.output, sample_files())
     if flags.contact_sheet:
         with open_replacing(flags.contact_sheet, "wb") as output:
-            contact_sheet(flags.output).save(output, "JPEG", quality=75)
+            contact_sheet(flags.output).save(output, "JPEG", quality=70)
     with tarfile.open(flags.output) as archive:
         count = sum(name.endswith(".jpg") for name in archive.getnames())
     print(f"{count} pictures of {len(MANNERS)} labels, {flags.output.stat().st_size:,} bytes: {flags.output}")

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import os
 from pathlib import Path
 import random
+import signal
 import subprocess
 import sys
 
@@ -14,6 +15,9 @@ REPOSITORY = Path(__file__).parent.parent
 LABEL_COLOURS = {"Chinese": (180, 30, 40), "Egyptian": (40, 150, 60), "Italian, Florence": (40, 60, 190)}
 PICTURES_PER_LABEL = 12
 IMAGE_SIZE = 32  # Pixels. Inception v2 is the lightest network that takes so few.
+
+# What a shell starts in the background ignores Ctrl-C, and so would all processes that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

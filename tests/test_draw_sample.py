@@ -53,7 +53,7 @@ def test_archive_has_the_layout_of_the_downloader(pictures: dict[str, dict[str, 
             assert 250 <= max(picture.size) <= 510
         identifiers += [name.removesuffix(".jpg") for name in files]
         assert all(name.replace("_1", "") in files for name in files)
-        assert sum("_1" in name for name in files) == 8
+        assert sum("_1" in name for name in files) == 10
     assert len(set(identifiers)) == 400
     assert len({hashlib.sha256(data).digest() for files in pictures.values() for data in files.values()}) == 400
 
