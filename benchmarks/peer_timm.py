@@ -2,7 +2,9 @@
 
     python benchmarks/peer_timm.py --precision=bfloat16
 
-Optimizer, losses and number of labels are those of training.py. Needs the packages of benchmarks/requirements.txt.
+Optimizer, losses (but for L2) and number of labels are those of training.py.
+
+Needs the packages of benchmarks/requirements.txt.
 """
 
 import argparse
