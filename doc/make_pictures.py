@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figure = answers_figure(first_of_each_label(predictions), flags.dataset_dir / "met_art")
     figure.savefig(flags.output_dir / "answers.jpg", dpi=DOTS_PER_INCH, pil_kwargs={"quality": 85})
     shutil.copy(flags.eval_dir / "confusion_matrix.png", flags.output_dir)
-    contact_sheet(REPOSITORY / "sample-dataset.tar.gz").save(flags.output_dir / "sample.jpg", quality=75)
+    contact_sheet(REPOSITORY / "sample-dataset.tar.gz").save(flags.output_dir / "sample.jpg", quality=70)
     photograph_tensorboard(flags.train_dir, flags.output_dir / "tensorboard.png")
     (flags.output_dir / "architecture.svg").write_text(architecture.draw(), encoding="utf-8")
     print(f"5 pictures in {flags.output_dir}")
