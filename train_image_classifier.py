@@ -159,9 +159,12 @@ def train(
         validation = Validation(arguments.train_dir, held_out, arguments.batch_size, not arguments.clone_on_cpu)
         if validation.is_over(arguments.early_stop):
             return f"nothing to do: stopped at step {plan.first_step:,}, {validation}"
+        if cluster.index > 0:
+            validation = None  # Worker 0 measures for all.
     image_size = arguments.train_image_size or networks.NETWORKS[arguments.model_name].image_size
-    head_alone = arguments.feature_views > 0 and models.trains_head_alone(
-        arguments.model_name, image_size, len(label_names), arguments.trainable_scopes
+    head_alone = (
+        models.trains_head_alone(arguments.model_name, image_size, len(label_names), arguments.trainable_scopes)
+        and arguments.feature_views > 0
     )
     if head_alone and cluster.size > 1:
         raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
@@ -342,7 +345,7 @@ def run_steps(
                     checkpoints.save(session, saver, arguments.train_dir, step)
                 saved = f"{basename}-{step}"
                 last_save = time.monotonic()
-                if validation and measures and cluster.index == 0:
+                if validation and measures:
                     figures = validation.measure(saved)
                     summaries.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
                     progress.write(f"step {step:,}: validation top-1 {figures['top_1']:.4f}; {validation}")
@@ -351,7 +354,7 @@ def run_steps(
             if is_last:
                 break
     session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
-    if stopping > 0:
+    if stopping > 0 and step < plan.total_steps:
         interruption.leave(
             f"saved {saved} at step {step:,} of {plan.total_steps:,}; run the same command again to go on"
         )

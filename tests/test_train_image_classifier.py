@@ -266,6 +266,7 @@ def test_wrong_inputs_are_refused_before_anything_is_written(
         (dataset_dir, ["--dataset_split_name=test"], "no split is named 'test'; take --dataset_split_name=train or"),
         (dataset_dir, ["--model_name=vgg_a"], "32 x 32 pixels are too few for vgg_a"),
         (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in inception_v2"),
+        (dataset_dir, ["--trainable_scopes=Conv", "--feature_views=0"], "--trainable_scopes=Conv names nothing in"),
         (dataset_dir, [f"--checkpoint_path={empty}"], f"{empty} holds no checkpoint"),
         (
             dataset_dir,

@@ -338,6 +338,17 @@ def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[in
     assert len(list(run.train_dir.glob("events.out.tfevents.*"))) == 2  # Of worker 0, from its two starts.
 
 
+def test_worker_0_measures_for_all(make_run: Callable[[int], Run]) -> None:
+    run = make_run(2)
+    run.flags.append("--validation_epochs=1")
+    run.start_all(steps=2)
+    outputs = [process.communicate(timeout=240 * LOAD)[0] for process in run.processes]
+    assert [process.returncode for process in run.processes] == [0, 0], outputs
+    reached = [re.findall(r"trained to step 2: .*", output)[0] for output in outputs]
+    assert [("best top-1" in line) for line in reached] == [True, False]
+    assert list(json.loads((run.train_dir / "validation.json").read_text())) == ["2"]
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_run_survives_ten_incidents(make_run: Callable[[int], Run]) -> None:
