@@ -64,11 +64,7 @@ class Classifier:
             self.images, self.logits, self.output = tf.import_graph_def(
                 fold_batch_norm(frozen), return_elements=[images.name, logits.name, output.name], name=""
             )
-            config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
-            config.gpu_options.allow_growth = True
-            if not use_gpu:
-                config.device_count["GPU"] = 0
-            self.session = tf.compat.v1.Session(config=config)
+            self.session = tf.compat.v1.Session(config=networks.session_config("float32", clone_on_cpu=not use_gpu))
 
     def close(self) -> None:
         """Frees the memory of the network."""

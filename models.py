@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -182,30 +181,3 @@ def _build_update(
             train_op = average.apply(slim.get_model_variables())
     is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in slim.get_model_variables()])
     return Model(train_op, loss, rate, stop, stopping, enough, finishing, shown, is_finite)
-
-
-def session_config(precision: str, clone_on_cpu: bool) -> tf.compat.v1.ConfigProto:
-    """Returns the settings of the training session.
-
-    Weights, and so checkpoints, stay float32 in every precision; only convolutions and products are rewritten.
-
-    Args:
-        precision: `auto` is bfloat16 where the CPU computes with it, otherwise float32; a GPU computes float32
-            products in TensorFloat-32 by itself. `float16` is for GPUs.
-        clone_on_cpu: Do not use a GPU.
-    """
-    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
-    config.gpu_options.allow_growth = True
-    if clone_on_cpu:
-        config.device_count["GPU"] = 0
-    rewrites = config.graph_options.rewrite_options
-    if precision == "bfloat16" or (precision == "auto" and _cpu_has_bfloat16()):
-        rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
-    elif precision == "float16":
-        rewrites.auto_mixed_precision = rewrites.ON
-    return config
-
-
-def _cpu_has_bfloat16() -> bool:
-    cpu = Path("/proc/cpuinfo")
-    return cpu.is_file() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu.read_text().split())

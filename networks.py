@@ -6,6 +6,7 @@ To add a network, add a line to NETWORKS.
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
 import inspect
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from slim_compat import nets, slim, slim_layers, tf
@@ -150,11 +151,6 @@ def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable
     return [variable for variable in variables if is_in_scopes(variable.op.name, scopes)]
 
 
-def outside(variables: Iterable[tf.Variable], scope: str) -> list[tf.Variable]:
-    """Returns the variables that are not in a scope."""
-    return [variable for variable in variables if not is_in_scopes(variable.op.name, scope)]
-
-
 def head(logits: tf.Tensor) -> tuple[tf.Tensor, str]:
     """Finds the last layer of a network, a 1 x 1 convolution in all of them.
 
@@ -174,3 +170,30 @@ def dropout_keep_probability(model_name: str) -> float:
     """Returns the share of the head's input that training keeps, 1.0 for networks without dropout there."""
     parameter = inspect.signature(NETWORKS[model_name].function).parameters.get("dropout_keep_prob")
     return parameter.default if parameter else 1.0
+
+
+def session_config(precision: str, clone_on_cpu: bool) -> tf.compat.v1.ConfigProto:
+    """Returns the settings of a session that runs a network.
+
+    Weights, and so checkpoints, stay float32 in every precision; only convolutions and products are rewritten.
+
+    Args:
+        precision: `auto` is bfloat16 where the CPU computes with it, otherwise float32; a GPU computes float32
+            products in TensorFloat-32 by itself. `float16` is for GPUs.
+        clone_on_cpu: Do not use a GPU.
+    """
+    config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    config.gpu_options.allow_growth = True
+    if clone_on_cpu:
+        config.device_count["GPU"] = 0
+    rewrites = config.graph_options.rewrite_options
+    if precision == "bfloat16" or (precision == "auto" and _cpu_has_bfloat16()):
+        rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
+    elif precision == "float16":
+        rewrites.auto_mixed_precision = rewrites.ON
+    return config
+
+
+def _cpu_has_bfloat16() -> bool:
+    cpu = Path("/proc/cpuinfo")
+    return cpu.is_file() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu.read_text().split())

@@ -10,7 +10,7 @@ Safe to run again: it goes on from the newest checkpoint in TRAIN_DIR. Ctrl-C an
 """
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import itertools
 import json
@@ -132,6 +132,7 @@ class Plan(NamedTuple):
     first_step: int  # Steps already done.
     total_steps: int
     steps_per_epoch: float
+    global_batch_size: int  # Pictures of a step, all workers together.
 
 
 def train(
@@ -150,7 +151,7 @@ def train(
     global_batch_size = arguments.batch_size * cluster.size
     steps_per_epoch = dataset.num_samples / global_batch_size
     total_steps = arguments.max_number_of_steps or max(1, math.ceil(arguments.num_epochs * steps_per_epoch))
-    plan = Plan(checkpoints.step(newest) if newest else 0, total_steps, steps_per_epoch)
+    plan = Plan(checkpoints.step(newest) if newest else 0, total_steps, steps_per_epoch, global_batch_size)
     if newest and plan.first_step >= total_steps:
         return f"nothing to do: {newest} is at step {plan.first_step:,} of {total_steps:,}"
     validation = None
@@ -211,7 +212,7 @@ def train(
                 )
             )
         broadcast = cluster.broadcast(tf.compat.v1.global_variables())
-        config = models.session_config(arguments.precision, arguments.clone_on_cpu)
+        config = networks.session_config(arguments.precision, arguments.clone_on_cpu)
         with (
             locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext(),
             cluster.connect(config, interruption) as target,
@@ -238,18 +239,7 @@ def train(
                                 interruption.leave("nothing is trained yet; run the same command again to go on")
                                 yield session.run([head.of_pictures, picture_labels])
 
-                    frozen = networks.outside(slim.get_model_variables(), head.scope)
-                    kept = features.kept_features(
-                        Path(arguments.train_dir) / FEATURES_FOLDER,
-                        features.identity(session, frozen, dataset.data_sources, image_size, arguments.random_seed),
-                        arguments.feature_views,
-                        (dataset.num_samples, head.features.shape[-1]),
-                        look,
-                    )
-                    feeds = (
-                        {head.features: seen, head.labels: labels}
-                        for seen, labels in kept.batches(arguments.batch_size, arguments.random_seed, plan.first_step)
-                    )
+                    feeds = head_feeds(session, head, look, dataset, image_size, arguments, plan)
                 return run_steps(
                     session, model, feeds, saver, plan, label_names, validation, arguments, cluster, interruption
                 )
@@ -258,21 +248,46 @@ def train(
                 raise
 
 
+def head_feeds(
+    session: tf.compat.v1.Session,
+    head: models.HeadInputs,
+    look: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]],
+    dataset: slim.dataset.Dataset,
+    image_size: int,
+    arguments: argparse.Namespace,
+    plan: Plan,
+) -> Iterator[dict[tf.Tensor, Any]]:
+    """Returns what each step of a head alone is fed, from features that are computed first where they are missing.
+
+    Args:
+        look: Yields (features, labels) of all pictures in one view, by its number.
+    """
+    frozen = [each for each in slim.get_model_variables() if not networks.is_in_scopes(each.op.name, head.scope)]
+    kept = features.kept_features(
+        Path(arguments.train_dir) / FEATURES_FOLDER,
+        features.identity(session, frozen, dataset.data_sources, image_size, arguments.random_seed),
+        arguments.feature_views,
+        (dataset.num_samples, head.features.shape[-1]),
+        look,
+    )
+    kept_batches = kept.batches(arguments.batch_size, arguments.random_seed, plan.first_step)
+    return ({head.features: seen, head.labels: labels} for seen, labels in kept_batches)
+
+
 def print_plan(
     arguments: argparse.Namespace, plan: Plan, dataset: slim.dataset.Dataset, cluster: workers.Cluster
 ) -> None:
     """Says how much there is to do."""
-    global_batch_size = arguments.batch_size * cluster.size
     print(
         f"{dataset.num_samples:,} pictures of {dataset.num_classes} labels, {plan.steps_per_epoch:,.1f} steps of "
-        f"{global_batch_size} an epoch; from step {plan.first_step:,} to {plan.total_steps:,}",
+        f"{plan.global_batch_size} an epoch; from step {plan.first_step:,} to {plan.total_steps:,}",
         flush=True,
     )
     if cluster.size > 1:
         print(
             f"worker {cluster.index} of {cluster.size}: {arguments.batch_size} pictures of each step. --learning_rate="
-            f"{arguments.learning_rate:g} is for all {global_batch_size}; one tuned on a single worker, multiply by "
-            f"{cluster.size}",
+            f"{arguments.learning_rate:g} is for all {plan.global_batch_size}; one tuned on a single worker, multiply "
+            f"by {cluster.size}",
             flush=True,
         )
 
@@ -293,7 +308,6 @@ def run_steps(
     basename = str(Path(arguments.train_dir) / checkpoints.BASENAME)
     saved = f"{basename}-{plan.first_step}" if plan.first_step else "none"
     start = last_save = next_pictures = time.monotonic()
-    global_batch_size = arguments.batch_size * cluster.size
     validation_steps = max(1, round((arguments.validation_epochs or 0) * plan.steps_per_epoch))
     enough = False
     summaries = Summaries(arguments.train_dir if cluster.index == 0 else None)
@@ -319,7 +333,8 @@ def run_steps(
             )
             if step == plan.first_step + 1:
                 start = time.monotonic()  # The first step also compiles and fills the queues.
-            images_per_second = (step - plan.first_step - 1) * global_batch_size / max(time.monotonic() - start, 1e-9)
+            seen = (step - plan.first_step - 1) * plan.global_batch_size
+            images_per_second = seen / max(time.monotonic() - start, 1e-9)
             progress.update(1, f"loss {loss:.3f}, {images_per_second:.1f} images/s")
             if batch:
                 summaries.pictures(step, batch[0].clip(0, 255).astype(np.uint8), [label_names[i] for i in batch[1]])

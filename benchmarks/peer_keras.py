@@ -15,7 +15,7 @@ os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # As our scripts set it.
 
 import keras
 import numpy as np
-from stopwatch import Stopwatch
+from stopwatch import Stopwatch, peer_parser
 import tensorflow as tf
 
 
@@ -31,14 +31,8 @@ class EndOfStep(keras.callbacks.Callback):
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--precision", default="float32", choices=("float32", "bfloat16"))
-    add("--jit_compile", action="store_true", help="compile the step with XLA")
-    add("--image_size", type=int, default=299, help="pixels; at least 75")
-    add("--batch_size", type=int, default=32)
-    add("--num_classes", type=int, default=100)
-    add("--steps", type=int, default=10)
+    parser = peer_parser(__doc__, image_size="pixels; at least 75")
+    parser.add_argument("--jit_compile", action="store_true", help="compile the step with XLA")
     return parser
 
 

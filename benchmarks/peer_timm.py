@@ -14,7 +14,7 @@ import importlib.util
 import sys
 import types
 
-from stopwatch import Stopwatch
+from stopwatch import Stopwatch, peer_parser
 
 AUXILIARY_LOSS_WEIGHT = 0.4
 
@@ -59,14 +59,8 @@ import torch  # noqa: E402
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--precision", default="float32", choices=("float32", "bfloat16"))
-    add("--compile", action="store_true", help="with torch.compile; needs a C++ compiler")
-    add("--image_size", type=int, default=299, help="pixels; with fewer, the auxiliary head does not fit")
-    add("--batch_size", type=int, default=32)
-    add("--num_classes", type=int, default=100)
-    add("--steps", type=int, default=10)
+    parser = peer_parser(__doc__, image_size="pixels; with fewer, the auxiliary head does not fit")
+    parser.add_argument("--compile", action="store_true", help="with torch.compile; needs a C++ compiler")
     return parser
 
 

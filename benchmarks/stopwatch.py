@@ -1,7 +1,23 @@
-"""Times training steps: what each contestant prints for table.py. The standard library is enough for it."""
+"""What the contestants of table.py share: the flags of the peers, and the time of training steps as JSON.
 
+The standard library is enough for it: PyTorch and timm have an environment of their own.
+"""
+
+import argparse
 import json
 import time
+
+
+def peer_parser(description: str | None, image_size: str) -> argparse.ArgumentParser:
+    """Returns the flags that table.py gives to every peer; `image_size` says what its network takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--precision", default="float32", choices=("float32", "bfloat16"))
+    add("--image_size", type=int, default=299, help=image_size)
+    add("--batch_size", type=int, default=32)
+    add("--num_classes", type=int, default=100)
+    add("--steps", type=int, default=10)
+    return parser
 
 
 class Stopwatch:

@@ -51,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
         cluster = workers.from_flags(arguments)
         model = models.build_network(arguments, [1.0] * flags.num_classes, images, labels, cluster)
-        with tf.compat.v1.Session(config=models.session_config(flags.precision, clone_on_cpu=True)) as session:
+        with tf.compat.v1.Session(config=networks.session_config(flags.precision, clone_on_cpu=True)) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
             for _ in range(flags.steps):
                 inputs = {model.learning_rate: arguments.learning_rate, model.stop: False, model.enough: False}

@@ -6,20 +6,17 @@ import json
 from pathlib import Path
 import re
 import shutil
-import subprocess
-import sys
 import urllib.parse
 import urllib.request
 
+import make_pictures
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 import pytest
 
 import eval_image_classifier
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs the browser: apt-get install chromium")
+pytestmark = pytest.mark.skipif(make_pictures.CHROMIUM is None, reason="needs the browser: apt-get install chromium")
 
 
 @pytest.fixture(scope="module")
@@ -35,23 +32,15 @@ def run_dir(train_dir: Path, dataset_dir: Path, tmp_path_factory: pytest.TempPat
 @pytest.fixture(scope="module")
 def address(run_dir: Path) -> Iterator[str]:
     """The address of a TensorBoard that shows the run."""
-    command = [sys.executable, "-m", "tensorboard.main", f"--logdir={run_dir}", "--host=127.0.0.1", "--port=0"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as server:
-        assert server.stderr
-        for line in server.stderr:
-            if found := re.search(r"http://\S+", line):
-                break
-        else:
-            pytest.fail("TensorBoard did not start")
-        yield found.group()
-        server.terminate()
+    with make_pictures.tensorboard(run_dir) as found:
+        yield found
 
 
 @pytest.fixture
 def page() -> Iterator[Page]:
     """A page of a real browser, as large as a desktop's."""
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=make_pictures.CHROMIUM, args=["--no-sandbox"])
         yield browser.new_page(viewport={"width": 1400, "height": 2400})
         browser.close()
 

@@ -23,7 +23,7 @@ from slim_compat import slim, tf
 import batches
 from flags import STATUS_RETRY, Parser, UserError
 from interruption import Interruption
-import models
+import networks
 import workers
 
 PICTURES = np.random.default_rng(0).normal(size=(12, 9, 9, 3)).astype(np.float32)
@@ -140,7 +140,7 @@ def convolved_in_bfloat16(cluster: workers.Cluster) -> np.ndarray:
         loss = tf.reduce_mean(tf.square(net - 1))
         (biases,) = slim.get_variables_by_name("last/biases")
         [gradient] = cluster.mean(tf.gradients(loss, [biases]))
-        config = models.session_config("bfloat16", clone_on_cpu=True)
+        config = networks.session_config("bfloat16", clone_on_cpu=True)
         with cluster.connect(config, interruption) as target, tf.compat.v1.Session(target, config=config) as session:
             session.run(tf.compat.v1.global_variables_initializer())
             _, value = session.run([loss, gradient])
