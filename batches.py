@@ -1,8 +1,9 @@
 """From TFRecord files to batches of images, with tf.data."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from google.protobuf.message import DecodeError
+import numpy as np
 
 from slim_compat import slim, tf
 import arts
@@ -24,6 +25,7 @@ def training_batches(
     first_batch: int = 0,
     num_workers: int = 1,
     worker: int = 0,
+    min_crop_area: float = images.MIN_CROP_AREA,
 ) -> tf.data.Dataset:
     """Returns an endless data set of shuffled, randomly cropped and coloured training images.
 
@@ -35,6 +37,7 @@ def training_batches(
         first_batch: Number of batches that an interrupted run has already used: it goes on with other ones.
         num_workers: The pictures are dealt to so many workers; none goes to two of them.
         worker: Which of them this is, from 0.
+        min_crop_area: See `images.training_image`.
 
     Returns:
         (images, labels): float32 [batch_size, image_size, image_size, 3], RGB, range [0, 255]; int64 [batch_size].
@@ -55,7 +58,7 @@ def training_batches(
     def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
         image = images.training_image(
-            features["image/encoded"], image_size, tf.stack([seed, position * num_workers + worker])
+            features["image/encoded"], image_size, tf.stack([seed, position * num_workers + worker]), min_crop_area
         )
         return image, features["image/class/label"]
 
@@ -82,8 +85,30 @@ def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size:
     return dataset.batch(batch_size).prefetch(2)
 
 
+def evaluation_arrays(
+    data_sources: Sequence[str], batch_size: int, image_size: int, max_num_batches: int = -1
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+    """Yields what `evaluation_batches` has, up to so many batches; -1 for all.
+
+    Raises:
+        UserError: A records file is damaged.
+    """
+    data = evaluation_batches(data_sources, batch_size, image_size).take(max_num_batches)
+    try:
+        for pictures, labels, names in data.as_numpy_iterator():
+            yield pictures, labels, [name.decode() for name in names]
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        raise_damaged(data_sources)
+        raise
+
+
 def view_batches(
-    data_sources: Sequence[str], batch_size: int, image_size: int, seed: int, view: tf.Tensor
+    data_sources: Sequence[str],
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    view: tf.Tensor,
+    min_crop_area: float = images.MIN_CROP_AREA,
 ) -> tf.data.Dataset:
     """Returns a data set of every image exactly once, in the order of the files, in one of many views.
 
@@ -93,6 +118,7 @@ def view_batches(
         image_size: Side of the images, pixels.
         seed: The same seed gives the same views.
         view: int64 scalar: 0 for the image that evaluation sees, others for a training image each.
+        min_crop_area: See `images.training_image`.
 
     Returns:
         (images, labels), as `training_batches`.
@@ -104,7 +130,9 @@ def view_batches(
         image = tf.cond(
             tf.equal(view, 0),
             lambda: images.evaluation_image(encoded, image_size),
-            lambda: images.training_image(encoded, image_size, tf.stack([seed + view * 2**32, position])),
+            lambda: images.training_image(
+                encoded, image_size, tf.stack([seed + view * 2**32, position]), min_crop_area
+            ),
         )
         return tf.ensure_shape(image, [image_size, image_size, 3]), features["image/class/label"]
 

@@ -27,11 +27,13 @@ def newest(path: str) -> str:
     Raises:
         UserError: There is none.
     """
+    path = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)  # One of its files stands for a checkpoint.
     folder = Path(path)
     if folder.is_dir():
-        if not all_in(path):
+        found = all_in(path)
+        if not found:
             raise UserError(f"{path} holds no checkpoint ({BASENAME}-N.index); train first, or name another folder")
-        return all_in(path)[-1]
+        return found[-1]
     if not (Path(path + ".index").is_file() or folder.is_file()):
         steps = [str(step(checkpoint)) for checkpoint in all_in(folder.parent)]
         there = f"; there are the steps {', '.join(steps)}" if steps else ""
@@ -191,14 +193,10 @@ def warm_start_variables(
     except UserError as error:
         flag = "--ignore_missing_vars"
         if ignore_missing or len(present) == len(wanted):
-            heads = {variable.op.name.rsplit("/", 1)[0] for variable in present if _is_head(variable, num_classes)}
-            flag = f"--checkpoint_exclude_scopes={','.join(sorted(heads))}"
+            other = {v.op.name.rpartition("/")[0] for v in present if stored[v.op.name] != v.shape.as_list()}
+            flag = f"--checkpoint_exclude_scopes={','.join(sorted(other))}"
         raise UserError(f"{error}; to start without those weights add {flag}") from None
     return present
-
-
-def _is_head(variable: tf.Variable, num_classes: int) -> bool:
-    return variable.op.name.endswith("/biases") and variable.shape.as_list() == [num_classes]
 
 
 def averaged(checkpoint: str, variables: Iterable[tf.Variable]) -> dict[str, tf.Variable]:

@@ -54,7 +54,7 @@ def build_parser() -> Parser:
         ("percent_validation", number(int, 1, 90), 25, "share of the pictures for validation"),
         ("num_shards", number(int, 1, 99_999), 5, "record files of each split"),
         ("random_seed", number(int), 0, "another seed gives another split and order"),
-        ("max_side", number(int, 32), MAX_SIDE, "longest side of a picture in the records, pixels"),
+        ("max_side", number(int, 32, 65_000), MAX_SIDE, "longest side of a picture in the records, pixels"),
         ("min_images_per_label", number(int, 1), 1, "leave out labels with fewer pictures"),
         ("num_workers", number(int, 1), cores, "processes that decode"),
     ]:

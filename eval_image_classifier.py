@@ -158,7 +158,7 @@ def watch(arguments: argparse.Namespace, dataset: slim.dataset.Dataset) -> None:
     done = ""
     print(f"waiting for checkpoints in {arguments.checkpoint_path}; Ctrl-C ends it", flush=True)
     while True:
-        checkpoint = checkpoints.newest(arguments.checkpoint_path) if _has_checkpoint(arguments.checkpoint_path) else ""
+        checkpoint = next(reversed(checkpoints.all_in(arguments.checkpoint_path)), "")
         if checkpoint != done:
             print(evaluate(arguments, dataset, checkpoint), flush=True)
             done = checkpoint
@@ -166,10 +166,6 @@ def watch(arguments: argparse.Namespace, dataset: slim.dataset.Dataset) -> None:
             if last_step and checkpoints.step(checkpoint) >= last_step:
                 return
         time.sleep(WATCH_SECONDS)
-
-
-def _has_checkpoint(folder: str) -> bool:
-    return any(Path(folder).glob(f"{checkpoints.BASENAME}-*.index"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -108,11 +108,11 @@ class Explainer:
                     return saved["features"], saved["names"].tolist()
         features: list[np.ndarray] = []
         names: list[str] = []
-        data = batches.evaluation_batches(training.data_sources, batch_size, self._classifier.image_size)
+        data = batches.evaluation_arrays(training.data_sources, batch_size, self._classifier.image_size)
         with Progress("looking at the training pictures", training.num_samples, "pictures") as progress:
-            for images, _, filenames in data.as_numpy_iterator():
+            for images, _, of_batch in data:
                 features.append(self.features(images))
-                names += [name.decode() for name in filenames]
+                names += of_batch
                 progress.update(len(images))
         with open_replacing(path, "wb") as file:
             np.savez(file, made_of=made_of, features=np.concatenate(features), names=names)

@@ -101,8 +101,9 @@ def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ())
 
 def calibration_images(dataset: slim.dataset.Dataset, image_size: int) -> list[np.ndarray]:
     """Returns some training images as `tflite_model` takes them; the records are in random order."""
-    data = batches.evaluation_batches(dataset.data_sources, 1, image_size)
-    return [images for images, _, _ in data.take(CALIBRATION_PICTURES).as_numpy_iterator()]
+    return [
+        images for images, _, _ in batches.evaluation_arrays(dataset.data_sources, 1, image_size, CALIBRATION_PICTURES)
+    ]
 
 
 def read_metrics(eval_dir: str, checkpoint: str) -> dict[str, Any]:
@@ -115,9 +116,13 @@ def read_metrics(eval_dir: str, checkpoint: str) -> dict[str, Any]:
     evaluate = f"run eval_image_classifier.py --checkpoint_path={checkpoint} --eval_dir={eval_dir}"
     if not path.is_file():
         raise UserError(f"{path} is missing; {evaluate}")
-    figures = json.loads(path.read_text(encoding="utf-8"))
-    if Path(figures["checkpoint"]).name != Path(checkpoint).name:
-        raise UserError(f"{path} is about {figures['checkpoint']}; {evaluate}")
+    try:
+        figures = json.loads(path.read_text(encoding="utf-8"))
+        about = Path(figures["checkpoint"])
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; {evaluate}") from None
+    if about.name != Path(checkpoint).name:
+        raise UserError(f"{path} is about {about}; {evaluate}")
     return figures
 
 

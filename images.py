@@ -7,8 +7,8 @@ import math
 
 from slim_compat import tf
 
-# A training crop shows at least this share of the picture. Slim's 0.05 suits ImageNet's single objects and weeks of
-# training; an artwork's culture shows in the whole, and a short run learns it sooner from milder changes.
+# A training crop shows at least this share of the picture, unless told otherwise. Slim's 0.05 suits ImageNet's single
+# objects and weeks of training; an artwork's culture shows in the whole, and a short run learns it from milder changes.
 MIN_CROP_AREA = 0.6
 CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)
 CENTRAL_FRACTION = 0.875  # Evaluation looks at the central 87.5 % of width and height, as slim does.
@@ -25,13 +25,14 @@ MAX_HUE_TURN = 0.03 * math.pi  # Radians around the grey axis.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-def training_image(encoded: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
+def training_image(encoded: tf.Tensor, size: int, seed: tf.Tensor, min_crop_area: float = MIN_CROP_AREA) -> tf.Tensor:
     """Decodes a random part of a picture, mirrors half of them and varies the colours.
 
     Args:
         encoded: string scalar, a JPEG file.
         size: Side of the result, pixels.
         seed: int64 [2]; the same seed gives the same image.
+        min_crop_area: Least share of the picture that is seen, above 0, at most 1.
 
     Returns:
         float32 [size, size, 3], RGB, range [0, 255].
@@ -43,7 +44,7 @@ def training_image(encoded: tf.Tensor, size: int, seed: tf.Tensor) -> tf.Tensor:
         tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
         seed=seeds[0],
         aspect_ratio_range=CROP_ASPECT_RATIOS,
-        area_range=(MIN_CROP_AREA, 1.0),
+        area_range=(min_crop_area, 1.0),
         max_attempts=20,
     )
     window = tf.concat([begin[:2], extent[:2]], axis=0)

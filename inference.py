@@ -116,6 +116,8 @@ def open_classifier(
     label_names = checkpoints.label_names(checkpoint, dataset_dir)
     trained_with = checkpoints.settings(checkpoint)
     model_name = model_name or trained_with.get("model_name", "inception_v3")
+    if model_name not in networks.NETWORKS:
+        raise UserError(f"{checkpoint} was trained on {model_name}, which is no network here; give --model_name")
     image_size = image_size or trained_with.get("train_image_size") or networks.NETWORKS[model_name].image_size
     temperature = read_temperature(checkpoint) if calibrated else 1.0
     return Classifier(checkpoint, model_name, image_size, label_names, temperature, use_gpu)
@@ -132,24 +134,17 @@ def predict(
     Raises:
         UserError: A records file is damaged.
     """
-    data = batches.evaluation_batches(dataset.data_sources, batch_size, classifier.image_size)
-    num_pictures = dataset.num_samples
-    if max_num_batches:
-        data = data.take(max_num_batches)
-        num_pictures = min(num_pictures, batch_size * max_num_batches)
+    num_pictures = min(dataset.num_samples, batch_size * (max_num_batches or dataset.num_samples))
+    data = batches.evaluation_arrays(dataset.data_sources, batch_size, classifier.image_size, max_num_batches or -1)
     truth: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []
     names: list[str] = []
     with Progress("evaluating", num_pictures, "pictures") as progress:
-        try:
-            for images, labels, filenames in data.as_numpy_iterator():
-                truth.append(labels)
-                probabilities.append(classifier.probabilities(images))
-                names += [name.decode() for name in filenames]
-                progress.update(len(labels))
-        except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-            batches.raise_damaged(dataset.data_sources)
-            raise
+        for images, labels, of_batch in data:
+            truth.append(labels)
+            probabilities.append(classifier.probabilities(images))
+            names += of_batch
+            progress.update(len(labels))
     return np.concatenate(truth), np.concatenate(probabilities), names
 
 

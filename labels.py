@@ -126,7 +126,6 @@ def read_labels(folder: str | os.PathLike[str]) -> list[str]:
         raise UserError(f"{path} is not UTF-8 text; write it again with convert.py") from None
     names: dict[int, str] = {}
     for line_number, line in enumerate(text.split("\n"), 1):
-        line = line.removesuffix("\r")
         if not line:
             continue
         index, colon, name = line.partition(":")

@@ -128,8 +128,11 @@ def create_tables(database: duckdb.DuckDBPyConnection, path: str, header: list[s
     def quote(text: str) -> str:
         return "'" + text.replace("'", "''") + "'"
 
+    def identifier(name: str) -> str:
+        return '"' + name.replace('"', '""') + '"'
+
     types = ", ".join(f"{quote(name)}: {quote(COLUMN_TYPES.get(column_name(name), 'VARCHAR'))}" for name in header)
-    columns = ", ".join(f'"{name}" AS {column_name(name)}' for name in header)
+    columns = ", ".join(f"{identifier(name)} AS {identifier(column_name(name))}" for name in header)
     database.execute(f"""
         ATTACH ':memory:' AS "bigquery-public-data";
         CREATE SCHEMA "bigquery-public-data".the_met;

@@ -1,4 +1,4 @@
-"""The image classification networks of tf_slim.nets, by slim's names.
+"""The image classification networks of tf_slim.nets, by slim's names, and one for small pictures.
 
 To add a network, add a line to NETWORKS.
 """
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from slim_compat import nets, slim, slim_layers, tf
 from flags import UserError
+from wide_resnet import wide_resnet_10_4
 
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
 # of a Keras layer that TensorFlow no longer has. The training step runs what is collected here.
@@ -60,6 +61,7 @@ NETWORKS: dict[str, Network] = {
     "vgg_a": _vgg_pixels(nets.vgg.vgg_a, nets.vgg.vgg_arg_scope, 224),
     "vgg_16": _vgg_pixels(nets.vgg.vgg_16, nets.vgg.vgg_arg_scope, 224),
     "vgg_19": _vgg_pixels(nets.vgg.vgg_19, nets.vgg.vgg_arg_scope, 224),
+    "wide_resnet_10_4": _inception_pixels(wide_resnet_10_4, _resnet_scope, 64),
 }
 
 

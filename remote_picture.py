@@ -75,7 +75,7 @@ def _get(url: str, allow_private_hosts: bool, deadline: float) -> tuple[bytes, s
     target = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~") + (
         "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~?[]") if parts.query else ""
     )
-    connection.sock = sock = _connect(connection.host, port, secure, allow_private_hosts)
+    connection.sock = sock = _connect(connection.host, port, secure, allow_private_hosts, deadline)
     with contextlib.closing(connection), _shut_down_at(deadline, sock):
         if isinstance(sock, ssl.SSLSocket):
             sock.do_handshake()
@@ -106,7 +106,7 @@ def _split(url: str) -> SplitResult:
     return parts
 
 
-def _connect(host: str, port: int, secure: bool, allow_private_hosts: bool) -> socket.socket:
+def _connect(host: str, port: int, secure: bool, allow_private_hosts: bool, deadline: float) -> socket.socket:
     """Resolves a host, checks all its addresses and connects to the first that answers."""
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     for *_, address in found:
@@ -115,12 +115,13 @@ def _connect(host: str, port: int, secure: bool, allow_private_hosts: bool) -> s
             raise BadPicture(f"refused: {host} is {address[0]}, {reason}")
     for position, (family, kind, protocol, _, address) in enumerate(found, 1):
         sock = socket.socket(family, kind, protocol)
-        sock.settimeout(IDLE_SECONDS)
+        sock.settimeout(max(0.001, min(IDLE_SECONDS, deadline - time.monotonic())))
         try:
             sock.connect(address)
+            sock.settimeout(IDLE_SECONDS)
         except OSError:
             sock.close()
-            if position == len(found):
+            if position == len(found) or time.monotonic() >= deadline:
                 raise
             continue
         if not secure:

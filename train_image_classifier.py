@@ -28,6 +28,7 @@ import dataset_factory
 import features
 from files import locked, open_replacing
 from flags import Parser, Retry, UserError, number, run
+from images import MIN_CROP_AREA
 from interruption import Interruption
 from labels import LABELS_FILENAME, read_labels, write_labels
 import models
@@ -66,6 +67,7 @@ def build_parser() -> Parser:
     add("--rmsprop_decay", type=number(float, 0, 1), default=0.9, help="of the squared gradients' average")
     add("--opt_epsilon", type=number(float, 0), default=0.0001, help="of rmsprop and adam")
     add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the L2 loss of the weights")
+    add("--min_crop_area", type=number(float, 0.01, 1), default=MIN_CROP_AREA, help="share of a picture seen at least")
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")
     add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights; evaluation uses them")
@@ -117,15 +119,6 @@ def newest_checkpoint(train_dir: str, label_names: list[str]) -> str | None:
     return checkpoints.newest(train_dir)
 
 
-def write_settings(arguments: argparse.Namespace, label_names: list[str]) -> None:
-    """Leaves beside the checkpoints what evaluation and inference need to know of the run."""
-    Path(arguments.train_dir).mkdir(parents=True, exist_ok=True)
-    write_labels(label_names, arguments.train_dir)
-    with open_replacing(Path(arguments.train_dir) / checkpoints.SETTINGS_FILENAME) as file:
-        json.dump(vars(arguments), file, indent=2, sort_keys=True)
-        file.write("\n")
-
-
 class Plan(NamedTuple):
     """How long a run is."""
 
@@ -133,6 +126,15 @@ class Plan(NamedTuple):
     total_steps: int
     steps_per_epoch: float
     global_batch_size: int  # Pictures of a step, all workers together.
+
+
+def write_settings(arguments: argparse.Namespace, plan: Plan, label_names: list[str]) -> None:
+    """Leaves beside the checkpoints what evaluation and inference need to know of the run."""
+    Path(arguments.train_dir).mkdir(parents=True, exist_ok=True)
+    write_labels(label_names, arguments.train_dir)
+    with open_replacing(Path(arguments.train_dir) / checkpoints.SETTINGS_FILENAME) as file:
+        json.dump(vars(arguments) | {"max_number_of_steps": plan.total_steps}, file, indent=2, sort_keys=True)
+        file.write("\n")
 
 
 def train(
@@ -157,7 +159,9 @@ def train(
     validation = None
     if arguments.validation_epochs:
         held_out = batches.open_split(arguments.dataset_name, "validation", arguments.dataset_dir)
-        validation = Validation(arguments.train_dir, held_out, arguments.batch_size, not arguments.clone_on_cpu)
+        validation = Validation(
+            arguments.train_dir, held_out, arguments.batch_size, not arguments.clone_on_cpu, plan.first_step
+        )
         if validation.is_over(arguments.early_stop):
             return f"nothing to do: stopped at step {plan.first_step:,}, {validation}"
         if cluster.index > 0:
@@ -173,44 +177,20 @@ def train(
     label_weights = models.label_weights(counts, arguments.class_balance)
     print_plan(arguments, plan, dataset, cluster)
     with tf.Graph().as_default(), Interruption() as interruption:
-        tf.compat.v1.set_random_seed(arguments.random_seed + cluster.index)  # Dropout of its own on each worker.
+        tf.compat.v1.set_random_seed(arguments.random_seed)  # One order of the pictures, from which all workers deal.
         view = tf.compat.v1.placeholder_with_default(tf.constant(0, tf.int64), [], name="view")
-        if head_alone:
-            data = batches.view_batches(
-                dataset.data_sources, arguments.batch_size, image_size, arguments.random_seed, view
-            )
-        else:
-            data = batches.training_batches(
-                dataset.data_sources,
-                arguments.batch_size,
-                image_size,
-                arguments.random_seed,
-                plan.first_step,
-                cluster.size,
-                cluster.index,
-            )
+        data = input_batches(arguments, plan, dataset, image_size, cluster, view if head_alone else None)
         iterator = tf.compat.v1.data.make_initializable_iterator(data)
         pictures, picture_labels = iterator.get_next()
+        tf.compat.v1.set_random_seed(arguments.random_seed + cluster.index)  # Dropout of its own on each worker.
         if head_alone:
             model, head = models.build_head(arguments, label_weights, pictures, cluster)
         else:
             model = models.build_network(arguments, label_weights, pictures, picture_labels, cluster)
         saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
-        restored, restorer = newest, saver
         if newest:
-            checkpoints.check(newest, tf.compat.v1.global_variables(), arguments.model_name, len(label_names))
             saver.recover_last_checkpoints(checkpoints.all_in(arguments.train_dir))  # They count for max_to_keep.
-        elif arguments.checkpoint_path:
-            restored = checkpoints.newest(arguments.checkpoint_path)
-            restorer = tf.compat.v1.train.Saver(
-                checkpoints.warm_start_variables(
-                    restored,
-                    arguments.model_name,
-                    len(label_names),
-                    arguments.checkpoint_exclude_scopes,
-                    arguments.ignore_missing_vars,
-                )
-            )
+        restored, restorer = starting_point(arguments, newest, saver, len(label_names))
         broadcast = cluster.broadcast(tf.compat.v1.global_variables())
         config = networks.session_config(arguments.precision, arguments.clone_on_cpu)
         with (
@@ -224,7 +204,7 @@ def train(
             if cluster.index == 0:
                 if restored:
                     checkpoints.restore(session, restorer, restored)
-                write_settings(arguments, label_names)
+                write_settings(arguments, plan, label_names)
             session.run(broadcast)
             if session.run(tf.compat.v1.train.get_global_step()) != plan.first_step:
                 raise Retry(f"worker 0 sees another newest checkpoint in {arguments.train_dir} than this worker")
@@ -232,11 +212,13 @@ def train(
             try:
                 if head_alone:
 
-                    def look(number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                        session.run(iterator.initializer, {view: number})
+                    def look(view_number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+                        session.run(iterator.initializer, {view: view_number})
                         with contextlib.suppress(tf.errors.OutOfRangeError):
                             while True:
-                                interruption.leave("nothing is trained yet; run the same command again to go on")
+                                interruption.leave(
+                                    "the features are not complete yet; run the same command again to go on"
+                                )
                                 yield session.run([head.of_pictures, picture_labels])
 
                     feeds = head_feeds(session, head, look, dataset, image_size, arguments, plan)
@@ -246,6 +228,60 @@ def train(
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
                 batches.raise_damaged(dataset.data_sources)
                 raise
+
+
+def input_batches(
+    arguments: argparse.Namespace,
+    plan: Plan,
+    dataset: slim.dataset.Dataset,
+    image_size: int,
+    cluster: workers.Cluster,
+    view: tf.Tensor | None,
+) -> tf.data.Dataset:
+    """Returns what the network is given: batches for training or, of a head alone, every picture once in a `view`."""
+    if view is not None:
+        return batches.view_batches(
+            dataset.data_sources,
+            arguments.batch_size,
+            image_size,
+            arguments.random_seed,
+            view,
+            arguments.min_crop_area,
+        )
+    return batches.training_batches(
+        dataset.data_sources,
+        arguments.batch_size,
+        image_size,
+        arguments.random_seed,
+        plan.first_step,
+        cluster.size,
+        cluster.index,
+        arguments.min_crop_area,
+    )
+
+
+def starting_point(
+    arguments: argparse.Namespace, newest: str | None, saver: tf.compat.v1.train.Saver, num_classes: int
+) -> tuple[str | None, tf.compat.v1.train.Saver]:
+    """Returns the checkpoint that the run starts from, if there is one, and what restores it.
+
+    Raises:
+        UserError: The checkpoint does not fit the network in the current graph.
+    """
+    if newest:
+        checkpoints.check(newest, tf.compat.v1.global_variables(), arguments.model_name, num_classes)
+        return newest, saver
+    if not arguments.checkpoint_path:
+        return None, saver
+    checkpoint = checkpoints.newest(arguments.checkpoint_path)
+    variables = checkpoints.warm_start_variables(
+        checkpoint,
+        arguments.model_name,
+        num_classes,
+        arguments.checkpoint_exclude_scopes,
+        arguments.ignore_missing_vars,
+    )
+    return checkpoint, tf.compat.v1.train.Saver(variables)
 
 
 def head_feeds(
@@ -347,7 +383,7 @@ def run_steps(
                 measures
                 or is_last
                 or not math.isfinite(loss)
-                or time.monotonic() - last_save >= arguments.save_interval_secs
+                or (cluster.index == 0 and time.monotonic() - last_save >= arguments.save_interval_secs)
             ):
                 pause = time.monotonic()
                 if not (math.isfinite(loss) and session.run(model.is_finite)):

@@ -8,6 +8,7 @@ import shutil
 from slim_compat import slim
 import checkpoints
 from files import open_replacing
+from flags import UserError
 from inference import open_classifier, predict
 from labels import LABELS_FILENAME
 import metrics
@@ -19,7 +20,7 @@ RECORD_FILENAME = "validation.json"  # In TRAIN_DIR: top-1 by step, so that a re
 class Validation:
     """Measures checkpoints while training goes on; use from worker 0 only."""
 
-    def __init__(self, train_dir: str, dataset: slim.dataset.Dataset, batch_size: int, use_gpu: bool):
+    def __init__(self, train_dir: str, dataset: slim.dataset.Dataset, batch_size: int, use_gpu: bool, first_step: int):
         """Takes up what an earlier part of the run has measured.
 
         Args:
@@ -27,6 +28,10 @@ class Validation:
             dataset: The validation split.
             batch_size: Images at once.
             use_gpu: False keeps to the CPU.
+            first_step: The step that the run goes on from; what was measured later belongs to weights that are gone.
+
+        Raises:
+            UserError: The record of what was measured is damaged.
         """
         self._folder = Path(train_dir)
         self._dataset = dataset
@@ -35,7 +40,11 @@ class Validation:
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
         if path.is_file():
-            self._top_1 = {int(step): value for step, value in json.loads(path.read_text(encoding="utf-8")).items()}
+            try:
+                measured = {int(step): float(top_1) for step, top_1 in json.loads(path.read_text("utf-8")).items()}
+            except (ValueError, TypeError, AttributeError):
+                raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for anew") from None
+            self._top_1 = {step: top_1 for step, top_1 in measured.items() if step <= first_step}
 
     @property
     def best_step(self) -> int:

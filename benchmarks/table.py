@@ -38,7 +38,7 @@ from flags import Parser, UserError, number, run  # noqa: E402
 FIGURES_FILENAME = "measured.jsonl"
 HEAD_STEPS = 20  # Times as many steps for the head alone, which takes milliseconds for one.
 MANY = 10  # Times as many pictures, to see whether speed and memory stay.
-MAXRSS_PER_MEGABYTE = 1024**2 if sys.platform == "darwin" else 1024
+KILOBYTES = 1024  # Of ru_maxrss in a megabyte, on Linux.
 PRECISIONS = ("float32", "bfloat16")
 CORES = len(os.sched_getaffinity(0))
 
@@ -103,7 +103,7 @@ def measure(script: str, *flags: str, pictures: int = 0, python: str | Path = sy
         if process.returncode != 0:
             raise UserError(f"{script} ended with status {process.returncode}: {errors.read().strip()[-500:]}")
         last_line = output.read().strip().rpartition("\n")[2]
-    figures = {"seconds": seconds, "peak_megabytes": usage.ru_maxrss / MAXRSS_PER_MEGABYTE}
+    figures = {"seconds": seconds, "peak_megabytes": usage.ru_maxrss / KILOBYTES}
     if pictures:
         figures["images_per_second"] = pictures / seconds
     elif last_line.startswith("{"):
@@ -118,6 +118,9 @@ def measure(script: str, *flags: str, pictures: int = 0, python: str | Path = sy
 def lay_out_pictures(dataset_dir: Path, count: int) -> None:
     """Makes `dataset_dir`/met_art with `count` pictures: those of the sample, under as many names as it takes."""
     if dataset_dir.is_dir():
+        there = sum(1 for _ in dataset_dir.glob("met_art/*/*"))
+        if there != count:
+            raise UserError(f"{dataset_dir} has {there} pictures, not {count}; name another --work_dir")
         return
     dataset_dir.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=dataset_dir.parent) as folder:

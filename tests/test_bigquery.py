@@ -146,6 +146,16 @@ def test_any_column_can_be_the_label(metadata_csv: Path, capsys: pytest.CaptureF
     assert {row[1] for row in rows[1:]} == {"1999"}
 
 
+def test_names_of_columns_are_never_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "MetObjects.csv"
+    columns = ['x" AS y FROM range(1); DROP SCHEMA the_met; --', "2 sides"]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        rows = ([*museum_row(*artwork), "front", "back"] for artwork in ARTWORKS)
+        csv.writer(file).writerows([[*HEADER, *columns], *rows])
+    found = listing(capsys, "--attribute=2 sides", "--list=labels", f"--metadata_csv={path}")
+    assert found == [["2_sides", "objects"], ["back", str(len(ARTWORKS))]]
+
+
 @pytest.mark.parametrize(
     "flags",
     [

@@ -59,6 +59,8 @@ def test_a_folder_means_its_newest_checkpoint(stored: str) -> None:
     folder = Path(stored).parent
     assert checkpoints.newest(str(folder)) == str(folder / "model.ckpt-100")
     assert checkpoints.newest(str(folder / "model.ckpt-9")) == str(folder / "model.ckpt-9")
+    for part in ("index", "data-00000-of-00001"):  # What a shell completes the name to.
+        assert checkpoints.newest(str(folder / f"model.ckpt-9.{part}")) == str(folder / "model.ckpt-9")
     assert checkpoints.step(str(folder / "model.ckpt-100")) == 100
     assert checkpoints.step("/zoo/inception_v3.ckpt") == 0
 

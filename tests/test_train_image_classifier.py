@@ -24,6 +24,7 @@ import inference
 import networks
 import optimizers
 import train_image_classifier
+from validation import Validation
 
 SMALL = [
     "--model_name=inception_v2",
@@ -217,6 +218,7 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
     reached = f"best top-1 {top_1[best]:.4f} at step {best}: {tmp_path}/best"
     assert last.endswith(f"; {reached}")
     assert run() == f"nothing to do: stopped at step {third + 1}, {reached}"
+    assert json.loads((tmp_path / "flags.json").read_text())["max_number_of_steps"] == 40
 
     eval_image_classifier.main(
         [f"--checkpoint_path={tmp_path}/best", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={dataset_dir}"]
@@ -224,6 +226,17 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
     figures = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     assert figures["checkpoint"] == f"{tmp_path}/best/model.ckpt-{best}"
     assert figures["top_1"] == top_1[best]
+
+
+def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: Path, tmp_path: Path) -> None:
+    record = tmp_path / "validation.json"
+    record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
+    dataset = batches.open_split("arts", "validation", str(dataset_dir))
+    for first_step, best in ((0, 0), (3, 2), (6, 4)):
+        assert Validation(str(tmp_path), dataset, 9, use_gpu=False, first_step=first_step).best_step == best
+    record.write_text('{"2": 0.')
+    with pytest.raises(UserError, match=r"validation.json is damaged; delete it"):
+        Validation(str(tmp_path), dataset, 9, use_gpu=False, first_step=6)
 
 
 def test_early_stop_needs_to_know_how_often_to_measure(
