@@ -1,10 +1,11 @@
 """What a frozen network sees in the training pictures: computed once, kept on disk, for a head that trains on it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import hashlib
 import json
 from pathlib import Path
 import shutil
+from typing import Any
 
 import numpy as np
 
@@ -97,11 +98,11 @@ def kept_features(
 
 
 def identity(
-    session: tf.compat.v1.Session, frozen: list[tf.Variable], data_sources: list[str], image_size: int, seed: int
+    session: tf.compat.v1.Session, frozen: list[tf.Variable], data_sources: list[str], settings: Mapping[str, Any]
 ) -> str:
-    """Returns a text that changes with everything that decides features: weights, records, views."""
+    """Returns a text that changes with everything that decides features: weights, records, settings by name."""
     digest = hashlib.sha256()
     for value in session.run(frozen):
         digest.update(value.tobytes())
     files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, data_sources)]
-    return json.dumps({"weights": digest.hexdigest(), "records": files, "image_size": image_size, "seed": seed})
+    return json.dumps({"weights": digest.hexdigest(), "records": files, **settings})

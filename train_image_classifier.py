@@ -298,10 +298,12 @@ def head_feeds(
     Args:
         look: Yields (features, labels) of all pictures in one view, by its number.
     """
+    settings = {name: vars(arguments)[name] for name in ("random_seed", "min_crop_area", "precision")}
+    settings["image_size"] = image_size
     frozen = [each for each in slim.get_model_variables() if not networks.is_in_scopes(each.op.name, head.scope)]
     kept = features.kept_features(
         Path(arguments.train_dir) / FEATURES_FOLDER,
-        features.identity(session, frozen, dataset.data_sources, image_size, arguments.random_seed),
+        features.identity(session, frozen, dataset.data_sources, settings),
         arguments.feature_views,
         (dataset.num_samples, head.features.shape[-1]),
         look,

@@ -152,8 +152,8 @@ def test_names_of_columns_are_never_run(tmp_path: Path, capsys: pytest.CaptureFi
     with open(path, "w", encoding="utf-8", newline="") as file:
         rows = ([*museum_row(*artwork), "front", "back"] for artwork in ARTWORKS)
         csv.writer(file).writerows([[*HEADER, *columns], *rows])
-    found = listing(capsys, "--attribute=2 sides", "--list=labels", f"--metadata_csv={path}")
-    assert found == [["2_sides", "objects"], ["back", str(len(ARTWORKS))]]
+    rows = listing(capsys, "--attribute=medium", "--list=labels", f"--metadata_csv={path}")
+    assert {label: int(count) for label, count in rows[1:]} == Counter(artwork[3] for artwork in ARTWORKS)
 
 
 @pytest.mark.parametrize(

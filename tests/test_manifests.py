@@ -34,10 +34,11 @@ EDITS = {
     "-e 's/# imagePullSecrets/imagePullSecrets/' *.yaml",
     "gpu": "sed -i.bak -e 's|# nvidia.com/gpu|nvidia.com/gpu|' -e '/--clone_on_cpu/d' "
     "train-model.yaml eval-model.yaml infer-model.yaml",
-    "data volume": "sed -i.bak 's/# - {name: data,/- {name: data,/' "
+    "data volume": "sed -i.bak -e 's/# - {name: data,/- {name: data,/' "
+    "-e 's/--max_number_of_steps=100/--num_epochs=10/' "
     "train-model.yaml eval-model.yaml infer-model.yaml access-model-logs.yaml",
     "logs of several workers": "sed -i.bak 's/claimName: met-art-logs/claimName: met-art-shared-logs/' "
-    "eval-model.yaml infer-model.yaml access-model-logs.yaml tensorboard.yaml",
+    "eval-model.yaml infer-model.yaml access-model-logs.yaml tensorboard.yaml serve-model.yaml",
 }
 
 
@@ -313,11 +314,13 @@ def test_one_edit_takes_the_records_from_a_claim(tmp_path: Path) -> None:
     for name, manifest in changed:
         mounts = {mount["mountPath"]: mount for mount in manifest["spec"]["containers"][0]["volumeMounts"]}
         assert mounts["/data"].get("readOnly", False) == (name != "access-model-logs.yaml")
+        if name == "train-model.yaml":  # Photographs need more than the sample's hundred steps.
+            assert "--num_epochs=10" in manifest["spec"]["containers"][0]["args"]
 
 
 def test_one_edit_takes_the_logs_of_several_workers(tmp_path: Path) -> None:
     changed = edited("logs of several workers", tmp_path)
-    assert len(changed) == 4
+    assert len(changed) == 5
     for _, manifest in changed:
         claims = [v["persistentVolumeClaim"] for v in manifest["spec"]["volumes"] if "persistentVolumeClaim" in v]
         assert claims == [{"claimName": "met-art-shared-logs"}]
