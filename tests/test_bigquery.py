@@ -150,8 +150,8 @@ def test_names_of_columns_are_never_run(tmp_path: Path, capsys: pytest.CaptureFi
     path = tmp_path / "MetObjects.csv"
     columns = ['x" AS y FROM range(1); DROP SCHEMA the_met; --', "2 sides"]
     with open(path, "w", encoding="utf-8", newline="") as file:
-        rows = ([*museum_row(*artwork), "front", "back"] for artwork in ARTWORKS)
-        csv.writer(file).writerows([[*HEADER, *columns], *rows])
+        csv.writer(file).writerow([*HEADER, *columns])
+        csv.writer(file).writerows([*museum_row(*artwork), "front", "back"] for artwork in ARTWORKS)
     rows = listing(capsys, "--attribute=medium", "--list=labels", f"--metadata_csv={path}")
     assert {label: int(count) for label, count in rows[1:]} == Counter(artwork[3] for artwork in ARTWORKS)
 
