@@ -35,7 +35,8 @@ def training_batches(
         image_size: Side of the images, pixels.
         seed: The same seed gives the same batches.
         first_batch: Number of batches that an interrupted run has already used: it goes on with other ones.
-        num_workers: The pictures are dealt to so many workers; none goes to two of them.
+        num_workers: The pictures are dealt to so many workers; none goes to two of them as long as the random seed of
+            TensorFlow, on which the order of the files depends, is the same for all.
         worker: Which of them this is, from 0.
         min_crop_area: See `images.training_image`.
 
@@ -86,14 +87,14 @@ def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size:
 
 
 def evaluation_arrays(
-    data_sources: Sequence[str], batch_size: int, image_size: int, max_num_batches: int = -1
+    data_sources: Sequence[str], batch_size: int, image_size: int, max_num_batches: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
-    """Yields what `evaluation_batches` has, up to so many batches; -1 for all.
+    """Yields what `evaluation_batches` has, up to so many batches; None for all.
 
     Raises:
         UserError: A records file is damaged.
     """
-    data = evaluation_batches(data_sources, batch_size, image_size).take(max_num_batches)
+    data = evaluation_batches(data_sources, batch_size, image_size).take(max_num_batches or -1)
     try:
         for pictures, labels, names in data.as_numpy_iterator():
             yield pictures, labels, [name.decode() for name in names]

@@ -135,7 +135,7 @@ def predict(
         UserError: A records file is damaged.
     """
     num_pictures = min(dataset.num_samples, batch_size * (max_num_batches or dataset.num_samples))
-    data = batches.evaluation_arrays(dataset.data_sources, batch_size, classifier.image_size, max_num_batches or -1)
+    data = batches.evaluation_arrays(dataset.data_sources, batch_size, classifier.image_size, max_num_batches)
     truth: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []
     names: list[str] = []

@@ -8,17 +8,12 @@ from typing import Any
 
 from slim_compat import slim, tf
 
-BASE_DEPTHS = (16, 32, 64)  # Of the three groups of blocks, to be multiplied by the width.
 STEM_DEPTH = 32
+BLOCK_DEPTHS = (64, 128, 256)  # 4 times those of a network that is not wide.
 
 
 def wide_resnet_10_4(
-    inputs: tf.Tensor,
-    num_classes: int,
-    is_training: bool = True,
-    dropout_keep_prob: float = 0.8,
-    spatial_squeeze: bool = True,
-    scope: str = "wide_resnet_10_4",
+    inputs: tf.Tensor, num_classes: int, is_training: bool = True, dropout_keep_prob: float = 0.8
 ) -> tuple[tf.Tensor, dict[str, Any]]:
     """Builds the network with 10 convolutions and 4 times the channels of a plain one: 1.2 million weights.
 
@@ -27,21 +22,22 @@ def wide_resnet_10_4(
         num_classes: Number of labels.
         is_training: With dropout, and batch norm on the statistics of the batch.
         dropout_keep_prob: Share of the features that training keeps.
-        spatial_squeeze: Return the logits as [batch, num_classes] instead of [batch, 1, 1, num_classes].
-        scope: Of the variables.
 
     Returns:
-        (logits float32; {}, where the functions of tf_slim.nets have their end points).
+        (logits float32 [batch, 1, 1, num_classes]; {}, where the functions of tf_slim.nets have their end points).
     """
-    with tf.compat.v1.variable_scope(scope), slim.arg_scope([slim.batch_norm, slim.dropout], is_training=is_training):
+    with (
+        tf.compat.v1.variable_scope("wide_resnet_10_4"),
+        slim.arg_scope([slim.batch_norm, slim.dropout], is_training=is_training),
+    ):
         net = slim.conv2d(inputs, STEM_DEPTH, [3, 3], stride=2, activation_fn=None, normalizer_fn=None, scope="conv1")
-        for number, depth in enumerate(BASE_DEPTHS, start=2):
-            net = _block(net, 4 * depth, f"block{number}")
+        for number, depth in enumerate(BLOCK_DEPTHS, start=2):
+            net = _block(net, depth, f"block{number}")
         net = slim.batch_norm(net, activation_fn=tf.nn.relu, scope="postnorm")
         net = tf.reduce_mean(net, [1, 2], keepdims=True, name="pool")
         net = slim.dropout(net, dropout_keep_prob, scope="dropout")
         logits = slim.conv2d(net, num_classes, [1, 1], activation_fn=None, normalizer_fn=None, scope="logits")
-        return tf.squeeze(logits, [1, 2]) if spatial_squeeze else logits, {}
+        return logits, {}
 
 
 def _block(net: tf.Tensor, depth: int, scope: str) -> tf.Tensor:

@@ -38,7 +38,7 @@ from flags import Parser, UserError, number, run  # noqa: E402
 FIGURES_FILENAME = "measured.jsonl"
 HEAD_STEPS = 20  # Times as many steps for the head alone, which takes milliseconds for one.
 MANY = 10  # Times as many pictures, to see whether speed and memory stay.
-KILOBYTES = 1024  # Of ru_maxrss in a megabyte, on Linux.
+KILOBYTES_PER_MEGABYTE = 1024  # Linux counts ru_maxrss in kilobytes.
 PRECISIONS = ("float32", "bfloat16")
 CORES = len(os.sched_getaffinity(0))
 
@@ -103,7 +103,7 @@ def measure(script: str, *flags: str, pictures: int = 0, python: str | Path = sy
         if process.returncode != 0:
             raise UserError(f"{script} ended with status {process.returncode}: {errors.read().strip()[-500:]}")
         last_line = output.read().strip().rpartition("\n")[2]
-    figures = {"seconds": seconds, "peak_megabytes": usage.ru_maxrss / KILOBYTES}
+    figures = {"seconds": seconds, "peak_megabytes": usage.ru_maxrss / KILOBYTES_PER_MEGABYTE}
     if pictures:
         figures["images_per_second"] = pictures / seconds
     elif last_line.startswith("{"):
