@@ -52,6 +52,9 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
 
     Its signature `serving_default` takes `image_bytes`, string [n], JPEG or PNG files, and gives `labels`, string
     [n, labels], and `probabilities`, float32 [n, labels], the most probable label first.
+
+    Raises:
+        UserError: It cannot be written.
     """
     network = classifier.session.graph.as_graph_def()
     with tf.Graph().as_default():
@@ -67,9 +70,12 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
         probabilities, order = tf.math.top_k(output, k=len(classifier.label_names))
         labels = tf.gather(tf.constant(classifier.label_names), order)
         with tf.compat.v1.Session() as session:
-            tf.compat.v1.saved_model.simple_save(
-                session, str(folder), {"image_bytes": image_bytes}, {"labels": labels, "probabilities": probabilities}
-            )
+            inputs, outputs = {"image_bytes": image_bytes}, {"labels": labels, "probabilities": probabilities}
+            try:
+                tf.compat.v1.saved_model.simple_save(session, str(folder), inputs, outputs)
+            except tf.errors.OpError as error:
+                reason = error.message.splitlines()[0]
+                raise UserError(f"{folder} cannot be written ({reason}); mend that and run it again") from None
 
 
 def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ()) -> bytes:
@@ -190,6 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         training = batches.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
     partial = folder.with_name(f"partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
+    partial.mkdir(parents=True)
     with open_classifier(
         checkpoint, arguments.model_name, arguments.eval_image_size, arguments.dataset_dir, use_gpu=False
     ) as classifier:

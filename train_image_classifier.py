@@ -194,7 +194,6 @@ def train(
         broadcast = cluster.broadcast(tf.compat.v1.global_variables())
         config = networks.session_config(arguments.precision, arguments.clone_on_cpu)
         with (
-            locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext(),
             cluster.connect(config, interruption) as target,
             tf.compat.v1.Session(target, config=config) as session,
         ):
@@ -423,7 +422,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--early_stop needs --validation_epochs, how often to measure")
     dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
     label_names = read_labels(arguments.dataset_dir)
-    print(train(arguments, dataset, label_names, workers.from_flags(arguments)))
+    cluster = workers.from_flags(arguments)
+    with locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext():
+        print(train(arguments, dataset, label_names, cluster))
 
 
 if __name__ == "__main__":
