@@ -68,12 +68,12 @@ Clean = Callable[[dict[str, int]], dict[str, str]]
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
-    parser.add_argument("--list", choices=["labels", "artworks"], default="artworks", help="what to list (artworks)")
+    parser.add_argument("--list", choices=["labels", "artworks"], default="artworks", help="what to list")
     parser.add_argument(
         "--attribute",
         type=_attribute,
         default="culture",
-        help="the column that is the label (culture); artist, period, department, medium, …",
+        help="the column that is the label: artist, period, department, medium, …",
     )
     parser.add_argument("--project", help="Google Cloud project that runs the query; default: the account's own")
     parser.add_argument(
@@ -94,7 +94,7 @@ def build_parser() -> Parser:
         "--maximum_bytes_billed",
         type=number(int, 1),
         default=MAXIMUM_BYTES_BILLED,
-        help="refuse queries that read more (1 GiB)",
+        help="refuse queries that read more; default: 1 GiB",
     )
     parser.add_argument("--output", metavar="FILE", type=Path, help="default: stdout")
     parser.add_argument(

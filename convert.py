@@ -50,7 +50,7 @@ SETTINGS = ("percent_validation", "num_shards", "random_seed", "max_side", "min_
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    for name, kind, default, meaning in [
+    for name, kind, default, help in [
         ("percent_validation", number(int, 1, 90), 25, "share of the pictures for validation"),
         ("num_shards", number(int, 1, 99_999), 5, "record files of each split"),
         ("random_seed", number(int), 0, "another seed gives another split and order"),
@@ -58,7 +58,7 @@ def build_parser() -> Parser:
         ("min_images_per_label", number(int, 1), 1, "leave out labels with fewer pictures"),
         ("num_workers", number(int, 1), cores, "processes that decode"),
     ]:
-        parser.add_argument(f"--{name}", type=kind, default=default, help=f"{meaning} (%(default)s)")
+        parser.add_argument(f"--{name}", type=kind, default=default, help=help)
     parser.add_argument("--dataset_dir", type=Path, required=True, help="folder with met_art/; gets the records")
     parser.add_boolean("check_image", default=False, help="write nothing, list bad pictures; status 1 if any")
     return parser

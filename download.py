@@ -60,41 +60,41 @@ class Failure(Exception):
 def build_parser() -> Parser:
     shard = os.environ.get("JOB_COMPLETION_INDEX", "0")  # Kubernetes sets it in the pods of an Indexed Job.
     parser = Parser(__doc__)
-    parser.add_argument("--list_file", type=Path, default="arts-select.list", help="the artworks (arts-select.list)")
-    parser.add_argument("--dataset_dir", type=Path, default="data", help="where met_art/ goes (data)")
+    parser.add_argument("--list_file", type=Path, default="arts-select.list", help="the artworks")
+    parser.add_argument("--dataset_dir", type=Path, default="data", help="where met_art/ goes")
     parser.add_argument(
         "--image_size",
         choices=sorted(SIZE_FOLDERS),
         default="small",
-        help="small bounds the longest side to 1600 pixels (small)",
+        help="small bounds the longest side to 1600 pixels",
     )
     parser.add_argument("--max_images", type=number(int, 1), help="take only the first artworks of the list")
     parser.add_argument(
         "--max_images_per_label", type=number(int, 1), help="take only the first artworks of each label"
     )
-    parser.add_boolean("public_domain_only", True, "skip what is not in the public domain (true)")
-    parser.add_argument("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once (16)")
+    parser.add_boolean("public_domain_only", True, "skip what is not in the public domain")
+    parser.add_argument("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once")
     parser.add_argument(
         "--requests_per_second",
         type=number(float, 0.01),
         default=10,
-        help="limit for each host, shared by all shards (10)",
+        help="limit for each host, shared by all shards",
     )
-    parser.add_argument("--timeout_seconds", type=number(float, 0.1), default=60, help="limit for one download (60)")
+    parser.add_argument("--timeout_seconds", type=number(float, 0.1), default=60, help="limit for one download")
     parser.add_argument(
         "--pause_seconds",
         type=number(float, 0),
         default=30,
-        help="first pause of a host that blocks robots; doubles (30)",
+        help="first pause of a host that blocks robots; doubles",
     )
     parser.add_argument(
         "--max_failed_percent",
         type=number(float, 0, 100),
         default=10,
-        help="fail if more artworks have no photograph (10)",
+        help="fail if more artworks have no photograph",
     )
     parser.add_argument("--contact", default="", help="your e-mail or web address, for the hosts' administrators")
-    parser.add_argument("--num_shards", type=number(int, 1), default=1, help="split the list over so many machines (1)")
+    parser.add_argument("--num_shards", type=number(int, 1), default=1, help="split the list over so many machines")
     parser.add_argument(
         "--shard_index",
         type=number(int, 0),

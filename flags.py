@@ -21,6 +21,16 @@ class Retry(Exception):
     """The run was cut short by something outside; the same command goes on where it stopped."""
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Shows the default of each flag, unless its help speaks of it."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = action.help or ""
+        if "default:" in text or action.default in (None, "", [], argparse.SUPPRESS):
+            return text
+        return f"{text}; default: {str(action.default).lower() if action.nargs == '?' else '%(default)s'}"
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser without abbreviations whose complaint is one `error:` line."""
 
@@ -28,7 +38,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+            formatter_class=HelpFormatter,
         )
 
     def error(self, message: str) -> NoReturn:

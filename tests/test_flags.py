@@ -93,10 +93,17 @@ def test_every_script_refuses_an_unknown_flag(script: str, capsys: pytest.Captur
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_every_help_has_each_flag_explained(script: str, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = importlib.import_module(script).build_parser()
     with pytest.raises(SystemExit) as exit_status:
-        importlib.import_module(script).build_parser().parse_args(["--help"])
+        parser.parse_args(["--help"])
     assert exit_status.value.code == 0
-    assert f"python {script}.py" in capsys.readouterr().out  # The docstring's command.
+    shown = capsys.readouterr().out
+    assert f"python {script}.py" in shown  # The docstring's command.
+    assert [action.dest for action in parser._actions if not action.help] == []
+    words = " ".join(shown.split())
+    for action in parser._actions:
+        if isinstance(action.default, float) and "default:" not in action.help:
+            assert f"{action.help}; default: {action.default}" in words
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
