@@ -4,6 +4,7 @@ Byte for byte what `TFRecordWriter.write(example.SerializeToString(deterministic
 """
 
 from collections.abc import Mapping
+import functools
 import struct
 
 import google_crc32c
@@ -35,6 +36,7 @@ def _field(number: int, parts: list[bytes]) -> list[bytes]:
     return [_varint(number << 3 | 2) + _varint(sum(map(len, parts))), *parts]
 
 
+@functools.lru_cache  # Most are field numbers and lengths that come with every record.
 def _varint(value: int) -> bytes:
     encoded = bytearray()
     while value >= 0x80:
