@@ -156,13 +156,15 @@ def label_counts(dataset: slim.dataset.Dataset) -> list[int]:
     return counts
 
 
-def encoded_pictures(data_sources: Sequence[str], positions: Sequence[int]) -> list[bytes]:
-    """Returns the picture files at some positions of the order that `evaluation_batches` has."""
-    found = dict.fromkeys(positions, b"")
+def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[np.ndarray]:
+    """Returns the pictures, uint8 [height, width, 3], RGB, at some positions of the order of `evaluation_batches`."""
+    wanted = set(positions)
+    found = {}
     for position, record in enumerate(tf.data.TFRecordDataset(sorted(data_sources)).as_numpy_iterator()):
-        if position in found:
+        if position in wanted:
             example = tf.train.Example.FromString(record)
-            found[position] = example.features.feature["image/encoded"].bytes_list.value[0]
+            picture = open_picture(example.features.feature["image/encoded"].bytes_list.value[0])
+            found[position] = np.asarray(picture.convert("RGB"))
     return [found[position] for position in positions]
 
 

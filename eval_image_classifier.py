@@ -12,7 +12,6 @@ Safe to run again: each run measures anew. With --watch it measures each new che
 import argparse
 from collections.abc import Sequence
 import contextlib
-import io
 import json
 from pathlib import Path
 import time
@@ -63,15 +62,15 @@ def write_reports(
     truth: np.ndarray,
     probabilities: np.ndarray,
     names: Sequence[str],
+    label_figures: Sequence[metrics.LabelFigures],
 ) -> None:
     """Writes the tables and the pictures of PICTURE_NAMES."""
     matrix = metrics.confusion_matrix(truth, probabilities)
     reports.write_predictions(eval_dir / "predictions.csv", names, truth, probabilities, label_names)
-    reports.write_label_table(eval_dir / "labels.csv", metrics.by_label(truth, probabilities), label_names)
+    reports.write_label_table(eval_dir / "labels.csv", label_figures, label_names)
     reports.write_confusion_matrix(eval_dir / "confusion_matrix.csv", matrix, label_names)
     mistakes = reports.most_confident_mistakes(truth, probabilities)
-    encoded = batches.encoded_pictures(dataset.data_sources, mistakes.tolist())
-    pictures = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in encoded]
+    pictures = batches.pictures_at(dataset.data_sources, mistakes.tolist())
     for name, figure in zip(
         PICTURE_NAMES,
         (
@@ -131,8 +130,8 @@ def evaluate(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, check
             f"log loss {before['log_loss']:.4f}, calibration error {before['calibration_error']:.4f}"
         )
     figures = metrics.summary(truth, probabilities)
-    write_reports(eval_dir, dataset, classifier.label_names, truth, probabilities, names)
     by_label = metrics.by_label(truth, probabilities)
+    write_reports(eval_dir, dataset, classifier.label_names, truth, probabilities, names, by_label)
     write_summaries(eval_dir, checkpoints.step(checkpoint), figures, by_label, classifier.label_names)
     with open_replacing(eval_dir / "metrics.json") as file:
         about = {

@@ -1,12 +1,10 @@
 """Why a picture got its label: the places that spoke for it (Grad-CAM), and the training pictures most like it."""
 
 from collections.abc import Sequence
-import io
 from pathlib import Path
 import re
 
 import numpy as np
-from PIL import Image
 
 from slim_compat import slim, tf
 import batches
@@ -82,11 +80,7 @@ class Explainer:
         """Returns (picture uint8 [height, width, 3], name) of the nearest training pictures of each image."""
         nearest = self.nearest(images)
         positions = np.unique(nearest).tolist()
-        found = batches.encoded_pictures(training.data_sources, positions)
-        pictures = {
-            position: np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-            for position, encoded in zip(positions, found, strict=True)
-        }
+        pictures = dict(zip(positions, batches.pictures_at(training.data_sources, positions), strict=True))
         return [[(pictures[each], self._training_names[each]) for each in row] for row in nearest.tolist()]
 
     def features(self, images: np.ndarray) -> np.ndarray:
