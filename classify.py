@@ -57,6 +57,7 @@ def build_parser() -> Parser:
     add("--min_probability", type=number(float, 0, 1), default=0.0, help=f'answer "{UNKNOWN}" below this')
     add("--explain_dir", help="folder for the explanations; with the training pictures if they are in DATASET_DIR")
     parser.add_boolean("allow_private_hosts", False, "let --image_url reach this machine and its own network")
+    add("--precision", default="float32", choices=networks.PRECISIONS, help="of the arithmetic; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
     parser.add_ignored("alsologtostderr", "eval_dir", "dataset_split_name")
     return parser
@@ -198,6 +199,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arguments.eval_image_size,
         arguments.dataset_dir,
         use_gpu=not arguments.clone_on_cpu,
+        precision=arguments.precision,
     ) as classifier:
         explainer = open_explainer(classifier, arguments) if arguments.explain_dir else None
         if arguments.format == "csv":

@@ -50,6 +50,7 @@ def build_parser() -> Parser:
     add("--max_num_batches", type=number(int, 1), help="stop after so many; default: the whole split")
     parser.add_boolean("calibrate", False, "fit a temperature to this split and save it for classify.py")
     parser.add_boolean("watch", False, "go on with each new checkpoint, to the last step of the training run")
+    add("--precision", default="float32", choices=networks.PRECISIONS, help="of the arithmetic; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
     parser.add_ignored("alsologtostderr")
     return parser
@@ -117,6 +118,7 @@ def evaluate(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, check
         arguments.eval_image_size,
         arguments.dataset_dir,
         use_gpu=not arguments.clone_on_cpu,
+        precision=arguments.precision,
         calibrated=not arguments.calibrate,
     ) as classifier:
         truth, probabilities, names = predict(classifier, dataset, arguments.batch_size, arguments.max_num_batches)

@@ -29,6 +29,7 @@ class Classifier:
         label_names: list[str],
         temperature: float = 1.0,
         use_gpu: bool = True,
+        precision: str = "float32",
     ):
         """Builds the network and loads the weights; their moving averages where the checkpoint has them.
 
@@ -39,6 +40,8 @@ class Classifier:
             label_names: In the order of training.
             temperature: The logits are divided by it, see `metrics.fit_temperature`.
             use_gpu: False keeps to the CPU.
+            precision: Of the arithmetic, see `networks.session_config`; less than float32 moves a probability by a
+                percent or so.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
@@ -64,7 +67,7 @@ class Classifier:
             self.images, self.logits, self.output = tf.import_graph_def(
                 fold_batch_norm(frozen), return_elements=[images.name, logits.name, output.name], name=""
             )
-            self.session = tf.compat.v1.Session(config=networks.session_config("float32", clone_on_cpu=not use_gpu))
+            self.session = tf.compat.v1.Session(config=networks.session_config(precision, clone_on_cpu=not use_gpu))
 
     def close(self) -> None:
         """Frees the memory of the network."""
@@ -98,6 +101,7 @@ def open_classifier(
     dataset_dir: str | None = None,
     use_gpu: bool = True,
     calibrated: bool = True,
+    precision: str = "float32",
 ) -> Classifier:
     """Returns the classifier that the flags of a script mean.
 
@@ -108,6 +112,7 @@ def open_classifier(
         dataset_dir: Folder with labels.txt; None for the one beside the checkpoint.
         use_gpu: False keeps to the CPU.
         calibrated: With the temperature saved beside the checkpoint, if there is one.
+        precision: Of the arithmetic, see `networks.session_config`.
 
     Raises:
         UserError: No such checkpoint or labels, or they do not belong together.
@@ -120,7 +125,7 @@ def open_classifier(
         raise UserError(f"{checkpoint} was trained on {model_name}, which is no network here; give --model_name")
     image_size = image_size or trained_with.get("train_image_size") or networks.NETWORKS[model_name].image_size
     temperature = read_temperature(checkpoint) if calibrated else 1.0
-    return Classifier(checkpoint, model_name, image_size, label_names, temperature, use_gpu)
+    return Classifier(checkpoint, model_name, image_size, label_names, temperature, use_gpu, precision)
 
 
 def predict(

@@ -174,14 +174,17 @@ def dropout_keep_probability(model_name: str) -> float:
     return parameter.default if parameter else 1.0
 
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
 def session_config(precision: str, clone_on_cpu: bool) -> tf.compat.v1.ConfigProto:
     """Returns the settings of a session that runs a network.
 
     Weights, and so checkpoints, stay float32 in every precision; only convolutions and products are rewritten.
 
     Args:
-        precision: `auto` is bfloat16 where the CPU computes with it, otherwise float32; a GPU computes float32
-            products in TensorFloat-32 by itself. `float16` is for GPUs.
+        precision: One of PRECISIONS. `auto` is bfloat16 where the CPU computes with it, otherwise float32; a GPU
+            computes float32 products in TensorFloat-32 by itself. `float16` is for GPUs.
         clone_on_cpu: Do not use a GPU.
     """
     config = tf.compat.v1.ConfigProto(allow_soft_placement=True)

@@ -82,7 +82,7 @@ def build_parser() -> Parser:
     add("--feature_views", type=number(int, 0), default=4, help="looks at a picture if the head alone is trained")
     add("--validation_epochs", type=number(float, 0), help="epochs between two measurements on the validation split")
     add("--early_stop", type=number(int, 1), help="stop after so many measurements without a better one")
-    add("--precision", default="auto", choices=("auto", "float32", "bfloat16", "float16"), help="of the arithmetic")
+    add("--precision", default="auto", choices=networks.PRECISIONS, help="of the arithmetic")
     add("--random_seed", type=number(int, 0), default=0, help="of the first weights, order and crops")
     add("--log_every_n_steps", type=number(int, 1), default=10, help="steps between two points of the curves")
     add("--save_summaries_secs", type=number(int, 1), default=600, help="seconds between two samples of input pictures")

@@ -26,11 +26,12 @@ def build_parser() -> Parser:
     add("--dataset_dir", required=True, help="folder with the records of convert.py")
     add("--batch_size", type=number(int, 1), default=100)
     add("--batches", type=number(int, 1), default=3)
+    add("--precision", default="float32", choices=networks.PRECISIONS)
     parser.add_boolean("unfolded", False, "with batch norm as a layer of its own, as training has it")
     return parser
 
 
-def unfold(classifier: Classifier) -> None:
+def unfold(classifier: Classifier, precision: str) -> None:
     """Replaces the graph of a classifier by the one that its checkpoint describes."""
     classifier.close()
     with tf.Graph().as_default():
@@ -38,16 +39,16 @@ def unfold(classifier: Classifier) -> None:
         logits, _ = networks.build(classifier.model_name, classifier.images, len(classifier.label_names))
         classifier.output = tf.nn.softmax(logits / classifier.temperature)
         saver = tf.compat.v1.train.Saver(checkpoints.averaged(classifier.checkpoint, slim.get_model_variables()))
-        classifier.session = tf.compat.v1.Session()
+        classifier.session = tf.compat.v1.Session(config=networks.session_config(precision, clone_on_cpu=True))
         checkpoints.restore(classifier.session, saver, classifier.checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     dataset = batches.open_split("arts", "validation", flags.dataset_dir)
-    with open_classifier(flags.checkpoint_path, dataset_dir=flags.dataset_dir) as classifier:
+    with open_classifier(flags.checkpoint_path, dataset_dir=flags.dataset_dir, precision=flags.precision) as classifier:
         if flags.unfolded:
-            unfold(classifier)
+            unfold(classifier, flags.precision)
         predict(classifier, dataset, flags.batch_size, max_num_batches=1)
         start = time.monotonic()
         truth, _, _ = predict(classifier, dataset, flags.batch_size, flags.batches)

@@ -16,6 +16,7 @@ import pytest
 import classify
 import eval_image_classifier
 from flags import UserError
+import networks
 
 LABELS = ["Chinese", "Egyptian", "Italian, Florence"]
 
@@ -180,6 +181,18 @@ def test_the_answers_are_those_of_the_evaluation(
     out = run_classify(capsys, f"--checkpoint_path={train_dir}", f"--image_file={dataset_dir}/met_art", "--format=csv")
     surer = {row["picture"]: row for row in csv.DictReader(io.StringIO(out))}
     assert all(float(surer[name]["probability_1"]) > float(row["probability_1"]) for name, row in answers.items())
+
+
+def test_bfloat16_moves_the_probabilities_a_little(
+    folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = [f"--checkpoint_path={train_dir}", f"--image_file={folder}/0.jpg", "--format=csv"]
+    (exact,) = csv.DictReader(io.StringIO(run_classify(capsys, *flags)))
+    (rounded,) = csv.DictReader(io.StringIO(run_classify(capsys, *flags, "--precision=bfloat16")))
+    assert rounded["answer_1"] == exact["answer_1"]
+    difference = abs(float(rounded["probability_1"]) - float(exact["probability_1"]))
+    assert difference < 0.05
+    assert difference > 0 or networks.session_config("auto", True) == networks.session_config("float32", True)
 
 
 def test_as_a_program(
