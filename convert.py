@@ -19,12 +19,12 @@ import contextlib
 import csv
 from dataclasses import dataclass
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
 from pathlib import Path
 import signal
-import tempfile
 import threading
 from typing import IO, Any
 
@@ -41,8 +41,9 @@ SHARD_NAME = "arts_{}_{:05d}-of-{:05d}.tfrecord"  # What arts.py reads: split, s
 OLD_SHARDS = "arts_*-of-*.tfrecord"
 SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
+STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
 BATCH = 8  # Pictures handed to a worker at a time.
-BATCHES_AHEAD = 4  # Of each worker: what may wait in memory.
+BATCHES_AHEAD = 64  # What may wait in memory.
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 SETTINGS = ("percent_validation", "num_shards", "random_seed", "max_side", "min_images_per_label")  # Decide the bytes.
 
@@ -66,7 +67,7 @@ def build_parser() -> Parser:
 
 @dataclass(slots=True)
 class Picture:
-    """A source file, and where its JPEG lies in the store."""
+    """A source file, and where its JPEG is."""
 
     path: str  # Below met_art, with "/".
     label: str
@@ -74,8 +75,8 @@ class Picture:
     problem: str  # Why it is left out; empty if it is not.
     height: int
     width: int
-    offset: int
-    length: int
+    offset: int  # Of the JPEG in the file of STORE_FILENAME.
+    length: int  # 0 if the source file itself is the JPEG.
     split: str | None = None
 
 
@@ -171,41 +172,17 @@ def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def read_pictures(
-    root: Path, labels: Mapping[str, str], max_side: int, num_workers: int, store: IO[bytes]
-) -> list[Picture]:
-    """Proves and normalises pictures in several processes; writes the JPEGs to `store`, one after the other.
+@contextlib.contextmanager
+def start_workers(number: int) -> Iterator[ProcessPoolExecutor]:
+    """Gives processes that decode and write.
 
-    Returns:
-        All pictures in the order of `labels`, also the bad ones.
+    Raises:
+        UserError: One of them was killed.
     """
-    pictures = []
-    offset = 0
-    with Progress("convert", len(labels), "pictures") as progress:
-        results = _normalise_all([str(root / path) for path in labels], max_side, num_workers)
-        for (path, label), (sha256, problem, jpeg, height, width) in zip(labels.items(), results, strict=True):
-            pictures.append(Picture(path, label, sha256, problem, height, width, offset, len(jpeg)))
-            offset += store.write(jpeg)
-            progress.update()
-    _refuse_contradictions(pictures)
-    return pictures
-
-
-Normalised = tuple[str, str, bytes, int, int]  # SHA-256 of the file, problem, JPEG, height, width.
-
-
-def _normalise_all(paths: Sequence[str], max_side: int, num_workers: int) -> Iterator[Normalised]:
-    """Yields a result for each path in order; a bounded number of them wait in memory."""
-    pending: deque[Future[list[Normalised]]] = deque()
     spawn = multiprocessing.get_context("spawn")  # The same on every system, and no thread is copied half-alive.
     try:
-        with ProcessPoolExecutor(num_workers, spawn, _start_worker) as workers:
-            for start in range(0, len(paths), BATCH):
-                pending.append(workers.submit(_normalise_batch, paths[start : start + BATCH], max_side))
-                if len(pending) > num_workers * BATCHES_AHEAD:
-                    yield from pending.popleft().result()
-            while pending:
-                yield from pending.popleft().result()
+        with ProcessPoolExecutor(number, spawn, _start_worker) as workers:
+            yield workers
     except BrokenProcessPool:
         raise UserError("a worker process was killed, perhaps for want of memory; lower --num_workers") from None
 
@@ -223,13 +200,49 @@ def _start_worker() -> None:
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
+def read_pictures(
+    root: Path, labels: Mapping[str, str], max_side: int, workers: ProcessPoolExecutor, store: Path
+) -> list[Picture]:
+    """Proves and normalises pictures; writes to `store` the JPEGs that are not files already.
+
+    Returns:
+        All pictures in the order of `labels`, also the bad ones.
+    """
+    pictures = []
+    offset = 0
+    with Progress("convert", len(labels), "pictures") as progress, store.open("wb") as file:
+        results = _normalise_all([str(root / path) for path in labels], max_side, workers)
+        for (path, label), (sha256, problem, jpeg, height, width) in zip(labels.items(), results, strict=True):
+            pictures.append(Picture(path, label, sha256, problem, height, width, offset, len(jpeg)))
+            offset += file.write(jpeg)
+            progress.update()
+    _refuse_contradictions(pictures)
+    return pictures
+
+
+# SHA-256 of the file, problem, JPEG (empty if the file needs no change), height, width.
+Normalised = tuple[str, str, bytes, int, int]
+
+
+def _normalise_all(paths: Sequence[str], max_side: int, workers: ProcessPoolExecutor) -> Iterator[Normalised]:
+    """Yields a result for each path in order; a bounded number of them wait in memory."""
+    pending: deque[Future[list[Normalised]]] = deque()
+    for start in range(0, len(paths), BATCH):
+        pending.append(workers.submit(_normalise_batch, paths[start : start + BATCH], max_side))
+        if len(pending) > BATCHES_AHEAD:
+            yield from pending.popleft().result()
+    while pending:
+        yield from pending.popleft().result()
+
+
 def _normalise_batch(paths: Sequence[str], max_side: int) -> list[Normalised]:
     results: list[Normalised] = []
     for path in paths:
         data = b""
         try:
             data = read_file(Path(path))
-            results.append((_sha256(data), "", *normalise(data, max_side)))
+            jpeg, height, width = normalise(data, max_side)
+            results.append((_sha256(data), "", b"" if jpeg is data else jpeg, height, width))
         except BadPicture as error:
             results.append((_sha256(data), str(error), b"", 0, 0))
     return results
@@ -287,17 +300,25 @@ def split_pictures(pictures: Iterable[Picture], former: Mapping[str, Any], setti
 
 
 def write_set(
-    dataset_dir: Path, pictures: Sequence[Picture], names: list[str], settings: dict[str, int], store: IO[bytes]
+    dataset_dir: Path,
+    pictures: Sequence[Picture],
+    names: list[str],
+    settings: dict[str, int],
+    workers: ProcessPoolExecutor,
+    store: Path,
 ) -> dict[str, Counter[str]]:
     """Writes the records, and all that describes them, in place of the former ones.
 
     Returns:
         The number of pictures by split and label.
+
+    Raises:
+        UserError: A source file is no longer what it was when it was proved.
     """
     _delete(dataset_dir, OLD_SHARDS + PARTIAL_SUFFIX)  # Of a run that was killed.
     order = sorted(pictures, key=lambda picture: splits.stable_hash(settings["random_seed"], picture.path))
     counts = {}
-    shards = {}  # Their size in bytes: a file that was cut off between two records looks whole from within.
+    contents = {}  # Pictures of each shard, by its name.
     with replacing(dataset_dir / SPLITS_FILENAME) as splits_json, contextlib.ExitStack() as renamed_together:
         for split in (splits.TRAIN, splits.VALIDATION):
             chosen = [picture for picture in order if picture.split == split]
@@ -305,11 +326,14 @@ def write_set(
             counts[split].update(picture.label for picture in chosen)
             for shard in range(settings["num_shards"]):
                 name = SHARD_NAME.format(split, shard, settings["num_shards"])
-                partial = renamed_together.enter_context(replacing(dataset_dir / name))
-                _write_shard(partial, chosen[shard :: settings["num_shards"]], names, store)
-                shards[name] = partial.stat().st_size
-        sources = {picture.path: {"split": picture.split, "sha256": picture.sha256} for picture in pictures}
-        description = {"settings": settings, "counts": counts, "shards": shards, "pictures": sources}
+                contents[name] = chosen[shard :: settings["num_shards"]]
+        partial = [renamed_together.enter_context(replacing(dataset_dir / name)) for name in contents]
+        sources = itertools.repeat(dataset_dir / PICTURES_FOLDER), itertools.repeat(store)
+        sizes = workers.map(_write_shard, partial, contents.values(), itertools.repeat(names), *sources)
+        # In bytes: a file that was cut off between two records looks whole from within.
+        shards = dict(zip(contents, sizes, strict=True))
+        of_pictures = {picture.path: {"split": picture.split, "sha256": picture.sha256} for picture in pictures}
+        description = {"settings": settings, "counts": counts, "shards": shards, "pictures": of_pictures}
         splits_json.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
         # All is written. From here to the last rename there is no set, neither the old nor the new.
@@ -325,13 +349,13 @@ def _delete(folder: Path, pattern: str) -> None:
         path.unlink()
 
 
-def _write_shard(path: Path, pictures: Iterable[Picture], names: Sequence[str], store: IO[bytes]) -> None:
+def _write_shard(path: Path, pictures: Iterable[Picture], names: Sequence[str], root: Path, store: Path) -> int:
+    """Returns the number of bytes written."""
     numbers = {name: number for number, name in enumerate(names)}
-    with path.open("wb") as file:
+    with path.open("wb") as file, store.open("rb") as made:
         for picture in pictures:
-            store.seek(picture.offset)
             features: dict[str, bytes | int] = {
-                "image/encoded": store.read(picture.length),
+                "image/encoded": _jpeg(picture, root, made),
                 "image/format": b"jpg",
                 "image/class/label": numbers[picture.label],
                 "image/height": picture.height,
@@ -341,6 +365,17 @@ def _write_shard(path: Path, pictures: Iterable[Picture], names: Sequence[str], 
             file.write(tfrecord.record(features))
         file.flush()
         os.fsync(file.fileno())  # Now, so that the renames take no time.
+        return file.tell()
+
+
+def _jpeg(picture: Picture, root: Path, store: IO[bytes]) -> bytes:
+    if picture.length:
+        store.seek(picture.offset)
+        return store.read(picture.length)
+    data = _read(root / picture.path)
+    if _sha256(data) != picture.sha256:
+        raise UserError(f"{root / picture.path} was changed while convert.py ran; run it again")
+    return data
 
 
 def _write_bad_pictures(path: Path, pictures: Iterable[Picture]) -> None:
@@ -360,14 +395,13 @@ def listing(items: Sequence[str], at_most: int = 10) -> str:
     return ", ".join(items[:at_most]) + more
 
 
-def check_pictures(root: Path, labels: Mapping[str, str], max_side: int, num_workers: int) -> None:
+def check_pictures(root: Path, labels: Mapping[str, str], max_side: int, workers: ProcessPoolExecutor) -> None:
     """Prints the bad pictures.
 
     Raises:
         UserError: There is one at least.
     """
-    with open(os.devnull, "wb") as nowhere:
-        pictures = read_pictures(root, labels, max_side, num_workers, nowhere)
+    pictures = read_pictures(root, labels, max_side, workers, Path(os.devnull))
     bad = [picture for picture in pictures if picture.problem]
     for picture in bad:
         print(f"{root / picture.path}: {picture.problem}")
@@ -386,7 +420,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if passed_over:
         print(f"passed over, no pictures: {len(passed_over)} ({listing(passed_over)})")
     if args.check_image:
-        return check_pictures(root, labels, args.max_side, args.num_workers)
+        with start_workers(args.num_workers) as workers:
+            return check_pictures(root, labels, args.max_side, workers)
 
     settings = {name: getattr(args, name) for name in SETTINGS}
     former = read_set(args.dataset_dir)
@@ -394,8 +429,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"nothing to do: the records in {args.dataset_dir} are made from these {len(labels)} files")
         return None
 
-    with locked(args.dataset_dir), tempfile.TemporaryFile(dir=args.dataset_dir) as store:
-        pictures = read_pictures(root, labels, args.max_side, args.num_workers, store)
+    with locked(args.dataset_dir), start_workers(args.num_workers) as workers, contextlib.ExitStack() as at_the_end:
+        store = args.dataset_dir / STORE_FILENAME
+        at_the_end.callback(store.unlink, missing_ok=True)
+        pictures = read_pictures(root, labels, args.max_side, workers, store)
         names = choose_labels(pictures, names, args.min_images_per_label, root)
         bad = sum(bool(picture.problem) for picture in pictures)
         if bad > len(pictures) / 2:
@@ -403,7 +440,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         chosen = set(names)
         usable = [picture for picture in pictures if picture.label in chosen and not picture.problem]
         split_pictures(usable, former, settings)
-        counts = write_set(args.dataset_dir, pictures, names, settings, store)
+        counts = write_set(args.dataset_dir, pictures, names, settings, workers, store)
 
     if bad:
         print(f"left out, bad pictures: {bad}, listed in {args.dataset_dir / BAD_PICTURES_FILENAME}")

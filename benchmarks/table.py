@@ -1,8 +1,8 @@
 """Measures what this program is fast at and what it costs, and its peers beside it; prints tables for people to read.
 
 Reads   sample-dataset.tar.gz
-Writes  WORK_DIR/few and many: the sample's pictures under many names, and their records; WORK_DIR/logs: a checkpoint;
-        WORK_DIR/measured.jsonl: every figure of every round
+Writes  WORK_DIR/few and many: the sample's pictures, enlarged, under many names, and their records;
+        WORK_DIR/logs: a checkpoint; WORK_DIR/measured.jsonl: every figure of every round
 
     python benchmarks/table.py --work_dir=measured --rounds=3 --peers_python=peers/bin/python
 
@@ -33,11 +33,16 @@ import time
 REPO = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(REPO))
 
+from PIL import Image, ImageOps  # noqa: E402
+
 from flags import Parser, UserError, number, run  # noqa: E402
 
 FIGURES_FILENAME = "measured.jsonl"
 RECORDS_STEPS = 3  # Times as many steps from records: filling the queues beside the first ones should count little.
 HEAD_STEPS = 20  # Times as many steps for the head alone, which takes milliseconds for one.
+# Of the longest side, pixels: what the museum serves as a small photograph. With this quality the sample's drawings
+# have the bytes of such a photograph, too (89 kB).
+PICTURE_SIDE, JPEG_QUALITY = 625, 95
 MANY = 10  # Times as many pictures, to see whether speed and memory stay.
 KILOBYTES_PER_MEGABYTE = 1024  # Linux counts ru_maxrss in kilobytes.
 PRECISIONS = ("float32", "bfloat16")
@@ -117,7 +122,7 @@ def measure(script: str, *flags: str, pictures: int = 0, python: str | Path = sy
 
 
 def lay_out_pictures(dataset_dir: Path, count: int) -> None:
-    """Makes `dataset_dir`/met_art with `count` pictures: those of the sample, under as many names as it takes."""
+    """Makes `dataset_dir`/met_art with `count` pictures: the sample's, enlarged, under as many names as it takes."""
     if dataset_dir.is_dir():
         there = sum(1 for _ in dataset_dir.glob("met_art/*/*"))
         if there != count:
@@ -129,6 +134,10 @@ def lay_out_pictures(dataset_dir: Path, count: int) -> None:
             archive.extractall(folder)
         sources = sorted(Path(folder).glob("met_art/*/*.jpg"))
         random.Random(0).shuffle(sources)  # Otherwise a few would be of one label.
+        for source in sources:
+            with Image.open(source) as picture:
+                enlarged = ImageOps.contain(picture, (PICTURE_SIDE, PICTURE_SIDE))
+            enlarged.save(source, quality=JPEG_QUALITY)
         for index in range(count):
             source = sources[index % len(sources)]
             label_folder = Path(folder) / "set/met_art" / source.parent.name

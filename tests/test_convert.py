@@ -384,12 +384,12 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     assert written(tmp_path) == {}
 
 
-def test_kill_leaves_neither_files_nor_processes(tmp_path: Path) -> None:
+def test_kill_leaves_no_processes_and_one_partial_file(tmp_path: Path) -> None:
     process = start(draw_much(tmp_path))
     workers = wait_for_workers(process)
     process.kill()
     process.communicate()
-    assert written(tmp_path) == {}
+    assert written(tmp_path).keys() == {convert.STORE_FILENAME}
     deadline = time.monotonic() + 20
     while any(is_running(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -413,19 +413,47 @@ def test_killed_between_renames_the_next_run_ends_like_an_undisturbed_one(tmp_pa
         assert written(folder) == written(once)
 
 
-def test_killed_while_records_are_written_the_old_set_stays(tmp_path: Path) -> None:
+def test_killed_before_the_old_set_is_deleted_it_stays(tmp_path: Path) -> None:
     folder = draw(tmp_path, A=12, B=12)
     run(folder)
     old = written(folder)
-    killed_after(folder, "fsync", calls=3)
-    assert sum(name.endswith(".tfrecord.partial") for name in written(folder)) == 4
-    assert {name: data for name, data in written(folder).items() if not name.endswith(".partial")} == old
+    killed_after(folder, "unlink", calls=0)
+    left = written(folder)
+    assert sum(name.endswith(".tfrecord.partial") for name in left) == 4
+    assert {name: data for name, data in left.items() if not name.endswith(".partial")} == old
     run(folder, "--num_shards=3")
     assert not list(folder.glob("*.partial"))
 
 
-def killed_after(folder: Path, function: str, calls: int) -> None:
-    """Runs convert.py so that it dies, as by kill -9, instead of calling a function of `os` once more."""
+def test_a_worker_that_is_killed_while_it_writes_leaves_the_old_set(tmp_path: Path) -> None:
+    folder = draw(tmp_path, A=12, B=12)
+    run(folder)
+    old = written(folder)
+    errors = killed_after(folder, "fsync", calls=3, process="worker")
+    assert "UserError: a worker process was killed" in errors
+    assert written(folder) == old
+
+
+def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
+    root = draw(tmp_path, A=3, B=3) / "met_art"
+    labels, names, _ = convert.find_files(root)
+    store = tmp_path / convert.STORE_FILENAME
+    settings = dict.fromkeys(convert.SETTINGS, 1)
+    with convert.start_workers(1) as workers:
+        pictures = convert.read_pictures(root, labels, 100, workers, store)
+        convert.split_pictures(pictures, {}, settings)
+        (root / "B" / "2.jpg").write_bytes(picture("another"))
+        with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
+            convert.write_set(tmp_path, pictures, names, settings, workers, store)
+    assert written(tmp_path).keys() <= {convert.STORE_FILENAME}
+
+
+def killed_after(folder: Path, function: str, calls: int, process: str = "parent") -> str:
+    """Has convert.py or its worker die, as by kill -9, instead of calling a function of `os` once more.
+
+    Returns:
+        What convert.py wrote to stderr.
+    """
     program = f"""
 import os, signal, sys
 import convert
@@ -436,17 +464,18 @@ def counted(*arguments, **keywords):
         os.kill(os.getpid(), signal.SIGKILL)
     left -= 1
     return original(*arguments, **keywords)
-if __name__ == "__main__":
+if __name__ == "{"__main__" if process == "parent" else "__mp_main__"}":
     os.{function} = counted
+if __name__ == "__main__":
     convert.main(sys.argv[1:])
 """
     script = folder.parent / f"killed-{folder.name}.py"
     script.write_text(program)
     arguments = [f"--dataset_dir={folder}", "--num_workers=1", "--num_shards=2"]
-    done = subprocess.run(
-        [sys.executable, script, *arguments], env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)}, capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
+    done = subprocess.run([sys.executable, script, *arguments], env=environment, capture_output=True, text=True)
+    assert done.returncode == (-signal.SIGKILL if process == "parent" else 1), done.stderr
+    return done.stderr
 
 
 def start(folder: Path) -> subprocess.Popen[str]:

@@ -238,7 +238,7 @@ def fill_the_disk(command: Command, inputs: Inputs, folder: Path, sizes: list[in
             assert_same(command, out, undisturbed)
 
 
-@pytest.mark.parametrize(("command", "sizes"), [(list_artworks, [8, 400]), (download, [16, 400]), (convert, [40, 400])])
+@pytest.mark.parametrize(("command", "sizes"), [(list_artworks, [8, 400]), (download, [16, 400]), (convert, [40, 200])])
 def test_a_full_disk(command: Command, sizes: list[int], inputs: Inputs, tmp_path: Path) -> None:
     fill_the_disk(command, inputs, tmp_path, sizes)
 
