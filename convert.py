@@ -8,7 +8,7 @@ Writes  DATASET_DIR/arts_train_00000-of-00005.tfrecord …, arts_validation_0000
     python convert.py --dataset_dir=data
 
 Safe to run again: with the same pictures and flags there is nothing to do; with others the old records
-stay until the new ones are whole. Needs room for the records twice while it runs.
+stay until the new ones are whole. While it runs it needs room for both, and for the pictures it has to make anew.
 """
 
 from collections import Counter, defaultdict, deque
