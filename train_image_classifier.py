@@ -164,7 +164,12 @@ def train(
     if arguments.validation_epochs:
         held_out = batches.open_split(arguments.dataset_name, "validation", arguments.dataset_dir)
         validation = Validation(
-            arguments.train_dir, held_out, arguments.batch_size, not arguments.clone_on_cpu, plan.first_step
+            arguments.train_dir,
+            held_out,
+            arguments.batch_size,
+            arguments.precision,
+            not arguments.clone_on_cpu,
+            plan.first_step,
         )
         if validation.is_over(arguments.early_stop):
             return f"nothing to do: stopped at step {plan.first_step:,}, {validation}"

@@ -20,13 +20,22 @@ RECORD_FILENAME = "validation.json"  # In TRAIN_DIR: top-1 by step, so that a re
 class Validation:
     """Measures checkpoints while training goes on; use from worker 0 only."""
 
-    def __init__(self, train_dir: str, dataset: slim.dataset.Dataset, batch_size: int, use_gpu: bool, first_step: int):
+    def __init__(
+        self,
+        train_dir: str,
+        dataset: slim.dataset.Dataset,
+        batch_size: int,
+        precision: str,
+        use_gpu: bool,
+        first_step: int,
+    ):
         """Takes up what an earlier part of the run has measured.
 
         Args:
             train_dir: Holds the checkpoints; the best is copied to BEST_FOLDER in it.
             dataset: The validation split.
             batch_size: Images at once.
+            precision: Of the arithmetic, see `networks.session_config`.
             use_gpu: False keeps to the CPU.
             first_step: The step that the run goes on from; what was measured later belongs to weights that are gone.
 
@@ -36,6 +45,7 @@ class Validation:
         self._folder = Path(train_dir)
         self._dataset = dataset
         self._batch_size = batch_size
+        self._precision = precision
         self._use_gpu = use_gpu
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
@@ -68,7 +78,7 @@ class Validation:
         return figures
 
     def _figures(self, checkpoint: str) -> dict[str, float]:
-        with open_classifier(checkpoint, use_gpu=self._use_gpu) as classifier:
+        with open_classifier(checkpoint, use_gpu=self._use_gpu, precision=self._precision) as classifier:
             truth, probabilities, _ = predict(classifier, self._dataset, self._batch_size)
         return metrics.summary(truth, probabilities)
 

@@ -233,10 +233,10 @@ def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: 
     record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
     dataset = batches.open_split("arts", "validation", str(dataset_dir))
     for first_step, best in ((0, 0), (3, 2), (6, 4)):
-        assert Validation(str(tmp_path), dataset, 9, use_gpu=False, first_step=first_step).best_step == best
+        assert Validation(str(tmp_path), dataset, 9, "float32", use_gpu=False, first_step=first_step).best_step == best
     record.write_text('{"2": 0.')
     with pytest.raises(UserError, match=r"validation.json is damaged; delete it"):
-        Validation(str(tmp_path), dataset, 9, use_gpu=False, first_step=6)
+        Validation(str(tmp_path), dataset, 9, "float32", use_gpu=False, first_step=6)
 
 
 def test_early_stop_needs_to_know_how_often_to_measure(
