@@ -192,6 +192,7 @@ def session_config(precision: str, clone_on_cpu: bool) -> tf.compat.v1.ConfigPro
     if clone_on_cpu:
         config.device_count["GPU"] = 0
     rewrites = config.graph_options.rewrite_options
+    rewrites.meta_optimizer_iterations = rewrites.ONE  # A second pass costs a second of the start and wins nothing.
     if precision == "bfloat16" or (precision == "auto" and _cpu_has_bfloat16()):
         rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
     elif precision == "float16":
