@@ -102,9 +102,13 @@ def explain(inputs: Inputs, out: Path) -> list[str]:
     return ["classify.py", f"--checkpoint_path={inputs.train_dir}", *about, "--image_file", *pictures]
 
 
+def draw(inputs: Inputs, out: Path) -> list[str]:
+    return ["draw_sample.py", f"--output={out}/sample.tar.gz"]
+
+
 Command = Callable[[Inputs, Path], list[str]]
 LIGHT = [list_artworks, download, convert]
-HEAVY = [train, evaluate, export, explain]
+HEAVY = [train, evaluate, export, explain, draw]
 
 
 def start(command: list[str], **keywords: object) -> subprocess.Popen[str]:
@@ -200,7 +204,7 @@ def test_kill_9_at_any_moment(command: Command, inputs: Inputs, tmp_path: Path) 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("command", HEAVY)
-def test_kill_9_at_any_moment_with_tensorflow(command: Command, trained: Inputs, tmp_path: Path) -> None:
+def test_kill_9_at_any_moment_of_a_slow_script(command: Command, trained: Inputs, tmp_path: Path) -> None:
     kill_at_random_moments(command, trained, tmp_path, rounds=KILLS // 10, kills=10)
 
 
@@ -246,9 +250,16 @@ def test_a_full_disk(command: Command, sizes: list[int], inputs: Inputs, tmp_pat
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("command", "sizes"), [(train, [4, 40, 20_000]), (evaluate, [4, 40]), (export, [40, 20_000]), (explain, [4, 60])]
+    ("command", "sizes"),
+    [
+        (train, [4, 40, 20_000]),
+        (evaluate, [4, 40]),
+        (export, [40, 20_000]),
+        (explain, [4, 60]),
+        (draw, [4, 2_000]),
+    ],
 )
-def test_a_full_disk_with_tensorflow(command: Command, sizes: list[int], trained: Inputs, tmp_path: Path) -> None:
+def test_a_full_disk_and_a_slow_script(command: Command, sizes: list[int], trained: Inputs, tmp_path: Path) -> None:
     fill_the_disk(command, trained, tmp_path, sizes)
 
 
@@ -273,7 +284,7 @@ def test_a_read_only_folder(command: Command, inputs: Inputs) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", HEAVY)
-def test_a_read_only_folder_with_tensorflow(command: Command, trained: Inputs) -> None:
+def test_a_read_only_folder_and_a_slow_script(command: Command, trained: Inputs) -> None:
     read_only(command, trained)
 
 
