@@ -41,7 +41,7 @@ class Classifier:
             temperature: The logits are divided by it, see `metrics.fit_temperature`.
             use_gpu: False keeps to the CPU.
             precision: Of the arithmetic, see `networks.session_config`; less than float32 moves a probability by a
-                percent or so.
+                percent on average, one of an unsure answer by ten.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
