@@ -12,7 +12,8 @@ are drawn from the same distributions for all five, so that nothing but the mann
 Safe to run again: it writes the same bytes, given the Pillow release the requirements pin.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
+import contextlib
 import gzip
 import io
 import math
@@ -80,7 +81,7 @@ def draw_object(label: str, number: int) -> Iterator[bytes]:
         yield photograph(canvas.image, rng)
 
 
-def sample_files() -> Iterator[tuple[str, bytes]]:
+def sample_files() -> Generator[tuple[str, bytes], None, None]:
     """Yields (name in the archive, content) of the whole sample, in order."""
     yield "SAMPLE.txt", NOTE.encode()
     works = [(label, number) for label in MANNERS for number in range(OBJECTS_PER_LABEL)]
@@ -134,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in filter(None, (flags.output, flags.contact_sheet)):
         if not path.parent.is_dir():
             raise UserError(f"{path}: {path.parent} is not a folder; make it first: mkdir -p {path.parent}")
-    write_archive(flags.output, sample_files())
+    with contextlib.closing(sample_files()) as files:  # Otherwise progress would go on after an error is said.
+        write_archive(flags.output, files)
     if flags.contact_sheet:
         with open_replacing(flags.contact_sheet, "wb") as output:
             contact_sheet(flags.output).save(output, "JPEG", quality=70)

@@ -153,6 +153,9 @@ def train(
         Retry, KeyboardInterrupt: The run was interrupted; what was reached is saved.
         UserError: A checkpoint or records file does not fit or is damaged, or the loss is no longer a number.
     """
+    if cluster.index == 0 and Path(arguments.train_dir).is_dir():
+        with locked(arguments.train_dir):
+            pass  # Otherwise another run could delete a checkpoint while this one looks at it.
     newest = newest_checkpoint(arguments.train_dir, label_names)
     global_batch_size = arguments.batch_size * cluster.size
     steps_per_epoch = dataset.num_samples / global_batch_size
@@ -203,6 +206,7 @@ def train(
         broadcast = cluster.broadcast(tf.compat.v1.global_variables())
         config = networks.session_config(arguments.precision, arguments.clone_on_cpu)
         with (
+            locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext(),
             cluster.connect(config, interruption) as target,
             tf.compat.v1.Session(target, config=config) as session,
         ):
@@ -431,9 +435,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--early_stop needs --validation_epochs, how often to measure")
     dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
     label_names = read_labels(arguments.dataset_dir)
-    cluster = workers.from_flags(arguments)
-    with locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext():
-        print(train(arguments, dataset, label_names, cluster))
+    print(train(arguments, dataset, label_names, workers.from_flags(arguments)))
 
 
 if __name__ == "__main__":
