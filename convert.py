@@ -43,7 +43,7 @@ SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
 STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
 BATCH = 8  # Pictures handed to a worker at a time.
-BATCHES_AHEAD = 64  # What may wait in memory.
+BATCHES_AHEAD = 64  # Of all workers together: what may wait in memory.
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 SETTINGS = ("percent_validation", "num_shards", "random_seed", "max_side", "min_images_per_label")  # Decide the bytes.
 
