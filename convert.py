@@ -13,13 +13,12 @@ stay until the new ones are whole. While it runs it needs room for both, and for
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 import contextlib
 import csv
 from dataclasses import dataclass
 import hashlib
-import itertools
 import json
 import multiprocessing
 import os
@@ -327,11 +326,16 @@ def write_set(
             for shard in range(settings["num_shards"]):
                 name = SHARD_NAME.format(split, shard, settings["num_shards"])
                 contents[name] = chosen[shard :: settings["num_shards"]]
-        partial = [renamed_together.enter_context(replacing(dataset_dir / name)) for name in contents]
-        sources = itertools.repeat(dataset_dir / PICTURES_FOLDER), itertools.repeat(store)
-        sizes = workers.map(_write_shard, partial, contents.values(), itertools.repeat(names), *sources)
-        # In bytes: a file that was cut off between two records looks whole from within.
-        shards = dict(zip(contents, sizes, strict=True))
+        partial = {name: renamed_together.enter_context(replacing(dataset_dir / name)) for name in contents}
+        root = dataset_dir / PICTURES_FOLDER
+        sizes = {
+            name: workers.submit(_write_shard, partial[name], contents[name], names, root, store) for name in contents
+        }
+        try:
+            # In bytes: a file that was cut off between two records looks whole from within.
+            shards = {name: size.result() for name, size in sizes.items()}
+        finally:
+            wait([size for size in sizes.values() if not size.cancel()])  # Nobody writes to a file that is given up.
         of_pictures = {picture.path: {"split": picture.split, "sha256": picture.sha256} for picture in pictures}
         description = {"settings": settings, "counts": counts, "shards": shards, "pictures": of_pictures}
         splits_json.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
