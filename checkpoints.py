@@ -1,6 +1,7 @@
 """Checkpoints in slim's form: `model.ckpt-N.*` and what lies beside them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -125,13 +126,22 @@ def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder:
         UserError: It cannot be written.
     """
     basename = str(Path(folder) / BASENAME)
-    try:
+    with writing(f"{basename}-{step}"):
         return saver.save(session, basename, global_step=step, write_meta_graph=False)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes one clear error of what TensorFlow raises in the block when it cannot write.
+
+    Raises:
+        UserError: Names the path, and TensorFlow's reason.
+    """
+    try:
+        yield
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0]
-        raise UserError(
-            f"{basename}-{step} cannot be written ({reason}); mend that, run the same command again"
-        ) from None
+        raise UserError(f"{path} cannot be written ({reason}); mend that, run the same command again") from None
 
 
 def settings(checkpoint: str) -> dict[str, Any]:

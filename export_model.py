@@ -71,11 +71,8 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
         labels = tf.gather(tf.constant(classifier.label_names), order)
         with tf.compat.v1.Session() as session:
             inputs, outputs = {"image_bytes": image_bytes}, {"labels": labels, "probabilities": probabilities}
-            try:
+            with checkpoints.writing(folder):
                 tf.compat.v1.saved_model.simple_save(session, str(folder), inputs, outputs)
-            except tf.errors.OpError as error:
-                reason = error.message.splitlines()[0]
-                raise UserError(f"{folder} cannot be written ({reason}); mend that and run it again") from None
 
 
 def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ()) -> bytes:
