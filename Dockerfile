@@ -1,7 +1,7 @@
 # The image of every pod: the scripts in /model and, where data/ holds records, the sample data in /data.
 #
 #   docker build -t met-art:1.0.0 .                                                  CPU
-#   docker build -t met-art:1.0.0 --build-arg REQUIREMENTS=requirements-gpu.lock .   NVIDIA GPU
+#   docker build -t met-art:1.0.0 --build-arg REQUIREMENTS=gpu.lock .   NVIDIA GPU
 #
 # A tag can move; `--build-arg BASE_IMAGE=python:3.11.15-slim-bookworm@sha256:...` holds it to one digest.
 ARG BASE_IMAGE=docker.io/library/python:3.11.15-slim-bookworm
@@ -10,15 +10,15 @@ ARG BASE_IMAGE=docker.io/library/python:3.11.15-slim-bookworm
 FROM ${BASE_IMAGE} AS files
 COPY . /files
 RUN mkdir -p /files/data /files/model \
-    && mv /files/*.py /files/model \
+    && mv /files/*.py /files/metart /files/model \
     && chmod -R a+rX,go-w /files
 
 FROM ${BASE_IMAGE}
 # In a virtual environment because Debian's own Python refuses to be installed into.
 # The headers (a fifth of TensorFlow) serve only those who compile their own operations.
 # Packages are those of the lock file, to the byte, and come built: nothing of theirs runs before it was checked.
-ARG REQUIREMENTS=requirements.lock
-COPY requirements*.lock /opt/requirements/
+ARG REQUIREMENTS=cpu.lock
+COPY requirements/*.lock /opt/requirements/
 RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: \
         --requirement /opt/requirements/${REQUIREMENTS} \

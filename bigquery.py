@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Step 2 of 10: lists the museum's labels and artworks, from BigQuery or from MetObjects.csv.
 
 Reads   bigquery-public-data.the_met on BigQuery, or the museum's CSV (--metadata_csv, no account needed).
@@ -23,17 +24,19 @@ import re
 import sys
 from typing import IO, Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
 from google.cloud import bigquery
 import requests
 
-from cleaning import clean_labels, read_labels_map
-from files import open_replacing
-from flags import Parser, UserError, number, run
-from metobjects import Table, column_name, open_metadata_csv
-from progress import Progress
+from metart.common.files import open_replacing
+from metart.common.flags import Parser, UserError, number, run
+from metart.common.progress import Progress
+from metart.museum.cleaning import clean_labels, read_labels_map
+from metart.museum.metobjects import Table, column_name, open_metadata_csv
 
 FREE_BYTES_A_MONTH = 1 << 40  # https://cloud.google.com/bigquery/pricing: the first TiB of queries.
 MAXIMUM_BYTES_BILLED = 1 << 30  # Some ten times what the listings read, a thousandth of the free TiB.

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Step 10 of 10: names the labels of pictures with a trained checkpoint.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt in DATASET_DIR or beside the
@@ -21,20 +22,23 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+
 import numpy as np
 
-from slim_compat import tf
-import batches
+from metart.networks.slim_compat import tf
 import dataset_factory
-from flags import Parser, UserError, number, run
-from images import evaluation_image
-from inference import Classifier, open_classifier
-import networks
-from pictures import FORMATS, MAX_SIDE, BadPicture, normalise, read_file
-from remote_picture import fetch_picture
+from metart.common.flags import Parser, UserError, number, run
+from metart.evaluation.inference import Classifier, open_classifier
+from metart.museum.remote_picture import fetch_picture
+from metart.networks import registry
+from metart.networks.preprocessing import evaluation_image
+from metart.networks.session import PRECISIONS
+from metart.records.pictures import FORMATS, MAX_SIDE, BadPicture, normalise, read_file
+from metart.training import input_pipeline
 
 if TYPE_CHECKING:
-    import explanations
+    from metart.evaluation import explanations
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 READERS = 4  # Threads that decode, and wait for the web, while the network works.
@@ -49,7 +53,7 @@ def build_parser() -> Parser:
     add("--image_url", nargs="+", default=[], action="extend", help="http or https addresses of pictures")
     add("--dataset_dir", help="folder with labels.txt; default: beside the checkpoint")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set, for --explain_dir")
-    add("--model_name", choices=networks.NETWORKS, metavar="NAME", help="network; default: the one trained")
+    add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
     add("--batch_size", type=number(int, 1), default=32, help="images at once; changes nothing but memory and speed")
     add("--format", default="text", choices=ROW_FORMATS, help="of the rows")
@@ -57,7 +61,7 @@ def build_parser() -> Parser:
     add("--min_probability", type=number(float, 0, 1), default=0.0, help=f'answer "{UNKNOWN}" below this')
     add("--explain_dir", help="folder for the explanations; with the training pictures if they are in DATASET_DIR")
     parser.add_boolean("allow_private_hosts", False, "let --image_url reach this machine and its own network")
-    add("--precision", default="float32", choices=networks.PRECISIONS, help="of the arithmetic; auto may be faster")
+    add("--precision", default="float32", choices=PRECISIONS, help="of the arithmetic; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
     parser.add_ignored("alsologtostderr", "eval_dir", "dataset_split_name")
     return parser
@@ -179,11 +183,13 @@ def answer(
 
 def open_explainer(classifier: Classifier, arguments: argparse.Namespace) -> "explanations.Explainer":
     """Returns what writes into --explain_dir, with the training pictures if their records are in DATASET_DIR."""
-    import explanations  # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
+    from metart.evaluation import (
+        explanations,  # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
+    )
 
     training = None
     if arguments.dataset_dir and any(Path(arguments.dataset_dir).glob("*.tfrecord")):
-        training = batches.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
+        training = input_pipeline.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
     return explanations.Explainer(classifier, Path(arguments.explain_dir), training, arguments.batch_size)
 
 

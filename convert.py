@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Step 4 of 10: converts the pictures to TFRecord files, one part for training and one for validation.
 
 Reads   DATASET_DIR/met_art/<label folder>/*: JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the names say.
@@ -24,16 +25,18 @@ import multiprocessing
 import os
 from pathlib import Path
 import signal
+import sys
 import threading
 from typing import IO, Any
 
-from files import PARTIAL_SUFFIX, locked, open_replacing, replacing
-from flags import Parser, UserError, number, run
-from labels import FULL_LABEL_FILENAME, is_text, label_of_folder, read_labels, write_labels
-from pictures import MAX_SIDE, BadPicture, normalise, read_file
-from progress import Progress
-import splits
-import tfrecord
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+
+from metart.common.files import PARTIAL_SUFFIX, locked, open_replacing, replacing
+from metart.common.flags import Parser, UserError, number, run
+from metart.common.labels import FULL_LABEL_FILENAME, is_text, label_of_folder, read_labels, write_labels
+from metart.common.progress import Progress
+from metart.records import splits, tfrecord
+from metart.records.pictures import MAX_SIDE, BadPicture, normalise, read_file
 
 PICTURES_FOLDER = "met_art"
 SHARD_NAME = "arts_{}_{:05d}-of-{:05d}.tfrecord"  # What arts.py reads: split, shard's number, number of shards.

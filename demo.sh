@@ -12,7 +12,7 @@ show() {
 }
 
 [ -x .venv/bin/pip ] || show "${PYTHON:-python3}" -m venv .venv
-show .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
+show .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/cpu.lock
 PATH="$PWD/.venv/bin:$PATH"
 
 mkdir -p demo/data demo/unpacked

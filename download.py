@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Step 3 of 10: downloads the photographs of listed artworks, one folder a label.
 
 Reads   arts-select.list (lines of arts-all.list from step 2, or lines that the original tutorial printed).
@@ -20,13 +21,15 @@ import re
 import sys
 from typing import IO, NamedTuple
 
-from artworks import Artwork, read_artworks, select
-from files import locked, open_replacing, replacing
-from flags import Parser, UserError, number, run
-from labels import folder_name, write_folder
-from pictures import BadPicture, normalise
-from progress import Progress
-from web import Unavailable, Web
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+
+from metart.common.files import locked, open_replacing, replacing
+from metart.common.flags import Parser, UserError, number, run
+from metart.common.labels import folder_name, write_folder
+from metart.common.progress import Progress
+from metart.museum.artworks import Artwork, read_artworks, select
+from metart.museum.web import Unavailable, Web
+from metart.records.pictures import BadPicture, normalise
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
 IN_BUCKET = re.compile(r"^(?:gs:/|https?://storage\.googleapis\.com)/gcs-public-data--met(?=/)")

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Step 7 of 10: measures how well a checkpoint names the labels of pictures it was not trained on.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; DATASET_DIR/arts_validation_*.tfrecord.
@@ -14,22 +15,24 @@ from collections.abc import Sequence
 import contextlib
 import json
 from pathlib import Path
+import sys
 import time
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
 import numpy as np
 from PIL import Image
 
-from slim_compat import slim
-import batches
-import checkpoints
+from metart.networks.slim_compat import slim
 import dataset_factory
-from files import open_replacing
-from flags import Parser, UserError, number, run
-from inference import open_classifier, predict, write_temperature
-import metrics
-import networks
-import reports
-from summaries import Summaries
+from metart.common.files import open_replacing
+from metart.common.flags import Parser, UserError, number, run
+from metart.evaluation import metrics, reports
+from metart.evaluation.inference import open_classifier, predict, write_temperature
+from metart.networks import checkpoints, registry
+from metart.networks.session import PRECISIONS
+from metart.training import input_pipeline
+from metart.training.summaries import Summaries
 
 WATCH_SECONDS = 10  # Between two looks for a new checkpoint.
 LABELS_WITH_CURVE = 30  # In TensorBoard; labels.csv has all.
@@ -44,13 +47,13 @@ def build_parser() -> Parser:
     add("--dataset_dir", required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="validation", help="split to evaluate on")
-    add("--model_name", choices=networks.NETWORKS, metavar="NAME", help="network; default: the one trained")
+    add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
     add("--batch_size", type=number(int, 1), default=100, help="images at once; changes nothing but memory")
     add("--max_num_batches", type=number(int, 1), help="stop after so many; default: the whole split")
     parser.add_boolean("calibrate", False, "fit a temperature to this split and save it for classify.py")
     parser.add_boolean("watch", False, "go on with each new checkpoint, to the last step of the training run")
-    add("--precision", default="float32", choices=networks.PRECISIONS, help="of the arithmetic; auto may be faster")
+    add("--precision", default="float32", choices=PRECISIONS, help="of the arithmetic; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
     parser.add_ignored("alsologtostderr")
     return parser
@@ -71,7 +74,7 @@ def write_reports(
     reports.write_label_table(eval_dir / "labels.csv", label_figures, label_names)
     reports.write_confusion_matrix(eval_dir / "confusion_matrix.csv", matrix, label_names)
     mistakes = reports.most_confident_mistakes(truth, probabilities)
-    pictures = batches.pictures_at(dataset.data_sources, mistakes.tolist())
+    pictures = input_pipeline.pictures_at(dataset.data_sources, mistakes.tolist())
     for name, figure in zip(
         PICTURE_NAMES,
         (
@@ -171,7 +174,7 @@ def watch(arguments: argparse.Namespace, dataset: slim.dataset.Dataset) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
-    dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
+    dataset = input_pipeline.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
     if arguments.watch:
         if Path(arguments.checkpoint_path + ".index").is_file():
             raise UserError(f"--watch needs a folder, --checkpoint_path={arguments.checkpoint_path} is one checkpoint")

@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Makes a trained checkpoint a model that needs nothing of this project, for servers, programs and telephones.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt beside it or in DATASET_DIR;
@@ -15,20 +16,22 @@ import json
 from pathlib import Path
 import platform
 import shutil
+import sys
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
 import numpy as np
 
-from slim_compat import slim, tf
-import batches
-import checkpoints
+from metart.networks.slim_compat import slim, tf
 import dataset_factory
-from flags import Parser, UserError, number, run
-from images import uploaded_image
-from inference import Classifier, open_classifier
-from labels import write_labels
-import networks
-from pictures import MAX_SIDE
+from metart.common.flags import Parser, UserError, number, run
+from metart.common.labels import write_labels
+from metart.evaluation.inference import Classifier, open_classifier
+from metart.networks import checkpoints, registry
+from metart.networks.preprocessing import uploaded_image
+from metart.records.pictures import MAX_SIDE
+from metart.training import input_pipeline
 
 CALIBRATION_PICTURES = 200  # What TensorFlow Lite's guide calls enough to find the range of each activation.
 
@@ -41,7 +44,7 @@ def build_parser() -> Parser:
     add("--dataset_dir", help="folder with the records it was trained on; without it, no 8-bit model")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--eval_dir", help="folder of eval_image_classifier.py for this checkpoint; default: no figures in the card")
-    add("--model_name", choices=networks.NETWORKS, metavar="NAME", help="network; default: the one trained")
+    add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
     parser.add_boolean("tflite", True, "also for TensorFlow Lite, which takes some minutes")
     return parser
@@ -105,7 +108,8 @@ def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ())
 def calibration_images(dataset: slim.dataset.Dataset, image_size: int) -> list[np.ndarray]:
     """Returns some training images as `tflite_model` takes them; the records are in random order."""
     return [
-        images for images, _, _ in batches.evaluation_arrays(dataset.data_sources, 1, image_size, CALIBRATION_PICTURES)
+        images
+        for images, _, _ in input_pipeline.evaluation_arrays(dataset.data_sources, 1, image_size, CALIBRATION_PICTURES)
     ]
 
 
@@ -190,7 +194,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     figures = read_metrics(arguments.eval_dir, checkpoint) if arguments.eval_dir else None
     training = None
     if arguments.dataset_dir and any(Path(arguments.dataset_dir).glob("*.tfrecord")):
-        training = batches.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
+        training = input_pipeline.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
     partial = folder.with_name(f"partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
     partial.mkdir(parents=True)

@@ -8,7 +8,7 @@ set -eu
 cd "$(dirname "$0")"
 
 [ -x .venv/bin/pip ] || "${PYTHON:-python3}" -m venv .venv
-.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.lock
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

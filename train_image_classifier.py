@@ -1,3 +1,4 @@
+#!/usr/bin/env python3
 """Step 6 of 10: trains a network on the records of convert.py.
 
 Reads   DATASET_DIR/arts_train_*.tfrecord and labels.txt; with --checkpoint_path, weights to start from.
@@ -16,29 +17,31 @@ import itertools
 import json
 import math
 from pathlib import Path
+import sys
 import time
 from typing import Any, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+
 import numpy as np
 
-from slim_compat import slim, tf
-import batches
-import checkpoints
+from metart.networks.slim_compat import slim, tf
 import dataset_factory
-import features
-from files import locked, open_replacing
-from flags import Parser, Retry, UserError, number, run
-from images import MIN_CROP_AREA
-from interruption import Interruption
-from labels import LABELS_FILENAME, read_labels, write_labels
-import models
-from models import Model
-import networks
-import optimizers
-from progress import Progress
-from summaries import Summaries
-from validation import Validation
-import workers
+from metart.common.files import locked, open_replacing
+from metart.common.flags import Parser, Retry, UserError, number, run
+from metart.common.interruption import Interruption
+from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
+from metart.common.progress import Progress
+from metart.evaluation.best_checkpoint import Validation
+from metart.networks import checkpoints, registry
+from metart.networks.preprocessing import MIN_CROP_AREA
+from metart.networks.session import PRECISIONS, session_config
+from metart.training import frozen_features, input_pipeline, optimizers, training_graph
+from metart.training.cluster import Cluster
+from metart.training.cluster import add_flags as add_cluster_flags
+from metart.training.cluster import from_flags as cluster_from_flags
+from metart.training.summaries import Summaries
+from metart.training.training_graph import Model
 
 CHECKPOINTS_TO_KEEP = 5
 FEATURES_FOLDER = "features"
@@ -51,7 +54,7 @@ def build_parser() -> Parser:
     add("--dataset_dir", required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="train", help="split to train on")
-    add("--model_name", default="inception_v3", choices=networks.NETWORKS, help="network", metavar="NAME")
+    add("--model_name", default="inception_v3", choices=registry.NETWORKS, help="network", metavar="NAME")
     add("--train_image_size", type=number(int, 32), help="side of the input, pixels; default: the network's own")
     add("--batch_size", type=number(int, 1), default=32, help="images in a step")
     add("--max_number_of_steps", type=number(int, 1), help="train up to this step; default: by --num_epochs")
@@ -82,13 +85,13 @@ def build_parser() -> Parser:
     add("--feature_views", type=number(int, 0), default=4, help="looks at a picture if the head alone is trained")
     add("--validation_epochs", type=number(float, 0), help="epochs between two measurements on the validation split")
     add("--early_stop", type=number(int, 1), help="stop after so many measurements without a better one")
-    add("--precision", default="auto", choices=networks.PRECISIONS, help="of the arithmetic")
+    add("--precision", default="auto", choices=PRECISIONS, help="of the arithmetic")
     add("--random_seed", type=number(int, 0), default=0, help="of the first weights, order and crops")
     add("--log_every_n_steps", type=number(int, 1), default=10, help="steps between two points of the curves")
     add("--save_summaries_secs", type=number(int, 1), default=600, help="seconds between two samples of input pictures")
     add("--save_interval_secs", type=number(int, 1), default=600, help="seconds between two checkpoints")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
-    workers.add_flags(parser)
+    add_cluster_flags(parser)
     parser.add_ignored("alsologtostderr")
     return parser
 
@@ -142,7 +145,7 @@ def write_settings(arguments: argparse.Namespace, plan: Plan, label_names: list[
 
 
 def train(
-    arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_names: list[str], cluster: workers.Cluster
+    arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_names: list[str], cluster: Cluster
 ) -> str:
     """Trains up to the last step, from the newest checkpoint in TRAIN_DIR or from the start.
 
@@ -165,7 +168,7 @@ def train(
         return f"nothing to do: {newest} is at step {plan.first_step:,} of {total_steps:,}"
     validation = None
     if arguments.validation_epochs:
-        held_out = batches.open_split(arguments.dataset_name, "validation", arguments.dataset_dir)
+        held_out = input_pipeline.open_split(arguments.dataset_name, "validation", arguments.dataset_dir)
         validation = Validation(
             arguments.train_dir,
             held_out,
@@ -178,15 +181,15 @@ def train(
             return f"nothing to do: stopped at step {plan.first_step:,}, {validation}"
         if cluster.index > 0:
             validation = None  # Worker 0 measures for all.
-    image_size = arguments.train_image_size or networks.NETWORKS[arguments.model_name].image_size
+    image_size = arguments.train_image_size or registry.NETWORKS[arguments.model_name].image_size
     head_alone = (
-        models.trains_head_alone(arguments.model_name, image_size, len(label_names), arguments.trainable_scopes)
+        training_graph.trains_head_alone(arguments.model_name, image_size, len(label_names), arguments.trainable_scopes)
         and arguments.feature_views > 0
     )
     if head_alone and cluster.size > 1:
         raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
-    counts = batches.label_counts(dataset) if arguments.class_balance else [1] * len(label_names)
-    label_weights = models.label_weights(counts, arguments.class_balance)
+    counts = input_pipeline.label_counts(dataset) if arguments.class_balance else [1] * len(label_names)
+    label_weights = training_graph.label_weights(counts, arguments.class_balance)
     print_plan(arguments, plan, dataset, cluster)
     with tf.Graph().as_default(), Interruption() as interruption:
         tf.compat.v1.set_random_seed(arguments.random_seed)  # One order of the pictures, from which all workers deal.
@@ -196,15 +199,15 @@ def train(
         pictures, picture_labels = iterator.get_next()
         tf.compat.v1.set_random_seed(arguments.random_seed + cluster.index)  # Dropout of its own on each worker.
         if head_alone:
-            model, head = models.build_head(arguments, label_weights, pictures, cluster)
+            model, head = training_graph.build_head(arguments, label_weights, pictures, cluster)
         else:
-            model = models.build_network(arguments, label_weights, pictures, picture_labels, cluster)
+            model = training_graph.build_network(arguments, label_weights, pictures, picture_labels, cluster)
         saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
         if newest:
             saver.recover_last_checkpoints(checkpoints.all_in(arguments.train_dir))  # They count for max_to_keep.
         restored, restorer = starting_point(arguments, newest, saver, len(label_names))
         broadcast = cluster.broadcast(tf.compat.v1.global_variables())
-        config = networks.session_config(arguments.precision, arguments.clone_on_cpu)
+        config = session_config(arguments.precision, arguments.clone_on_cpu)
         with (
             locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext(),
             cluster.connect(config, interruption) as target,
@@ -238,7 +241,7 @@ def train(
                     session, model, feeds, saver, plan, label_names, validation, arguments, cluster, interruption
                 )
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
-                batches.raise_damaged(dataset.data_sources)
+                input_pipeline.raise_damaged(dataset.data_sources)
                 raise
 
 
@@ -247,12 +250,12 @@ def input_batches(
     plan: Plan,
     dataset: slim.dataset.Dataset,
     image_size: int,
-    cluster: workers.Cluster,
+    cluster: Cluster,
     view: tf.Tensor | None,
 ) -> tf.data.Dataset:
     """Returns what the network is given: batches for training or, of a head alone, every picture once in a `view`."""
     if view is not None:
-        return batches.view_batches(
+        return input_pipeline.view_batches(
             dataset.data_sources,
             arguments.batch_size,
             image_size,
@@ -260,7 +263,7 @@ def input_batches(
             view,
             arguments.min_crop_area,
         )
-    return batches.training_batches(
+    return input_pipeline.training_batches(
         dataset.data_sources,
         arguments.batch_size,
         image_size,
@@ -298,7 +301,7 @@ def starting_point(
 
 def head_feeds(
     session: tf.compat.v1.Session,
-    head: models.HeadInputs,
+    head: training_graph.HeadInputs,
     look: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]],
     dataset: slim.dataset.Dataset,
     image_size: int,
@@ -312,10 +315,10 @@ def head_feeds(
     """
     settings = {name: vars(arguments)[name] for name in ("random_seed", "min_crop_area", "precision")}
     settings["image_size"] = image_size
-    frozen = [each for each in slim.get_model_variables() if not networks.is_in_scopes(each.op.name, head.scope)]
-    kept = features.kept_features(
+    frozen = [each for each in slim.get_model_variables() if not registry.is_in_scopes(each.op.name, head.scope)]
+    kept = frozen_features.kept_features(
         Path(arguments.train_dir) / FEATURES_FOLDER,
-        features.identity(session, frozen, dataset.data_sources, settings),
+        frozen_features.identity(session, frozen, dataset.data_sources, settings),
         arguments.feature_views,
         (dataset.num_samples, head.features.shape[-1]),
         look,
@@ -324,9 +327,7 @@ def head_feeds(
     return ({head.features: seen, head.labels: labels} for seen, labels in kept_batches)
 
 
-def print_plan(
-    arguments: argparse.Namespace, plan: Plan, dataset: slim.dataset.Dataset, cluster: workers.Cluster
-) -> None:
+def print_plan(arguments: argparse.Namespace, plan: Plan, dataset: slim.dataset.Dataset, cluster: Cluster) -> None:
     """Says how much there is to do."""
     print(
         f"{dataset.num_samples:,} pictures of {dataset.num_classes} labels, {plan.steps_per_epoch:,.1f} steps of "
@@ -351,7 +352,7 @@ def run_steps(
     label_names: list[str],
     validation: Validation | None,
     arguments: argparse.Namespace,
-    cluster: workers.Cluster,
+    cluster: Cluster,
     interruption: Interruption,
 ) -> str:
     """Runs steps, reports them, saves checkpoints and has them measured; see `train`."""
@@ -433,9 +434,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     if arguments.early_stop and not arguments.validation_epochs:
         parser.error("--early_stop needs --validation_epochs, how often to measure")
-    dataset = batches.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
+    dataset = input_pipeline.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
     label_names = read_labels(arguments.dataset_dir)
-    print(train(arguments, dataset, label_names, workers.from_flags(arguments)))
+    print(train(arguments, dataset, label_names, cluster_from_flags(arguments)))
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from PIL import Image
 
-from flags import Parser, number, run
+from metart.common.flags import Parser, number, run
 
 PATHS_AT_ONCE = 8  # Handed to a process; as convert.py does.
 

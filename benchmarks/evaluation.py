@@ -11,12 +11,12 @@ import time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from slim_compat import slim, tf
-import batches
-import checkpoints
-from flags import Parser, number, run
-from inference import Classifier, open_classifier, predict
-import networks
+from metart.networks.slim_compat import slim, tf
+from metart.common.flags import Parser, number, run
+from metart.evaluation.inference import Classifier, open_classifier, predict
+from metart.networks import checkpoints, registry
+from metart.networks.session import PRECISIONS, session_config
+from metart.training import input_pipeline
 
 
 def build_parser() -> Parser:
@@ -26,7 +26,7 @@ def build_parser() -> Parser:
     add("--dataset_dir", required=True, help="folder with the records of convert.py")
     add("--batch_size", type=number(int, 1), default=100)
     add("--batches", type=number(int, 1), default=3)
-    add("--precision", default="float32", choices=networks.PRECISIONS)
+    add("--precision", default="float32", choices=PRECISIONS)
     parser.add_boolean("unfolded", False, "with batch norm as a layer of its own, as training has it")
     return parser
 
@@ -36,16 +36,16 @@ def unfold(classifier: Classifier, precision: str) -> None:
     classifier.close()
     with tf.Graph().as_default():
         classifier.images = tf.compat.v1.placeholder(tf.float32, classifier.images.shape)
-        logits, _ = networks.build(classifier.model_name, classifier.images, len(classifier.label_names))
+        logits, _ = registry.build(classifier.model_name, classifier.images, len(classifier.label_names))
         classifier.output = tf.nn.softmax(logits / classifier.temperature)
         saver = tf.compat.v1.train.Saver(checkpoints.averaged(classifier.checkpoint, slim.get_model_variables()))
-        classifier.session = tf.compat.v1.Session(config=networks.session_config(precision, clone_on_cpu=True))
+        classifier.session = tf.compat.v1.Session(config=session_config(precision, clone_on_cpu=True))
         checkpoints.restore(classifier.session, saver, classifier.checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
-    dataset = batches.open_split("arts", "validation", flags.dataset_dir)
+    dataset = input_pipeline.open_split("arts", "validation", flags.dataset_dir)
     with open_classifier(flags.checkpoint_path, dataset_dir=flags.dataset_dir, precision=flags.precision) as classifier:
         if flags.unfolded:
             unfold(classifier, flags.precision)

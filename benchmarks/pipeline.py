@@ -13,9 +13,9 @@ import time
 os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # Before TensorFlow counts its cores.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from slim_compat import tf  # noqa: E402, F401
-import batches  # noqa: E402
-from flags import Parser, number, run  # noqa: E402
+from metart.networks.slim_compat import tf  # noqa: E402, F401
+from metart.common.flags import Parser, number, run  # noqa: E402
+from metart.training import input_pipeline  # noqa: E402
 
 
 def build_parser() -> Parser:
@@ -30,8 +30,8 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
-    records = batches.open_split("arts", "train", flags.dataset_dir).data_sources
-    iterator = iter(batches.training_batches(records, flags.batch_size, flags.image_size, seed=0))
+    records = input_pipeline.open_split("arts", "train", flags.dataset_dir).data_sources
+    iterator = iter(input_pipeline.training_batches(records, flags.batch_size, flags.image_size, seed=0))
     for _ in range(3):  # What is prefetched must not count.
         next(iterator)
     start = time.monotonic()

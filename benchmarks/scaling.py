@@ -26,20 +26,20 @@ sys.path.insert(0, str(REPO))
 
 import numpy as np  # noqa: E402
 
-from slim_compat import tf  # noqa: E402
-from flags import Parser, UserError, number, run  # noqa: E402
+from metart.networks.slim_compat import tf  # noqa: E402
+from metart.common.flags import Parser, UserError, number, run  # noqa: E402
 
 # Prints megabytes and the median seconds of one reduction for some sizes; 96 are the gradients of Inception v3.
 REDUCE_PROGRAM = """
 import statistics, time
-from slim_compat import tf
-from flags import Parser
-from interruption import Interruption
-import workers
+from metart.networks.slim_compat import tf
+from metart.common.flags import Parser
+from metart.common.interruption import Interruption
+from metart.training.cluster import add_flags as add_cluster_flags, from_flags as cluster_from_flags
 
 parser = Parser("")
-workers.add_flags(parser)
-cluster = workers.from_flags(parser.parse_args([]))
+add_cluster_flags(parser)
+cluster = cluster_from_flags(parser.parse_args([]))
 sizes = (1, 4, 16, 48, 96, 192)
 with tf.Graph().as_default(), Interruption() as interruption:
     # As gradients come: many tensors of about a megabyte.

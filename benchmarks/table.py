@@ -35,7 +35,7 @@ sys.path.insert(0, str(REPO))
 
 from PIL import Image, ImageOps  # noqa: E402
 
-from flags import Parser, UserError, number, run  # noqa: E402
+from metart.common.flags import Parser, UserError, number, run  # noqa: E402
 
 FIGURES_FILENAME = "measured.jsonl"
 RECORDS_STEPS = 3  # Times as many steps from records: filling the queues beside the first ones should count little.

@@ -12,18 +12,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from stopwatch import Stopwatch
 
-from slim_compat import tf
-from flags import Parser, number, run
-import models
-import networks
+from metart.networks.slim_compat import tf
+from metart.common.flags import Parser, number, run
+from metart.networks import registry
+from metart.networks.session import session_config
+from metart.training import training_graph
+from metart.training.cluster import from_flags as cluster_from_flags
 import train_image_classifier
-import workers
 
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--model_name", default="inception_v3", choices=networks.NETWORKS, metavar="NAME")
+    add("--model_name", default="inception_v3", choices=registry.NETWORKS, metavar="NAME")
     add("--precision", default="auto")
     add("--image_size", type=number(int, 32), help="pixels; default: the network's own")
     add("--batch_size", type=number(int, 1), default=32)
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = train_image_classifier.build_parser().parse_args(
         ["--train_dir=", "--dataset_dir=", f"--model_name={flags.model_name}", f"--precision={flags.precision}"]
     )
-    size = flags.image_size or networks.NETWORKS[flags.model_name].image_size
+    size = flags.image_size or registry.NETWORKS[flags.model_name].image_size
     random = np.random.default_rng(0)
     stopwatch = Stopwatch(flags.batch_size)
     with tf.Graph().as_default():
@@ -49,9 +50,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "labels": random.integers(0, flags.num_classes, flags.batch_size),
             }.items()
         )
-        cluster = workers.from_flags(arguments)
-        model = models.build_network(arguments, [1.0] * flags.num_classes, images, labels, cluster)
-        with tf.compat.v1.Session(config=networks.session_config(flags.precision, clone_on_cpu=True)) as session:
+        cluster = cluster_from_flags(arguments)
+        model = training_graph.build_network(arguments, [1.0] * flags.num_classes, images, labels, cluster)
+        with tf.compat.v1.Session(config=session_config(flags.precision, clone_on_cpu=True)) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
             for _ in range(flags.steps):
                 inputs = {model.learning_rate: arguments.learning_rate, model.stop: False, model.enough: False}

@@ -5,7 +5,7 @@ Reads   TRAIN_DIR with its event files, EVAL_DIR with predictions.csv and confus
 Writes  OUTPUT_DIR/answers.jpg, confusion_matrix.png, tensorboard.png, sample.jpg and architecture.svg.
 
     ./demo.sh 2>&1 | tee doc/demo.txt
-    .venv/bin/pip install --require-hashes --requirement requirements-dev.lock
+    .venv/bin/pip install --require-hashes --requirement requirements/dev.lock
     .venv/bin/python doc/make_pictures.py --train_dir=demo/logs --eval_dir=demo/logs/eval --dataset_dir=demo/data
 
 Safe to run again: it makes all pictures anew. What the README quotes of the run has to be in doc/demo.txt:
@@ -29,8 +29,8 @@ from matplotlib.figure import Figure  # noqa: E402
 from PIL import Image  # noqa: E402
 from playwright.sync_api import expect, sync_playwright  # noqa: E402
 
-from draw_sample import contact_sheet  # noqa: E402
-from flags import Parser, UserError, run  # noqa: E402
+from metart.common.flags import Parser, UserError, run  # noqa: E402
+from sample.draw_sample import contact_sheet  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ANSWERS_SHOWN = 3  # Of each picture.

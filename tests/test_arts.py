@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from slim_compat import slim, tf
+from metart.networks.slim_compat import slim, tf
 import arts
 import convert
 import dataset_factory

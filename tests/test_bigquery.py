@@ -15,9 +15,9 @@ from processes import REPO, run_script
 import pytest
 
 import bigquery
-from cleaning import clean_labels, read_labels_map
-from flags import UserError
-from metobjects import COLUMN_TYPES, column_name
+from metart.common.flags import UserError
+from metart.museum.cleaning import clean_labels, read_labels_map
+from metart.museum.metobjects import COLUMN_TYPES, column_name
 
 HEADER = [
     "Object Number",

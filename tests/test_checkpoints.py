@@ -11,11 +11,10 @@ import shutil
 import numpy as np
 import pytest
 
-from slim_compat import slim, tf
-import checkpoints
-from flags import UserError
-from labels import write_labels
-import networks
+from metart.networks.slim_compat import slim, tf
+from metart.common.flags import UserError
+from metart.common.labels import write_labels
+from metart.networks import checkpoints, registry
 
 LABELS = ["American", "Chinese", "French"]
 
@@ -174,13 +173,13 @@ def names(variables: list[tf.Variable]) -> set[str]:
 
 def test_scopes_are_whole_names() -> None:
     with network() as variables:
-        assert names(networks.in_scopes(variables, "")) == names(variables)
-        assert names(networks.in_scopes(variables, "Net/Conv1, Net/AuxLogits/")) == {
+        assert names(registry.in_scopes(variables, "")) == names(variables)
+        assert names(registry.in_scopes(variables, "Net/Conv1, Net/AuxLogits/")) == {
             "Net/Conv1/weights",
             "Net/AuxLogits/weights",
             "Net/AuxLogits/biases",
         }
-        assert networks.in_scopes(variables, "Net/Conv") == []
+        assert registry.in_scopes(variables, "Net/Conv") == []
 
 
 def test_warm_start_takes_all_but_the_excluded(stored: str) -> None:

@@ -20,10 +20,10 @@ from typing import Any
 from PIL import Image
 import pytest
 
-from slim_compat import tf
+from metart.networks.slim_compat import tf
 import convert
-from files import LOCK_FILENAME
-from flags import UserError
+from metart.common.files import LOCK_FILENAME
+from metart.common.flags import UserError
 
 SCRIPT = Path(convert.__file__)
 

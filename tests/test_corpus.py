@@ -16,10 +16,10 @@ from PIL import Image, ImageChops, ImageStat
 from processes import REPO, Run, run_script
 import pytest
 
-from slim_compat import tf
+from metart.networks.slim_compat import tf
 import classify
 import convert
-from pictures import BadPicture, normalise
+from metart.records.pictures import BadPicture, normalise
 
 MEMORY_MEGABYTES = 1500
 LOSS = 6.0  # Of 255, on average: what chroma subsampling costs where colours meet, twice over.
@@ -116,12 +116,12 @@ def test_classify_answers_for_every_file(folder: Path, train_dir: Path) -> None:
 
 
 def test_evaluation_and_training_read_what_convert_stored(folder: Path, converted: Run) -> None:
-    import batches
+    from metart.training import input_pipeline
 
     shards = sorted(map(str, folder.glob("*.tfrecord")))
-    count = sum(len(images) for images, _, _ in batches.evaluation_batches(shards, 50, 32).as_numpy_iterator())
+    count = sum(len(images) for images, _, _ in input_pipeline.evaluation_batches(shards, 50, 32).as_numpy_iterator())
     assert count == 2 * len(KINDS) - len(refused())
-    for images, _ in batches.training_batches(shards, 50, 32, seed=1).take(2 * count // 50).as_numpy_iterator():
+    for images, _ in input_pipeline.training_batches(shards, 50, 32, seed=1).take(2 * count // 50).as_numpy_iterator():
         assert images.shape == (50, 32, 32, 3)
 
 
@@ -255,7 +255,7 @@ def test_the_largest_picture_stays_within_the_memory(
     program = """
 import re, sys
 from pathlib import Path
-from pictures import normalise, read_file
+from metart.records.pictures import normalise, read_file
 size = normalise(read_file(Path(sys.argv[1])), 640)[1:]
 print(size, int(re.search("VmHWM: *\\t *(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """

@@ -19,8 +19,8 @@ from processes import REPO, peak_megabytes, run_script
 import pytest
 
 import download
-from flags import UserError
-from labels import folder_name, label_of_folder
+from metart.common.flags import UserError
+from metart.common.labels import folder_name, label_of_folder
 
 LINK = "http://www.metmuseum.org/art/collection/search/"
 HEADER = ["department", "label", "link_resource", "image_url", "is_public_domain"]

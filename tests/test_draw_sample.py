@@ -10,8 +10,8 @@ from PIL import Image, ImageChops, ImageOps, ImageStat
 from PIL import __version__ as pillow_version
 import pytest
 
-import draw_sample
-from labels import label_of_folder
+from metart.common.labels import label_of_folder
+from sample import draw_sample
 
 ROOT = Path(__file__).parent.parent
 ARCHIVE = ROOT / "sample-dataset.tar.gz"

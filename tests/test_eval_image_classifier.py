@@ -13,12 +13,12 @@ from sklearn import metrics as oracle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import arts
-import batches
 import convert
 import eval_image_classifier
-from flags import UserError
-from inference import open_classifier, read_temperature
-from labels import read_labels
+from metart.common.flags import UserError
+from metart.common.labels import read_labels
+from metart.evaluation.inference import open_classifier, read_temperature
+from metart.training import input_pipeline
 
 REPORTS = {
     "metrics.json",
@@ -70,7 +70,7 @@ def read_predictions(eval_dir: Path) -> list[dict[str, str]]:
 
 def validation_pictures(dataset_dir: Path) -> list[str]:
     """Returns the paths below met_art of the validation pictures, as the records themselves have them."""
-    tf = batches.tf
+    tf = input_pipeline.tf
     names = []
     for shard in sorted(dataset_dir.glob("arts_validation_*.tfrecord")):
         for record in tf.compat.v1.io.tf_record_iterator(str(shard)):
@@ -149,9 +149,9 @@ def test_max_num_batches(dataset_dir: Path, train_dir: Path, tmp_path: Path, cap
 
 def test_pictures_are_found_by_position(dataset_dir: Path) -> None:
     dataset = arts.get_split("validation", dataset_dir)
-    data = batches.evaluation_batches(dataset.data_sources, 100, 32)
+    data = input_pipeline.evaluation_batches(dataset.data_sources, 100, 32)
     _, _, names = next(data.as_numpy_iterator())
-    for index, picture in zip((2, 0), batches.pictures_at(dataset.data_sources, [2, 0]), strict=True):
+    for index, picture in zip((2, 0), input_pipeline.pictures_at(dataset.data_sources, [2, 0]), strict=True):
         with Image.open(dataset_dir / "met_art" / names[index].decode()) as file:
             np.testing.assert_array_equal(picture, np.asarray(file))
 

@@ -4,13 +4,13 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from slim_compat import tf
+from metart.networks.slim_compat import tf
 import arts
-import batches
 import classify
-from explanations import Explainer, _last_feature_map
-from inference import Classifier, open_classifier
-import networks
+from metart.evaluation.explanations import Explainer, _last_feature_map
+from metart.evaluation.inference import Classifier, open_classifier
+from metart.networks import registry
+from metart.training import input_pipeline
 
 IMAGE_SIZE = 64  # Leaves 2 x 2 places of the last feature map.
 
@@ -26,7 +26,7 @@ def explainer(classifier: Classifier, dataset_dir: Path, tmp_path_factory: pytes
 
 
 def training_images(dataset_dir: Path) -> tuple[np.ndarray, list[str]]:
-    data = batches.evaluation_batches(arts.get_split("train", dataset_dir).data_sources, 1000, IMAGE_SIZE)
+    data = input_pipeline.evaluation_batches(arts.get_split("train", dataset_dir).data_sources, 1000, IMAGE_SIZE)
     images, _, names = next(data.as_numpy_iterator())
     return images, [name.decode() for name in names]
 
@@ -72,7 +72,7 @@ def test_heat_is_grad_cam(classifier: Classifier, explainer: Explainer, dataset_
 def test_every_kind_of_network_has_a_feature_map(model_name: str, size: int) -> None:
     with tf.Graph().as_default():
         images = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3])
-        logits, _ = networks.build(model_name, images, 5)
+        logits, _ = registry.build(model_name, images, 5)
         _, height, width, depth = _last_feature_map(logits).shape.as_list()
     assert (height, width) == {"inception_v3": (8, 8), "resnet_v2_50": (7, 7), "vgg_16": (7, 7)}[model_name]
     assert depth == {"inception_v3": 2048, "resnet_v2_50": 2048, "vgg_16": 512}[model_name]

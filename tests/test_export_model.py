@@ -6,15 +6,15 @@ import numpy as np
 from PIL import Image
 import pytest
 
-from slim_compat import tf
-import batches
+from metart.networks.slim_compat import tf
 import eval_image_classifier
 import export_model
-from flags import UserError
-from images import evaluation_image, uploaded_image
-from inference import open_classifier
-from labels import read_labels
-from pictures import MAX_SIDE, normalise
+from metart.common.flags import UserError
+from metart.common.labels import read_labels
+from metart.evaluation.inference import open_classifier
+from metart.networks.preprocessing import evaluation_image, uploaded_image
+from metart.records.pictures import MAX_SIDE, normalise
+from metart.training import input_pipeline
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def expected(dataset_dir: Path, train_dir: Path) -> tuple[list[bytes], np.ndarra
     """(picture files, images, probabilities of the checkpoint) of the training and validation pictures."""
     sources = [str(path) for path in dataset_dir.glob("*.tfrecord")]
     with open_classifier(str(train_dir)) as classifier:
-        data = batches.evaluation_batches(sources, 1000, classifier.image_size)
+        data = input_pipeline.evaluation_batches(sources, 1000, classifier.image_size)
         images, _, names = next(data.as_numpy_iterator())
         pictures = [(dataset_dir / "met_art" / name.decode()).read_bytes() for name in names]
         return pictures, images, classifier.probabilities(images)

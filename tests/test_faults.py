@@ -19,11 +19,11 @@ import corpus
 from doubles import Museum
 import pytest
 
-from slim_compat import tf
-import checkpoints
-from files import LOCK_FILENAME, PARTIAL_SUFFIX, locked
-from flags import Retry, UserError
-from inference import open_classifier
+from metart.networks.slim_compat import tf
+from metart.common.files import LOCK_FILENAME, PARTIAL_SUFFIX, locked
+from metart.common.flags import Retry, UserError
+from metart.evaluation.inference import open_classifier
+from metart.networks import checkpoints
 import train_image_classifier
 
 KILLS = 50
@@ -103,7 +103,7 @@ def explain(inputs: Inputs, out: Path) -> list[str]:
 
 
 def draw(inputs: Inputs, out: Path) -> list[str]:
-    return ["draw_sample.py", f"--output={out}/sample.tar.gz"]
+    return ["sample/draw_sample.py", f"--output={out}/sample.tar.gz"]
 
 
 Command = Callable[[Inputs, Path], list[str]]

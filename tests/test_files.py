@@ -7,7 +7,7 @@ import sys
 from processes import REPO
 import pytest
 
-from files import PARTIAL_SUFFIX, open_replacing, replacing
+from metart.common.files import PARTIAL_SUFFIX, open_replacing, replacing
 
 
 def names(folder: Path) -> list[str]:
@@ -42,7 +42,7 @@ def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     program = f"""
 import os, sys
-from files import open_replacing
+from metart.common.files import open_replacing
 with open_replacing({str(target)!r}) as file:
     file.write("a longer half of a file")
     file.flush()

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 
-import flags
+from metart.common import flags
 
 REPOSITORY = Path(__file__).parent.parent
 SCRIPTS = sorted(path.stem for path in REPOSITORY.glob("*.py") if "def build_parser(" in path.read_text())

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from slim_compat import slim, tf
-from folding import fold_batch_norm
-import networks
+from metart.networks.slim_compat import slim, tf
+from metart.networks import registry
+from metart.networks.folding import fold_batch_norm
 
 NORMS_LEFT = {
     "inception_v3": 0,
@@ -20,7 +20,7 @@ def test_a_folded_network_gives_the_same_answers(model_name: str) -> None:
     generator = np.random.default_rng(7)
     with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
         images = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3])
-        logits, _ = networks.build(model_name, images, 5)
+        logits, _ = registry.build(model_name, images, 5)
         session.run(tf.compat.v1.global_variables_initializer())
         for variable in slim.get_model_variables():  # As training would leave them; initial ones would fold to nothing.
             if "BatchNorm" in variable.op.name or "moving" in variable.op.name:

@@ -13,18 +13,18 @@ import corpus
 from hypothesis import HealthCheck, given, settings, strategies
 import pytest
 
-from slim_compat import tf
+from metart.networks.slim_compat import tf
 import arts
-from artworks import Artwork, read_artworks
-import batches
-import checkpoints
-from cleaning import Rule, read_labels_map
 import convert
-from flags import UserError
-from inference import read_temperature
-from labels import label_of_folder, read_labels, write_folder, write_labels
-from pictures import BadPicture, normalise, open_picture
-import tfrecord
+from metart.common.flags import UserError
+from metart.common.labels import label_of_folder, read_labels, write_folder, write_labels
+from metart.evaluation.inference import read_temperature
+from metart.museum.artworks import Artwork, read_artworks
+from metart.museum.cleaning import Rule, read_labels_map
+from metart.networks import checkpoints
+from metart.records import tfrecord
+from metart.records.pictures import BadPicture, normalise, open_picture
+from metart.training import input_pipeline
 
 # For hours of it: MET_ART_FUZZ_EXAMPLES=100000 ./test.sh tests/test_fuzz.py
 EXAMPLES = int(os.environ.get("MET_ART_FUZZ_EXAMPLES", "100"))
@@ -199,7 +199,7 @@ def test_a_spoiled_splits_json(records: Path, data: strategies.DataObject) -> No
     spoiled = data.draw(near(whole) | JSON.map(lambda value: json.dumps(value).encode()))
     (records / "splits.json").write_bytes(spoiled)
     try:
-        read(lambda: batches.open_split("arts", "train", str(records)))
+        read(lambda: input_pipeline.open_split("arts", "train", str(records)))
         former = read(lambda: convert.read_set(records))
         if former:
             convert.is_current(records, former, {}, [])
@@ -209,12 +209,12 @@ def test_a_spoiled_splits_json(records: Path, data: strategies.DataObject) -> No
 
 def evaluate(folder: Path) -> None:
     """Reads a whole split, as evaluation does."""
-    dataset = batches.open_split("arts", "validation", str(folder))
+    dataset = input_pipeline.open_split("arts", "validation", str(folder))
     try:
-        for _ in batches.evaluation_batches(dataset.data_sources, 4, 32).as_numpy_iterator():
+        for _ in input_pipeline.evaluation_batches(dataset.data_sources, 4, 32).as_numpy_iterator():
             pass
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-        batches.raise_damaged(dataset.data_sources)
+        input_pipeline.raise_damaged(dataset.data_sources)
         raise
 
 
@@ -244,7 +244,7 @@ def test_records_of_something_else(tmp_path: Path, content: bytes) -> None:
     record = tfrecord.record({"a": content})
     path.write_bytes(record)
     with pytest.raises(UserError, match=f"{path} is damaged or cut off"):
-        batches.raise_damaged([str(path)])
+        input_pipeline.raise_damaged([str(path)])
 
 
 def test_records_cut_off_between_two_pictures(records: Path) -> None:
@@ -256,7 +256,7 @@ def test_records_cut_off_between_two_pictures(records: Path) -> None:
     for kept in (0, length):
         path.write_bytes(whole[:kept])
         with pytest.raises(UserError, match=f"{path} is damaged or cut off; delete it and run convert.py"):
-            batches.open_split("arts", "train", str(records))
+            input_pipeline.open_split("arts", "train", str(records))
     path.write_bytes(whole)
 
 
@@ -269,7 +269,7 @@ def test_labels_of_another_data_set(records: Path) -> None:
     ):
         (records / "labels.txt").write_text(text)
         with pytest.raises(UserError, match=r"labels.txt is not that of the records beside it; run convert.py"):
-            batches.open_split("arts", "train", str(records))
+            input_pipeline.open_split("arts", "train", str(records))
     (records / "labels.txt").write_text(whole)
 
 

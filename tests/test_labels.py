@@ -9,8 +9,8 @@ import unicodedata
 from hypothesis import HealthCheck, example, given, settings, strategies
 import pytest
 
-from flags import UserError
-from labels import folder_name, label_of_folder, read_labels, write_folder, write_labels
+from metart.common.flags import UserError
+from metart.common.labels import folder_name, label_of_folder, read_labels, write_folder, write_labels
 
 TEXT = strategies.text(strategies.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 # Labels that differ little: pieces that file systems forbid, confuse or cut off.

@@ -3,7 +3,7 @@ import pytest
 from sklearn import metrics as oracle
 from sklearn.dummy import DummyClassifier
 
-import metrics
+from metart.evaluation import metrics
 
 
 def predictions(pictures: int, labels: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

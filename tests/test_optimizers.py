@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from slim_compat import tf
-import optimizers
+from metart.networks.slim_compat import tf
+from metart.training import optimizers
 
 RUN = {"peak": 0.1, "end": 0.01, "total_steps": 110, "warmup_steps": 10, "decay_steps": 25, "decay_factor": 0.5}
 

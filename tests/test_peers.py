@@ -13,17 +13,17 @@ import time
 
 import pytest
 
-from flags import STATUS_ERROR, STATUS_RETRY, UserError
-import peers
+from metart.common.flags import STATUS_ERROR, STATUS_RETRY, UserError
+from metart.training import peers
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 # Without TensorFlow: the main thread sleeps as if in a step that never ends. The clock runs faster than in earnest.
 PROGRAM = """
 import sys, time
-import peers
-from flags import run
-from interruption import Interruption
+from metart.training import peers
+from metart.common.flags import run
+from metart.common.interruption import Interruption
 
 peers.BEAT_SECONDS, peers.SILENCE_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 0.5
 peers.GRACE_SECONDS, peers.FAREWELL_SECONDS = 0.2, 8.0
@@ -63,7 +63,7 @@ def start() -> Iterator[Start]:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=os.environ | {"PYTHONPATH": str(Path(peers.__file__).parent)},
+            env=os.environ | {"PYTHONPATH": str(Path(peers.__file__).parents[2])},
         )
         processes.append(process)
         return process

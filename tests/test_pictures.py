@@ -6,8 +6,8 @@ import io
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 import pytest
 
-import pictures
-from pictures import BadPicture, normalise, open_picture, to_rgb
+from metart.records import pictures
+from metart.records.pictures import BadPicture, normalise, open_picture, to_rgb
 
 RED, BLUE = (200, 30, 40), (30, 40, 200)
 

@@ -109,9 +109,11 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder to build from: the repo's files, and data/ as convert.py leaves it."""
     folder = tmp_path_factory.mktemp("build") / "context"
     (folder / "data").mkdir(parents=True)
-    for pattern in ("Dockerfile", ".dockerignore", "requirements*.lock", "*.py"):
+    for pattern in ("Dockerfile", ".dockerignore", "requirements/*.lock", "*.py", "metart/**/*.py"):
         for file in ROOT.glob(pattern):
-            shutil.copy2(file, folder)
+            copy = folder / file.relative_to(ROOT)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(file, copy)
     with tarfile.open(ROOT / "sample-dataset.tar.gz") as archive:
         archive.extractall(folder / "data", filter="data")
     subprocess.run([sys.executable, ROOT / "convert.py", f"--dataset_dir={folder / 'data'}"], check=True)
@@ -150,7 +152,7 @@ def test_image_is_small(image: str, record_property: Callable[[str, object], Non
 def test_image_holds_scripts_and_records_only(image: str, context: Path) -> None:
     listing = podman("run", "--rm", "--network=host", image, "find", "/model", "/data", "-type", "f").split()
     records = [f"/data/{file.name}" for file in context.glob("data/*.tfrecord")]
-    expected = {f"/model/{file.name}" for file in context.glob("*.py")} | {
+    expected = {f"/model/{file.relative_to(context)}" for file in context.rglob("*.py")} | {
         *records,
         "/data/labels.txt",
         "/data/splits.json",

@@ -12,8 +12,8 @@ import termios
 
 import pytest
 
-import progress
-from progress import Progress
+from metart.common import progress
+from metart.common.progress import Progress
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -14,9 +14,9 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 import pytest
 
-from pictures import BadPicture
-import remote_picture
-from remote_picture import fetch_picture
+from metart.museum import remote_picture
+from metart.museum.remote_picture import fetch_picture
+from metart.records.pictures import BadPicture
 
 PICTURE = b"\xff\xd8 the bytes of a picture"
 PUBLIC = "93.184.216.34"

@@ -8,8 +8,7 @@ from PIL import Image
 import pytest
 from test_metrics import HAND_PROBABILITIES, HAND_TRUTH, predictions
 
-import metrics
-import reports
+from metart.evaluation import metrics, reports
 
 NAMES = ["Italian, Florence", 'Roman "Cypriot"', "中国"]
 

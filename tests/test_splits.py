@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-import splits
+from metart.records import splits
 
 
 def pictures(first: int, count: int) -> dict[str, str]:

@@ -10,13 +10,13 @@ from conftest import REPOSITORY
 import pytest
 
 SAMPLE = REPOSITORY / "sample-dataset.tar.gz"
-NAMES = ["requirements", "requirements-gpu", "requirements-dev"]
+NAMES = ["cpu", "gpu", "dev"]
 
 
 def requirements(name: str) -> set[tuple[str, str]]:
     """Returns the (package, version) pairs that a file asks for, with those of the files it names."""
     found: set[tuple[str, str]] = set()
-    for line in (REPOSITORY / f"{name}.txt").read_text().splitlines():
+    for line in (REPOSITORY / "requirements" / f"{name}.txt").read_text().splitlines():
         if line.startswith("-r "):
             found |= requirements(line.removeprefix("-r ").removesuffix(".txt"))
         elif line and not line.startswith("#"):
@@ -27,7 +27,7 @@ def requirements(name: str) -> set[tuple[str, str]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_package_is_locked_to_its_files(name: str) -> None:
-    text = (REPOSITORY / f"{name}.lock").read_text()
+    text = (REPOSITORY / "requirements" / f"{name}.lock").read_text()
     entries = re.findall(
         r"^(\S+?)(?:\[.*\])?==(\S+)[^\\]*((?:\\\n +--hash=sha256:[0-9a-f]{64} ?)+)$", text, re.MULTILINE
     )

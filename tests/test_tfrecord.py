@@ -5,8 +5,8 @@ import random
 
 import pytest
 
-from slim_compat import tf
-import tfrecord
+from metart.networks.slim_compat import tf
+from metart.records import tfrecord
 
 SEVEN_BITS = [0, 1, 127, 128, 16_383, 16_384, 2**31, 2**63 - 1]  # Where the encoding of a number grows.
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 import yaml
 
-from flags import STATUS_ERROR, STATUS_RETRY, STATUS_USAGE
-import peers
+from metart.common.flags import STATUS_ERROR, STATUS_RETRY, STATUS_USAGE
+from metart.training import peers
+from metart.training.cluster import Cluster
+from metart.training.cluster import from_flags as cluster_from_flags
 import train_image_classifier
-import workers
 
 Manifest = dict[str, Any]
 
@@ -27,10 +28,10 @@ POD: Manifest = JOB["template"]
 NAME: str = MANIFESTS["Job"]["metadata"]["name"]
 
 
-def cluster_of_pod(index: int, monkeypatch: pytest.MonkeyPatch) -> workers.Cluster:
+def cluster_of_pod(index: int, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Returns what the script in a pod of the Job makes of its arguments."""
     monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))  # As Kubernetes does for an Indexed Job.
-    return workers.from_flags(train_image_classifier.build_parser().parse_args(CONTAINER["args"]))
+    return cluster_from_flags(train_image_classifier.build_parser().parse_args(CONTAINER["args"]))
 
 
 def test_every_pod_is_one_of_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,16 +15,14 @@ from conftest import IMAGE_SIZE, LABEL_COLOURS, REPOSITORY
 import numpy as np
 import pytest
 
-from slim_compat import tf
-import batches
-import checkpoints
+from metart.networks.slim_compat import tf
 import eval_image_classifier
-from flags import UserError
-import inference
-import networks
-import optimizers
+from metart.common.flags import UserError
+from metart.evaluation import inference
+from metart.evaluation.best_checkpoint import Validation
+from metart.networks import checkpoints, registry
+from metart.training import input_pipeline, optimizers
 import train_image_classifier
-from validation import Validation
 
 SMALL = [
     "--model_name=inception_v2",
@@ -181,10 +179,10 @@ def test_a_head_alone_learns_and_goes_on_with_the_features_it_has(
     assert again["view-01.npy"] > kept["view-01.npy"]
 
     images, truth, _ = next(
-        iter(batches.evaluation_batches(sorted(map(str, dataset_dir.glob("arts_train_*"))), 27, IMAGE_SIZE))
+        iter(input_pipeline.evaluation_batches(sorted(map(str, dataset_dir.glob("arts_train_*"))), 27, IMAGE_SIZE))
     )
     with inference.open_classifier(str(tmp_path)) as classifier, classifier.session.graph.as_default():
-        seen, _ = networks.head(classifier.logits)
+        seen, _ = registry.head(classifier.logits)
         features, answers = classifier.session.run(
             [tf.reduce_mean(seen, [1, 2]), classifier.output], {classifier.images: images.numpy()}
         )
@@ -231,7 +229,7 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
 def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: Path, tmp_path: Path) -> None:
     record = tmp_path / "validation.json"
     record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
-    dataset = batches.open_split("arts", "validation", str(dataset_dir))
+    dataset = input_pipeline.open_split("arts", "validation", str(dataset_dir))
     for first_step, best in ((0, 0), (3, 2), (6, 4)):
         assert Validation(str(tmp_path), dataset, 9, "float32", use_gpu=False, first_step=first_step).best_step == best
     record.write_text('{"2": 0.')

@@ -10,7 +10,7 @@ from typing import IO
 from doubles import HTML, Handler, serving
 import pytest
 
-from web import MAX_ATTEMPTS, MAX_REDIRECTS, Unavailable, Web
+from metart.museum.web import MAX_ATTEMPTS, MAX_REDIRECTS, Unavailable, Web
 
 LIMIT = 100_000
 

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-from slim_compat import slim, tf
-import networks
+from metart.networks.slim_compat import slim, tf
+from metart.networks import registry
 
 NAME = "wide_resnet_10_4"
 
@@ -47,7 +47,7 @@ def test_answers_are_those_of_keras() -> None:
     pixels = generator.uniform(0, 255, (2, size, size, 3)).astype(np.float32)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         images = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3])
-        logits, auxiliary = networks.build(NAME, images, 5)
+        logits, auxiliary = registry.build(NAME, images, 5)
         session.run(tf.compat.v1.global_variables_initializer())
         variables = slim.get_model_variables()
         for variable in variables:

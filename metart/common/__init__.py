@@ -1,0 +1,1 @@
+"""What every script shares: the command line, whole files, progress, being stopped, label names."""

@@ -1,0 +1,139 @@
+"""Labels as text, as folder names and as numbers: one mapping for all scripts.
+
+A label is any text of the museum ("Italian, Florence", "Roman/Cypriot", "中国"). As a folder it must
+survive every file system a reader may use, so what they forbid is percent-encoded, and what they
+confuse (case, Unicode form) or cut off (long names) gets a short hash of the label.
+"""
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+import re
+import unicodedata
+from urllib.parse import unquote
+
+from metart.common.files import open_replacing
+from metart.common.flags import UserError
+
+LABELS_FILENAME = "labels.txt"
+FULL_LABEL_FILENAME = ".label"  # In the folder of a label too long for a folder name.
+MAX_FOLDER_BYTES = 200  # File systems stop at 255 bytes; archives and temporary names need the rest.
+
+_FORBIDDEN = re.compile(
+    r'[\x00-\x1f\x7f/\\:*?"<>|%]|^[. ~]|[. ]$'
+    r"|^(?:con|prn|aux|nul|com\d|lpt\d)(?=\.|$)",  # Devices, on Windows.
+    re.IGNORECASE,
+)
+_HASH = re.compile(r"%~[0-9a-f]{8}$")
+# Words the museum writes in lower case: "Chinese, for American market" needs no hash, "chinese" does.
+# fmt: off
+_SMALL_WORDS = {
+    "a", "an", "and", "by", "de", "decoration", "for", "from", "in", "market", "mount", "mounts", "of", "on", "or",
+    "people", "peoples", "possibly", "probably", "province", "region", "style", "the", "with",
+}
+# fmt: on
+
+
+def is_text(label: str) -> bool:
+    """Returns whether a label can be written to a file: not the halves of letters that Python makes of odd bytes."""
+    return label == label.encode(errors="replace").decode()
+
+
+def folder_name(label: str) -> str:
+    """Returns the folder name of a label; distinct labels get names distinct on any file system.
+
+    Args:
+        label: Any text that is not empty.
+
+    Returns:
+        At most 200 bytes of UTF-8: the label itself where that is safe.
+    """
+    if not label:
+        raise ValueError("an empty label has no folder")
+    name = _FORBIDDEN.sub(_percent_encode, label)
+    if len(name.encode()) > MAX_FOLDER_BYTES - 10:
+        kept = name.encode()[: MAX_FOLDER_BYTES - 10].decode(errors="ignore")
+        # Not in the middle of an escape, and no space or dot at the end.
+        return re.sub(r"%[0-9A-F]?$", "", kept).rstrip(" .") + _hash(label)
+    if label != _usual_spelling(label):
+        return name + _hash(label)
+    return name
+
+
+def write_folder(parent: Path, label: str) -> Path:
+    """Makes the folder of a label below `parent` and returns it."""
+    folder = parent / folder_name(label)
+    folder.mkdir(parents=True, exist_ok=True)
+    if label_of_folder(folder) != label:
+        # Two shards may come here at once with the same label; whichever renames second finds no file, and need not.
+        with contextlib.suppress(FileNotFoundError), open_replacing(folder / FULL_LABEL_FILENAME) as file:
+            file.write(label)
+    return folder
+
+
+def label_of_folder(folder: Path) -> str:
+    """Returns the label a folder was made for; the inverse of `write_folder`."""
+    full = folder / FULL_LABEL_FILENAME
+    if full.is_file():
+        return full.read_bytes().decode("utf-8")
+    plain, suffix = _HASH.subn("", folder.name)
+    label = unquote(plain)
+    # Some file systems hand names back decomposed; only a hash says that the label itself was.
+    return label if suffix else unicodedata.normalize("NFC", label)
+
+
+def _percent_encode(match: re.Match[str]) -> str:
+    return "".join(f"%{byte:02X}" for byte in match.group().encode())
+
+
+def _hash(label: str) -> str:
+    return "%~" + hashlib.sha256(label.encode()).hexdigest()[:8]
+
+
+def _usual_spelling(label: str) -> str:
+    """Returns, of all spellings that a file system may take for the same name, the one that needs no hash."""
+
+    def usual(match: re.Match[str]) -> str:
+        word = match.group()
+        return word if word in _SMALL_WORDS and match.start() > 0 else word[:1].upper() + word[1:]
+
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFD", label).casefold())
+    return re.sub(r"[^\W\d_]+(?:['’][^\W\d_]+)*", usual, folded)
+
+
+def write_labels(label_names: list[str], folder: str | os.PathLike[str]) -> None:
+    """Writes `labels.txt`: a line `index:name` for each label, in slim's form."""
+    with open_replacing(Path(folder) / LABELS_FILENAME) as file:
+        file.writelines(f"{index}:{name}\n" for index, name in enumerate(label_names))
+
+
+def read_labels(folder: str | os.PathLike[str]) -> list[str]:
+    """Reads `labels.txt`.
+
+    Returns:
+        The label names; a label's number is its position.
+
+    Raises:
+        UserError: No such file, or its lines are not `0:name`, `1:name`, ….
+    """
+    path = Path(folder) / LABELS_FILENAME
+    if not path.is_file():
+        raise UserError(f"{path} is missing; run convert.py --dataset_dir={folder}, or copy labels.txt there")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; write it again with convert.py") from None
+    names: dict[int, str] = {}
+    for line_number, line in enumerate(text.split("\n"), 1):
+        if not line:
+            continue
+        index, colon, name = line.partition(":")
+        if not (colon and re.fullmatch("[0-9]{1,9}", index) and name) or int(index) in names:
+            raise UserError(
+                f"{path}:{line_number} is not a line `index:name` of its own; write it again with convert.py"
+            )
+        names[int(index)] = name
+    if not names or sorted(names) != list(range(len(names))):
+        raise UserError(f"{path} does not number its labels 0, 1, 2, …; write it again with convert.py")
+    return [names[index] for index in range(len(names))]

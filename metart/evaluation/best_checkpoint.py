@@ -1,0 +1,102 @@
+"""The best checkpoint of a training run, by the validation split, and when to stop looking for a better one."""
+
+from concurrent.futures import ThreadPoolExecutor
+import json
+from pathlib import Path
+import shutil
+
+from metart.networks.slim_compat import slim
+from metart.common.files import open_replacing
+from metart.common.flags import UserError
+from metart.common.labels import LABELS_FILENAME
+from metart.evaluation import metrics
+from metart.evaluation.inference import open_classifier, predict
+from metart.networks import checkpoints
+
+BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
+RECORD_FILENAME = "validation.json"  # In TRAIN_DIR: top-1 by step, so that a resumed run knows what was measured.
+
+
+class Validation:
+    """Measures checkpoints while training goes on; use from worker 0 only."""
+
+    def __init__(
+        self,
+        train_dir: str,
+        dataset: slim.dataset.Dataset,
+        batch_size: int,
+        precision: str,
+        use_gpu: bool,
+        first_step: int,
+    ):
+        """Takes up what an earlier part of the run has measured.
+
+        Args:
+            train_dir: Holds the checkpoints; the best is copied to BEST_FOLDER in it.
+            dataset: The validation split.
+            batch_size: Images at once.
+            precision: Of the arithmetic, see `networks.session_config`.
+            use_gpu: False keeps to the CPU.
+            first_step: The step that the run goes on from; what was measured later belongs to weights that are gone.
+
+        Raises:
+            UserError: The record of what was measured is damaged.
+        """
+        self._folder = Path(train_dir)
+        self._dataset = dataset
+        self._batch_size = batch_size
+        self._precision = precision
+        self._use_gpu = use_gpu
+        path = self._folder / RECORD_FILENAME
+        self._top_1: dict[int, float] = {}
+        if path.is_file():
+            try:
+                measured = {int(step): float(top_1) for step, top_1 in json.loads(path.read_text("utf-8")).items()}
+            except (ValueError, TypeError, AttributeError):
+                raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for anew") from None
+            self._top_1 = {step: top_1 for step, top_1 in measured.items() if step <= first_step}
+
+    @property
+    def best_step(self) -> int:
+        """The step with the highest top-1, the first of equals; 0 before any was measured."""
+        return max(self._top_1, key=lambda step: (self._top_1[step], -step), default=0)
+
+    def is_over(self, early_stop: int | None) -> bool:
+        """Returns whether the last `early_stop` measurements brought nothing better; False for None."""
+        return early_stop is not None and sum(step > self.best_step for step in self._top_1) >= early_stop
+
+    def measure(self, checkpoint: str) -> dict[str, float]:
+        """Returns the figures of a checkpoint, see `metrics.summary`, and keeps it if it is the best."""
+        with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
+            figures = thread.submit(self._figures, checkpoint).result()
+        step = checkpoints.step(checkpoint)
+        self._top_1[step] = figures["top_1"]
+        if self.best_step == step:
+            self._keep(checkpoint)
+        with open_replacing(self._folder / RECORD_FILENAME) as file:
+            json.dump(self._top_1, file)
+        return figures
+
+    def _figures(self, checkpoint: str) -> dict[str, float]:
+        with open_classifier(checkpoint, use_gpu=self._use_gpu, precision=self._precision) as classifier:
+            truth, probabilities, _ = predict(classifier, self._dataset, self._batch_size)
+        return metrics.summary(truth, probabilities)
+
+    def _keep(self, checkpoint: str) -> None:
+        """Puts a checkpoint, and what evaluation and inference need beside it, in the place of the best."""
+        best = self._folder / BEST_FOLDER
+        partial = self._folder / f"{BEST_FOLDER}.partial"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
+        for path in [
+            *self._folder.glob(Path(checkpoint).name + ".*"),
+            self._folder / LABELS_FILENAME,
+            self._folder / checkpoints.SETTINGS_FILENAME,
+        ]:
+            shutil.copy2(path, partial)
+        shutil.rmtree(best, ignore_errors=True)
+        partial.rename(best)
+
+    def __str__(self) -> str:
+        best = self.best_step
+        return f"best top-1 {self._top_1[best]:.4f} at step {best:,}: {self._folder / BEST_FOLDER}"

@@ -1,0 +1,126 @@
+"""Why a picture got its label: the places that spoke for it (Grad-CAM), and the training pictures most like it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+import re
+
+import numpy as np
+
+from metart.networks.slim_compat import slim, tf
+from metart.common.files import open_replacing
+from metart.common.progress import Progress
+from metart.evaluation import reports
+from metart.evaluation.inference import Classifier
+from metart.networks import registry
+from metart.training import input_pipeline
+
+FEATURES_FILENAME = "training-features.npz"
+NEIGHBOURS = 5
+
+
+class Explainer:
+    """Writes a page for each picture that a classifier answered."""
+
+    def __init__(self, classifier: Classifier, folder: Path, training: slim.dataset.Dataset | None, batch_size: int):
+        """Looks at all training pictures once, if there are any; the folder keeps what it saw for the next run.
+
+        Args:
+            classifier: Its graph gets the operations that explain.
+            folder: Gets a PNG file for each picture.
+            training: The pictures to find similar ones among.
+            batch_size: Training pictures to look at together.
+        """
+        self._classifier = classifier
+        self._folder = folder
+        self._pages = 0
+        folder.mkdir(parents=True, exist_ok=True)
+        with classifier.session.graph.as_default():
+            features = _last_feature_map(classifier.logits)
+            best = tf.reduce_max(classifier.logits, axis=1)
+            weights = tf.reduce_mean(tf.gradients(best, features)[0], axis=[1, 2], keepdims=True)
+            self._heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
+            self._features = tf.math.l2_normalize(tf.reduce_mean(features, axis=[1, 2]), axis=-1)
+        self._training = training
+        if training is not None:
+            self._training_features, self._training_names = self._look_at_training_pictures(training, batch_size)
+
+    def write(self, images: np.ndarray, pictures: Sequence[str]) -> None:
+        """Writes a page for each image: itself, the places that spoke for the answer, its nearest training pictures.
+
+        Args:
+            images: float32 [n, image_size, image_size, 3], RGB, range [0, 255].
+            pictures: Paths or addresses of them; a page is `<running number>-<file name>.png`.
+        """
+        neighbours = [[] for _ in pictures] if self._training is None else self._neighbours(images, self._training)
+        heat, probabilities = self.heat(images), self._classifier.probabilities(images)
+        for index, picture in enumerate(pictures):
+            best = int(probabilities[index].argmax())
+            title = f"{picture}: {self._classifier.label_names[best]} {probabilities[index, best]:.1%}"
+            image = images[index].clip(0, 255).astype(np.uint8)
+            figure = reports.explanation_figure(image, heat[index], neighbours[index], title)
+            self._pages += 1
+            reports.save(figure, self._folder / f"{self._pages:04}-{_file_name(picture)}.png")
+
+    def heat(self, images: np.ndarray) -> np.ndarray:
+        """Returns how much each place spoke for the best answer, by Grad-CAM (Selvaraju et al., 2017).
+
+        Returns:
+            float32 [n, height, width] of the last feature map, range [0, 1], the strongest place of each image 1; all
+            0 where nothing spoke for it.
+        """
+        heat = self._classifier.session.run(self._heat, {self._classifier.images: images})
+        return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
+
+    def nearest(self, images: np.ndarray) -> np.ndarray:
+        """Returns the positions of the most similar training pictures, int64 [n, NEIGHBOURS], the nearest first."""
+        similarity = self.features(images) @ self._training_features.T
+        return np.argsort(-similarity, axis=1, kind="stable")[:, :NEIGHBOURS]
+
+    def _neighbours(self, images: np.ndarray, training: slim.dataset.Dataset) -> list[list[tuple[np.ndarray, str]]]:
+        """Returns (picture uint8 [height, width, 3], name) of the nearest training pictures of each image."""
+        nearest = self.nearest(images)
+        positions = np.unique(nearest).tolist()
+        pictures = dict(zip(positions, input_pipeline.pictures_at(training.data_sources, positions), strict=True))
+        return [[(pictures[each], self._training_names[each]) for each in row] for row in nearest.tolist()]
+
+    def features(self, images: np.ndarray) -> np.ndarray:
+        """Returns what the network saw in each image, float32 [n, depth], of length 1."""
+        return self._classifier.session.run(self._features, {self._classifier.images: images})
+
+    def _look_at_training_pictures(
+        self, training: slim.dataset.Dataset, batch_size: int
+    ) -> tuple[np.ndarray, list[str]]:
+        """Returns (features [n, depth], names [n]) of the training pictures; an earlier run's, if its file fits."""
+        path = self._folder / FEATURES_FILENAME
+        checkpoint = Path(self._classifier.checkpoint + ".index")
+        made_of = repr(
+            [(str(file), file.stat().st_mtime_ns) for file in [checkpoint, *map(Path, training.data_sources)]]
+        )
+        if path.is_file():
+            with np.load(path) as saved:
+                if str(saved["made_of"]) == made_of:
+                    return saved["features"], saved["names"].tolist()
+        features: list[np.ndarray] = []
+        names: list[str] = []
+        data = input_pipeline.evaluation_arrays(training.data_sources, batch_size, self._classifier.image_size)
+        with Progress("looking at the training pictures", training.num_samples, "pictures") as progress:
+            for images, _, of_batch in data:
+                features.append(self.features(images))
+                names += of_batch
+                progress.update(len(images))
+        with open_replacing(path, "wb") as file:
+            np.savez(file, made_of=made_of, features=np.concatenate(features), names=names)
+        return np.concatenate(features), names
+
+
+def _file_name(picture: str) -> str:
+    """Returns the end of a path or address in letters that every file system takes."""
+    return re.sub(r"[^\w.-]+", "_", picture.rpartition("/")[2])[-100:]
+
+
+def _last_feature_map(logits: tf.Tensor) -> tf.Tensor:
+    """Returns the last activation before the head that has places, [n, height, width, depth]."""
+    tensor, _ = registry.head(logits)
+    while tensor.shape[1] * tensor.shape[2] == 1:
+        tensor = tensor.op.inputs[0]
+    return tensor

@@ -1,0 +1,179 @@
+"""A trained network that answers: probabilities of the labels for batches of images."""
+
+import json
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from metart.networks.slim_compat import slim, tf
+from metart.common.files import open_replacing
+from metart.common.flags import UserError
+from metart.common.progress import Progress
+from metart.networks import checkpoints, registry
+from metart.networks.folding import fold_batch_norm
+from metart.networks.session import session_config
+from metart.training import input_pipeline
+
+TEMPERATURE_SUFFIX = ".temperature.json"  # Of the file beside a checkpoint, as in model.ckpt-100.temperature.json.
+
+
+class Classifier:
+    """A network with the weights of a checkpoint; use as a context manager, or `close` it."""
+
+    def __init__(
+        self,
+        checkpoint: str,
+        model_name: str,
+        image_size: int,
+        label_names: list[str],
+        temperature: float = 1.0,
+        use_gpu: bool = True,
+        precision: str = "float32",
+    ):
+        """Builds the network and loads the weights; their moving averages where the checkpoint has them.
+
+        Args:
+            checkpoint: As in `…/model.ckpt-100`.
+            model_name: A key of `registry.NETWORKS`.
+            image_size: Side of the input, pixels.
+            label_names: In the order of training.
+            temperature: The logits are divided by it, see `metrics.fit_temperature`.
+            use_gpu: False keeps to the CPU.
+            precision: Of the arithmetic, see `session_config`; less than float32 moves a probability by a
+                percent on average, one of an unsure answer by ten.
+
+        Raises:
+            UserError: The checkpoint is damaged, of another network or of another number of labels.
+        """
+        self.checkpoint = checkpoint
+        self.model_name = model_name
+        self.image_size = image_size
+        self.label_names = label_names
+        self.temperature = temperature
+        with tf.Graph().as_default() as graph:
+            images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
+            logits, _ = registry.build(model_name, images, len(label_names))
+            output = tf.nn.softmax(logits / temperature, name="probabilities")
+            variables = slim.get_model_variables()
+            checkpoints.check(checkpoint, variables, model_name, len(label_names))
+            with tf.compat.v1.Session() as session:
+                saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
+                checkpoints.restore(session, saver, checkpoint)
+                frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
+                    session, graph.as_graph_def(), [output.op.name]
+                )
+        with tf.Graph().as_default():
+            self.images, self.logits, self.output = tf.import_graph_def(
+                fold_batch_norm(frozen), return_elements=[images.name, logits.name, output.name], name=""
+            )
+            self.session = tf.compat.v1.Session(config=session_config(precision, clone_on_cpu=not use_gpu))
+
+    def close(self) -> None:
+        """Frees the memory of the network."""
+        self.session.close()
+
+    def __enter__(self) -> "Classifier":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Returns the probability of each label.
+
+        Args:
+            images: float32 [n, image_size, image_size, 3], RGB, range [0, 255], as `images.evaluation_image` makes
+                them; n is any number.
+
+        Returns:
+            float32 [n, labels]; rows add up to 1.
+        """
+        return self.session.run(self.output, {self.images: images})
+
+
+def open_classifier(
+    checkpoint_path: str,
+    model_name: str | None = None,
+    image_size: int | None = None,
+    dataset_dir: str | None = None,
+    use_gpu: bool = True,
+    calibrated: bool = True,
+    precision: str = "float32",
+) -> Classifier:
+    """Returns the classifier that the flags of a script mean.
+
+    Args:
+        checkpoint_path: A checkpoint, or a folder for its newest.
+        model_name: None for the network in the flags.json beside the checkpoint, inception_v3 without that.
+        image_size: Side of the input, pixels; None for the size it was trained with, or the network's own.
+        dataset_dir: Folder with labels.txt; None for the one beside the checkpoint.
+        use_gpu: False keeps to the CPU.
+        calibrated: With the temperature saved beside the checkpoint, if there is one.
+        precision: Of the arithmetic, see `session_config`.
+
+    Raises:
+        UserError: No such checkpoint or labels, or they do not belong together.
+    """
+    checkpoint = checkpoints.newest(checkpoint_path)
+    label_names = checkpoints.label_names(checkpoint, dataset_dir)
+    trained_with = checkpoints.settings(checkpoint)
+    model_name = model_name or trained_with.get("model_name", "inception_v3")
+    if model_name not in registry.NETWORKS:
+        raise UserError(f"{checkpoint} was trained on {model_name}, which is no network here; give --model_name")
+    image_size = image_size or trained_with.get("train_image_size") or registry.NETWORKS[model_name].image_size
+    temperature = read_temperature(checkpoint) if calibrated else 1.0
+    return Classifier(checkpoint, model_name, image_size, label_names, temperature, use_gpu, precision)
+
+
+def predict(
+    classifier: Classifier, dataset: slim.dataset.Dataset, batch_size: int, max_num_batches: int | None = None
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Answers for every picture of a data set once, in the order of the records.
+
+    Returns:
+        (truth int64 [n], probabilities float32 [n, labels], picture names).
+
+    Raises:
+        UserError: A records file is damaged.
+    """
+    num_pictures = min(dataset.num_samples, batch_size * (max_num_batches or dataset.num_samples))
+    data = input_pipeline.evaluation_arrays(dataset.data_sources, batch_size, classifier.image_size, max_num_batches)
+    truth: list[np.ndarray] = []
+    probabilities: list[np.ndarray] = []
+    names: list[str] = []
+    with Progress("evaluating", num_pictures, "pictures") as progress:
+        for images, labels, of_batch in data:
+            truth.append(labels)
+            probabilities.append(classifier.probabilities(images))
+            names += of_batch
+            progress.update(len(labels))
+    return np.concatenate(truth), np.concatenate(probabilities), names
+
+
+def read_temperature(checkpoint: str) -> float:
+    """Returns the temperature fitted for a checkpoint, 1.0 where none was.
+
+    Raises:
+        UserError: The file with it is damaged.
+    """
+    path = Path(checkpoint + TEMPERATURE_SUFFIX)
+    if not path.is_file():
+        return 1.0
+    try:
+        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+        if not 0 < temperature < float("inf"):
+            raise ValueError
+        return temperature
+    except (ValueError, KeyError, TypeError):
+        raise UserError(f"{path} is damaged; delete it, or fit it again with eval_image_classifier.py") from None
+
+
+def write_temperature(checkpoint: str, temperature: float) -> str:
+    """Saves a temperature beside its checkpoint and returns the path."""
+    path = checkpoint + TEMPERATURE_SUFFIX
+    with open_replacing(path) as file:
+        json.dump({"temperature": temperature}, file)
+    return path

@@ -1,0 +1,165 @@
+"""What the answers of a classifier are worth, as tables and pictures for people.
+
+`truth` is int64 [n], `probabilities` float32 [n, labels], `names` the n pictures, `label_names` the labels in order.
+"""
+
+from collections.abc import Sequence
+import csv
+import os
+import warnings
+
+from matplotlib.figure import Figure
+import numpy as np
+
+from metart.common.files import open_replacing, replacing
+from metart.evaluation import metrics
+
+ANSWERS = 5  # Columns of predictions.csv.
+SHOWN_LABELS = 30  # Rows of a confusion matrix that can still be read; its CSV has all.
+SHOWN_MISTAKES = 24
+MISTAKES_A_ROW = 6
+MAX_LABEL_CHARACTERS = 28
+DOTS_PER_INCH = 100
+
+Path = str | os.PathLike[str]
+
+
+def write_predictions(
+    path: Path, names: Sequence[str], truth: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
+) -> None:
+    """Writes a CSV row for each picture: its label, the probability of that, and the best answers with theirs."""
+    count = min(ANSWERS, len(label_names))
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
+    with open_replacing(path) as file:
+        writer = csv.writer(file)
+        numbered = [column for rank in range(1, count + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
+        writer.writerow(["picture", "truth", "probability_of_truth", *numbered])
+        for name, label, row, answers in zip(names, truth, probabilities, best, strict=True):
+            cells = [cell for answer in answers for cell in (label_names[answer], f"{row[answer]:.6g}")]
+            writer.writerow([name, label_names[label], f"{row[label]:.6g}", *cells])
+
+
+def write_label_table(path: Path, figures: Sequence[metrics.LabelFigures], label_names: Sequence[str]) -> None:
+    """Writes a CSV row for each label, the one with most pictures first."""
+    with open_replacing(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["label", "pictures", "precision", "recall", "f1", "most_confused_with", "times_confused"])
+        for each in sorted(figures, key=lambda each: -each.pictures):
+            scores = [f"{score:.4f}" for score in (each.precision, each.recall, each.f1)]
+            other = "" if each.most_confused_with is None else label_names[each.most_confused_with]
+            writer.writerow([label_names[each.label], each.pictures, *scores, other, each.times_confused])
+
+
+def write_confusion_matrix(path: Path, matrix: np.ndarray, label_names: Sequence[str]) -> None:
+    """Writes the matrix of `metrics.confusion_matrix` as CSV with the labels on both sides."""
+    with open_replacing(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(["truth \\ answer", *label_names])
+        writer.writerows([name, *row] for name, row in zip(label_names, matrix.tolist(), strict=True))
+
+
+def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
+    """Draws a confusion matrix: counts, and as colour their share of the row; the largest labels if there are many."""
+    row_totals = matrix.sum(axis=1)
+    shown = np.sort(np.argsort(-row_totals, kind="stable")[:SHOWN_LABELS])
+    counts = matrix[np.ix_(shown, shown)]
+    shares = counts / np.maximum(row_totals[shown], 1)[:, None]
+    names = [_short(label_names[label]) for label in shown]
+
+    side = 3 + 0.36 * len(shown)
+    figure = Figure(figsize=(side, side), layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)
+    axes.set_xlabel("answer")
+    axes.set_ylabel("truth")
+    for row, column in zip(*np.nonzero(counts), strict=True):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
+    if len(shown) < len(label_names):
+        axes.set_title(f"the {len(shown)} of {len(label_names)} labels with most pictures", fontsize=9)
+    return figure
+
+
+def reliability_figure(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
+    """Draws how often answers of each confidence are right, and how many there are."""
+    bins = metrics.confidence_bins(truth, probabilities)
+    filled = [each for each in bins if each.pictures]
+    centres = (np.arange(len(bins)) + 0.5) / len(bins)
+    figure = Figure(figsize=(5, 6), layout="constrained")
+    upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
+    upper.plot([0, 1], [0, 1], "--", color="grey", label="as often as it says")
+    upper.plot([each.confidence for each in filled], [each.accuracy for each in filled], "o-", label="this model")
+    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
+    upper.set_title(f"expected calibration error {metrics.calibration_error(truth, probabilities):.3f}", fontsize=10)
+    upper.legend(loc="upper left")
+    lower.bar(centres, [each.pictures for each in bins], width=0.9 / len(bins))
+    lower.set(xlabel="probability of the answer", ylabel="pictures")
+    return figure
+
+
+def most_confident_mistakes(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Returns the positions of at most SHOWN_MISTAKES pictures answered wrongly, the surest answer first."""
+    wrong = np.flatnonzero(probabilities.argmax(axis=1) != truth)
+    return wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:SHOWN_MISTAKES]
+
+
+def mistakes_figure(
+    pictures: Sequence[np.ndarray], truth: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
+) -> Figure:
+    """Draws pictures, uint8 [height, width, 3], in rows, each with its label and the answer in its place."""
+    rows = max(1, -(-len(pictures) // MISTAKES_A_ROW))
+    figure = Figure(figsize=(2.4 * MISTAKES_A_ROW, 2.7 * rows), layout="constrained")
+    for axes in figure.subplots(rows, MISTAKES_A_ROW, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, picture, label, row in zip(figure.axes, pictures, truth, probabilities, strict=False):
+        axes.imshow(picture)
+        answer = f"{_short(label_names[row.argmax()])} {row.max():.0%}"
+        axes.set_title(f"answer: {answer}\ntruth: {_short(label_names[label])}", fontsize=7, parse_math=False)
+    if not pictures:
+        figure.suptitle("no mistakes")
+    return figure
+
+
+def explanation_figure(
+    image: np.ndarray, heat: np.ndarray, neighbours: Sequence[tuple[np.ndarray, str]], title: str
+) -> Figure:
+    """Draws an image, the places that spoke for its label, and similar pictures with their names.
+
+    Args:
+        image: uint8 [size, size, 3].
+        heat: float32 [height, width], range [0, 1]; laid over the whole image.
+        neighbours: (uint8 [height, width, 3], name as in "<label>/<file>"), the most similar first.
+        title: Line above.
+    """
+    columns = 2 + len(neighbours)
+    figure = Figure(figsize=(2.4 * columns, 3.2), layout="constrained")
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    axes = figure.subplots(1, columns)
+    for each, caption in zip(axes, ("what the network saw", "what spoke for it"), strict=False):
+        each.imshow(image)
+        each.set_title(caption, fontsize=8)
+    height, width = image.shape[:2]
+    axes[1].imshow(
+        heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1, interpolation="bilinear", extent=(0, width, height, 0)
+    )
+    for each, (picture, name) in zip(axes[2:], neighbours, strict=True):
+        label, _, file = name.rpartition("/")
+        each.imshow(picture)
+        each.set_title(f"{_short(label)}\n{_short(file)}", fontsize=8, parse_math=False)
+    for each in axes:
+        each.set_axis_off()
+    return figure
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure as PNG."""
+    with replacing(path) as partial, warnings.catch_warnings():
+        # The font of matplotlib has no Chinese or Japanese; such labels show boxes and stand in the CSV.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
+
+
+def _short(label: str) -> str:
+    return label if len(label) <= MAX_LABEL_CHARACTERS else label[: MAX_LABEL_CHARACTERS - 1] + "…"

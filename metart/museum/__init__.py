@@ -1,0 +1,1 @@
+"""The museum's data and the way to it."""

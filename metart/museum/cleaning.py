@@ -1,0 +1,98 @@
+"""Label cleaning: what becomes of each label of the museum, decided from the counts alone.
+
+The rules are a table that readers see and edit (culture-labels.csv), and each says how many artworks it touched.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+import csv
+from pathlib import Path
+import re
+import sys
+from typing import NamedTuple
+
+from metart.common.flags import UserError
+
+
+class Rule(NamedTuple):
+    """Labels that match `source`, where * stands for any text, become `target`; empty drops them."""
+
+    source: str
+    target: str
+
+    def __str__(self) -> str:
+        return f'"{self.source}" -> "{self.target}"' if self.target else f'"{self.source}" dropped'
+
+
+def read_labels_map(path: Path) -> list[Rule]:
+    """Reads a CSV file with the columns from,to.
+
+    Raises:
+        UserError: No such file, or a line that is not from,to.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file))
+    except FileNotFoundError:
+        raise UserError(f"--labels_map: {path} does not exist; the one for culture is culture-labels.csv") from None
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"--labels_map: {path} is not a CSV file in UTF-8: {error}") from None
+    if not lines or lines[0] != ["from", "to"]:
+        raise UserError(f"--labels_map: {path} must begin with the line: from,to")
+    for number, line in enumerate(lines[1:], 2):
+        if line and (len(line) != 2 or not line[0]):
+            raise UserError(f'--labels_map: row {number} of {path} is not from,to; quote what has a comma: "a, b",c')
+    return [Rule(*line) for line in lines[1:] if line]
+
+
+def clean_labels(counts: dict[str, int], rules: list[Rule], before_comma: bool, min_images: int) -> dict[str, str]:
+    """Decides what becomes of each label, and reports on stderr how many artworks each rule touched.
+
+    Args:
+        counts: Artworks for each label.
+        rules: A source equal to the label goes before those with *, of which the first that matches counts.
+        before_comma: Cuts labels at the first comma and applies the rules to what is left.
+        min_images: Labels with fewer artworks, after all other rules, are dropped.
+
+    Returns:
+        The new label of each label that is kept.
+    """
+    touched: dict[str, set[str]] = {str(rule): set() for rule in rules}  # Labels, by the rule that touched them.
+    touched["before_comma"] = set()
+    exact = {rule.source: rule for rule in rules}
+    patterns = [
+        (re.compile(re.escape(rule.source).replace(r"\*", ".*"), re.DOTALL), rule)
+        for rule in rules
+        if "*" in rule.source
+    ]
+
+    def apply_rules(name: str, label: str) -> str:
+        rule = exact.get(name) or next((rule for pattern, rule in patterns if pattern.fullmatch(name)), None)
+        if rule is None:
+            return name
+        touched[str(rule)].add(label)
+        return rule.target
+
+    new_labels = {}
+    for label in counts:
+        name = apply_rules(label, label)
+        if before_comma and "," in name:
+            touched["before_comma"].add(label)
+            name = name.partition(",")[0].rstrip()
+            name = apply_rules(name, label)
+        new_labels[label] = name
+    totals: Counter[str] = Counter()
+    for label, name in new_labels.items():
+        totals[name] += counts[label]
+    rare = {label for label, name in new_labels.items() if name and totals[name] < min_images}
+    touched[f"min_images={min_images} dropped"] = rare
+    kept = {label: name for label, name in new_labels.items() if name and label not in rare}
+
+    def artworks(labels: Iterable[str]) -> str:
+        return f"{sum(counts[label] for label in labels):,} artworks"
+
+    for rule_text, labels in touched.items():
+        if labels:
+            print(f"{rule_text}: {artworks(labels)}, {len(labels):,} labels", file=sys.stderr)
+    print(f"kept: {artworks(kept)}, {len(kept):,} labels as {len(set(kept.values())):,}", file=sys.stderr)
+    return kept

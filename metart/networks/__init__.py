@@ -1,0 +1,1 @@
+"""What is computed: networks, the pictures they see, their weights."""

@@ -1,0 +1,216 @@
+"""Checkpoints in slim's form: `model.ckpt-N.*` and what lies beside them."""
+
+from collections.abc import Iterable, Iterator
+import contextlib
+import json
+import os
+from pathlib import Path
+import re
+from typing import Any
+
+from metart.networks.slim_compat import slim, tf
+from metart.common.flags import UserError
+from metart.common.labels import LABELS_FILENAME, read_labels
+from metart.networks import registry
+
+BASENAME = "model.ckpt"
+SETTINGS_FILENAME = "flags.json"
+AVERAGE_SUFFIX = "/ExponentialMovingAverage"  # The averaged value of a weight, as slim stores it.
+
+
+def newest(path: str) -> str:
+    """Returns the checkpoint meant by --checkpoint_path.
+
+    Args:
+        path: A folder, for its newest checkpoint, or a checkpoint as in `…/model.ckpt-100`; also one in the single
+            file of TensorFlow's first form, which slim's ImageNet checkpoints have.
+
+    Raises:
+        UserError: There is none.
+    """
+    path = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)  # One of its files stands for a checkpoint.
+    folder = Path(path)
+    if folder.is_dir():
+        found = all_in(path)
+        if not found:
+            raise UserError(f"{path} holds no checkpoint ({BASENAME}-N.index); train first, or name another folder")
+        return found[-1]
+    if not (Path(path + ".index").is_file() or folder.is_file()):
+        steps = [str(step(checkpoint)) for checkpoint in all_in(folder.parent)]
+        there = f"; there are the steps {', '.join(steps)}" if steps else ""
+        raise UserError(f"there is no checkpoint {path}{there}; name one, or the folder for its newest")
+    return path
+
+
+def all_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Returns the checkpoints in a folder, the newest last; none where there is no folder."""
+    matches = (re.fullmatch(rf"({BASENAME}-\d+)\.index", path.name) for path in Path(folder).glob(f"{BASENAME}-*"))
+    return sorted((str(Path(folder) / match[1]) for match in matches if match), key=step)
+
+
+def step(checkpoint: str) -> int:
+    """Returns the step of `…/model.ckpt-N`, 0 for a name without one."""
+    match = re.search(r"-(\d+)$", checkpoint)
+    return int(match[1]) if match else 0
+
+
+def shapes(checkpoint: str) -> dict[str, list[int]]:
+    """Returns the shape of every variable in a checkpoint.
+
+    Raises:
+        UserError: The checkpoint cannot be read.
+    """
+    try:
+        return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+    except (tf.errors.OpError, ValueError, RuntimeError) as error:
+        raise _damaged(checkpoint, error) from None
+
+
+def _damaged(checkpoint: str, error: Exception) -> UserError:
+    return UserError(
+        f"{checkpoint} is damaged or incomplete ({str(error).splitlines()[0]}); delete {checkpoint}.* and run the same "
+        "command again: a folder stands for the newest checkpoint in it"
+    )
+
+
+def check(checkpoint: str, variables: Iterable[tf.Variable], model_name: str, num_classes: int) -> None:
+    """Proves that a checkpoint fits the network in the current graph before anything is restored from it.
+
+    Raises:
+        UserError: It was made by another network, for another number of labels or with other flags; says which.
+    """
+    stored = shapes(checkpoint)
+    of_network = {variable.op.name for variable in slim.get_model_variables()}
+    for variable in variables:
+        name, shape = variable.op.name, variable.shape.as_list()
+        if name not in stored and name not in of_network:
+            raise UserError(
+                f"{checkpoint} has no {name}: it was trained with another --optimizer, --trainable_scopes or "
+                f"--moving_average_decay; give those in {Path(checkpoint).parent / SETTINGS_FILENAME}, or another "
+                f"--train_dir with --checkpoint_path={checkpoint}"
+            )
+        if name not in stored:
+            scopes = sorted({key.split("/")[0] for key in stored if "/" in key})
+            raise UserError(
+                f"{checkpoint} does not fit --model_name={model_name}: it has no {name} but variables of "
+                f"{', '.join(scopes[:5])}; name the network it was trained with"
+            )
+        if stored[name] != shape:
+            if shape[-1] == num_classes and stored[name][:-1] == shape[:-1]:
+                raise UserError(
+                    f"{checkpoint} was trained on {stored[name][-1]} labels, {LABELS_FILENAME} has {num_classes}; "
+                    "use the labels it was trained with"
+                )
+            raise UserError(
+                f"{checkpoint} does not fit --model_name={model_name}: {name} is {stored[name]} there and "
+                f"{shape} in the network; name the network it was trained with"
+            )
+
+
+def restore(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, checkpoint: str) -> None:
+    """Restores variables; a damaged file is one clear error.
+
+    Raises:
+        UserError: The files are damaged or incomplete.
+    """
+    try:
+        saver.restore(session, checkpoint)
+    except (tf.errors.OpError, ValueError) as error:
+        raise _damaged(checkpoint, error) from None
+
+
+def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder: str, step: int) -> str:
+    """Writes `model.ckpt-<step>.*` and returns its name; when it is whole, `checkpoint` names it as the newest.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    basename = str(Path(folder) / BASENAME)
+    with writing(f"{basename}-{step}"):
+        return saver.save(session, basename, global_step=step, write_meta_graph=False)
+
+
+@contextlib.contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Makes one clear error of what TensorFlow raises in the block when it cannot write.
+
+    Raises:
+        UserError: Names the path, and TensorFlow's reason.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        reason = error.message.splitlines()[0]
+        raise UserError(f"{path} cannot be written ({reason}); mend that, run the same command again") from None
+
+
+def settings(checkpoint: str) -> dict[str, Any]:
+    """Returns the flags of the training run, {} where there is no flags.json beside the checkpoint."""
+    path = Path(checkpoint).parent / SETTINGS_FILENAME
+    if not path.is_file():
+        return {}
+    try:
+        flags = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(flags, dict):
+            raise ValueError
+        return flags
+    except ValueError:
+        raise UserError(f"{path} is not JSON; delete it and give --model_name") from None
+
+
+def label_names(checkpoint: str, dataset_dir: str | None) -> list[str]:
+    """Returns the labels a checkpoint answers with.
+
+    Args:
+        checkpoint: Its folder may hold a copy of labels.txt; training writes one.
+        dataset_dir: Folder with labels.txt, or None for the one beside the checkpoint.
+
+    Raises:
+        UserError: No labels.txt in either place, or two that differ.
+    """
+    beside = Path(checkpoint).parent
+    has_own = (beside / LABELS_FILENAME).is_file()
+    if dataset_dir is None or (has_own and not (Path(dataset_dir) / LABELS_FILENAME).is_file()):
+        return read_labels(beside)
+    names = read_labels(dataset_dir)
+    if has_own and read_labels(beside) != names:
+        raise UserError(
+            f"{Path(dataset_dir) / LABELS_FILENAME} differs from {beside / LABELS_FILENAME}, which the checkpoint was "
+            "trained with; use the data set it was trained on"
+        )
+    return names
+
+
+def warm_start_variables(
+    checkpoint: str, model_name: str, num_classes: int, exclude_scopes: str, ignore_missing: bool
+) -> list[tf.Variable]:
+    """Returns the model variables of the current graph to take from a checkpoint of other training.
+
+    Raises:
+        UserError: A wanted variable is not there or has another shape, or none is left; names the flag to add.
+    """
+    stored = shapes(checkpoint)
+    model = slim.get_model_variables()
+    excluded = {variable.op.name for variable in registry.in_scopes(model, exclude_scopes)} if exclude_scopes else set()
+    wanted = [variable for variable in model if variable.op.name not in excluded]
+    present = [variable for variable in wanted if variable.op.name in stored]
+    if not present:
+        raise UserError(
+            f"there is nothing to take from {checkpoint}: it has no variable of {model_name} in other scopes"
+        )
+    try:
+        check(checkpoint, present if ignore_missing else wanted, model_name, num_classes)
+    except UserError as error:
+        flag = "--ignore_missing_vars"
+        if ignore_missing or len(present) == len(wanted):
+            other = {v.op.name.rpartition("/")[0] for v in present if stored[v.op.name] != v.shape.as_list()}
+            flag = f"--checkpoint_exclude_scopes={','.join(sorted(other))}"
+        raise UserError(f"{error}; to start without those weights add {flag}") from None
+    return present
+
+
+def averaged(checkpoint: str, variables: Iterable[tf.Variable]) -> dict[str, tf.Variable]:
+    """Returns what to restore variables from: the name of their moving average where the checkpoint has one."""
+    stored = shapes(checkpoint)
+    names = {variable.op.name: variable for variable in variables}
+    return {name + AVERAGE_SUFFIX if name + AVERAGE_SUFFIX in stored else name: names[name] for name in names}

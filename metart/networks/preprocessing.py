@@ -1,0 +1,114 @@
+"""Pictures as a network sees them: one way for training, one for evaluation and inference.
+
+The geometry is that of slim's inception preprocessing, so that its checkpoints keep their accuracy.
+"""
+
+import math
+
+from metart.networks.slim_compat import tf
+
+# A training crop shows at least this share of the picture, unless told otherwise. Slim's 0.05 suits ImageNet's single
+# objects and weeks of training; an artwork's culture shows in the whole, and a short run learns it from milder changes.
+MIN_CROP_AREA = 0.6
+CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)
+CENTRAL_FRACTION = 0.875  # Evaluation looks at the central 87.5 % of width and height, as slim does.
+# Decodes to what Pillow decodes. TensorFlow's default is no faster (2.2 ms for 640 pixels) and off by one on average.
+DCT_METHOD = "INTEGER_ACCURATE"
+
+# As much as two photographs of one object differ.
+MAX_BRIGHTNESS = 16.0  # Of 255, added.
+CONTRAST_RANGE = (0.8, 1.2)
+SATURATION_RANGE = (0.8, 1.2)
+MAX_HUE_TURN = 0.03 * math.pi  # Radians around the grey axis.
+
+# RGB to luma and the two colour axes of YIQ (NTSC), where saturation is a scale and hue a rotation.
+_RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+def training_image(encoded: tf.Tensor, size: int, seed: tf.Tensor, min_crop_area: float = MIN_CROP_AREA) -> tf.Tensor:
+    """Decodes a random part of a picture, mirrors half of them and varies the colours.
+
+    Args:
+        encoded: string scalar, a JPEG file.
+        size: Side of the result, pixels.
+        seed: int64 [2]; the same seed gives the same image.
+        min_crop_area: Least share of the picture that is seen, above 0, at most 1.
+
+    Returns:
+        float32 [size, size, 3], RGB, range [0, 255].
+    """
+    seeds = tf.random.experimental.stateless_split(seed, 3)
+    shape = tf.io.extract_jpeg_shape(encoded)
+    begin, extent, _ = tf.image.stateless_sample_distorted_bounding_box(
+        shape,
+        tf.constant([[[0.0, 0.0, 1.0, 1.0]]]),
+        seed=seeds[0],
+        aspect_ratio_range=CROP_ASPECT_RATIOS,
+        area_range=(min_crop_area, 1.0),
+        max_attempts=20,
+    )
+    window = tf.concat([begin[:2], extent[:2]], axis=0)
+    # Only the part that is used gets decoded.
+    image = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT_METHOD)
+    image = tf.image.resize(image, [size, size])
+    image = tf.image.stateless_random_flip_left_right(image, seeds[1])
+    return _distort_colours(image, seeds[2])
+
+
+def evaluation_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
+    """Decodes the central part of a picture.
+
+    Args:
+        encoded: string scalar, a JPEG (or PNG) file.
+        size: Side of the result, pixels.
+
+    Returns:
+        float32 [size, size, 3], RGB, range [0, 255].
+    """
+    return _central_part(tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD), size)
+
+
+def uploaded_image(encoded: tf.Tensor, size: int, max_side: int) -> tf.Tensor:
+    """Decodes the central part of a picture of any size, which Pillow has not prepared as in `pictures.normalise`.
+
+    Args:
+        encoded: string scalar, a JPEG or PNG file; EXIF's orientation is ignored.
+        size: Side of the result, pixels.
+        max_side: A picture with a longer side is made smaller first, as it was for training.
+
+    Returns:
+        float32 [size, size, 3], RGB, range [0, 255].
+    """
+    image = tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD)
+    sides = tf.shape(image)[:2]
+    longest = tf.reduce_max(sides)
+
+    def smaller() -> tf.Tensor:
+        new_sides = tf.maximum(1, tf.cast(tf.round(sides * max_side / longest), tf.int32))
+        lanczos = tf.image.resize(image, new_sides, tf.image.ResizeMethod.LANCZOS3, antialias=True)
+        return tf.saturate_cast(tf.round(lanczos), tf.uint8)
+
+    return _central_part(tf.cond(longest > max_side, smaller, lambda: image), size)
+
+
+def _central_part(image: tf.Tensor, size: int) -> tf.Tensor:
+    return tf.image.resize(tf.image.central_crop(image, CENTRAL_FRACTION), [size, size])
+
+
+def _distort_colours(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
+    """Varies brightness, contrast, saturation and hue in one matrix product over the pixels."""
+    low = (-MAX_BRIGHTNESS, CONTRAST_RANGE[0], SATURATION_RANGE[0], -MAX_HUE_TURN)
+    high = (MAX_BRIGHTNESS, CONTRAST_RANGE[1], SATURATION_RANGE[1], MAX_HUE_TURN)
+    drawn = tf.random.stateless_uniform([4], seed)
+    brightness, contrast, saturation, turn = tf.unstack(tf.constant(low) + drawn * (tf.constant(high) - low))
+
+    to_yiq = tf.constant(_RGB_TO_YIQ)
+    cosine, sine = saturation * tf.cos(turn), saturation * tf.sin(turn)
+    in_yiq = tf.stack([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
+    turned = tf.linalg.inv(to_yiq) @ in_yiq @ to_yiq
+
+    # Contrast is a scale around the mean colour, which itself only turns.
+    mean = tf.linalg.matvec(turned, tf.reduce_mean(image, axis=[0, 1]))
+    offset = brightness + (1.0 - contrast) * mean
+    distorted = tf.matmul(tf.reshape(image, [-1, 3]), contrast * turned, transpose_b=True) + offset
+    return tf.reshape(tf.clip_by_value(distorted, 0.0, 255.0), tf.shape(image))

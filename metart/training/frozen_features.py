@@ -1,0 +1,108 @@
+"""What a frozen network sees in the training pictures: computed once, kept on disk, for a head that trains on it."""
+
+from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import json
+from pathlib import Path
+import shutil
+from typing import Any
+
+import numpy as np
+
+from metart.networks.slim_compat import tf
+from metart.common.files import open_replacing, replacing
+from metart.common.progress import Progress
+
+
+class Features:
+    """Several views of every training picture, as features."""
+
+    def __init__(self, views: list[np.ndarray], labels: np.ndarray):
+        """Takes the views, each float16 [pictures, depth], and the labels of the pictures, int64 [pictures]."""
+        self._views = views
+        self._labels = labels
+
+    def batches(self, batch_size: int, seed: int, first_batch: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields full batches without end: each picture once an epoch, in one of its views by chance.
+
+        Args:
+            batch_size: Features in a batch.
+            seed: The same seed gives the same batches.
+            first_batch: Where in that order to begin.
+
+        Yields:
+            (features float32 [batch_size, depth], labels int64 [batch_size]).
+        """
+        pictures = len(self._labels)
+        position = first_batch * batch_size
+        order, view_of, epoch = np.empty(0, int), np.empty(0, int), -1
+        while True:
+            chosen: list[tuple[int, int]] = []
+            while len(chosen) < batch_size:
+                if position // pictures != epoch:
+                    epoch = position // pictures
+                    generator = np.random.default_rng([seed, epoch])
+                    order = generator.permutation(pictures)
+                    view_of = generator.integers(len(self._views), size=pictures)
+                start = position % pictures
+                part = order[start : start + batch_size - len(chosen)]
+                chosen += zip(view_of[part].tolist(), part.tolist(), strict=True)
+                position += len(part)
+            features = np.stack([self._views[view][picture] for view, picture in chosen]).astype(np.float32)
+            yield features, self._labels[[picture for _, picture in chosen]]
+
+
+def kept_features(
+    folder: Path,
+    made_of: str,
+    num_views: int,
+    shape: tuple[int, int],
+    compute: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]],
+) -> Features:
+    """Returns the features of all pictures, from disk where an earlier run has left them.
+
+    Each view is a file of its own, whole or absent, so that an interrupted run goes on with the next.
+
+    Args:
+        folder: For the files; those made of something else are deleted.
+        made_of: Everything that decides the features, as text.
+        num_views: How often each picture is looked at.
+        shape: Number of pictures, length of a feature vector.
+        compute: Yields (features float32 [n, depth], labels int64 [n]) of all pictures, in order, for a view's number.
+    """
+    source = folder / "made-of.json"
+    if not source.is_file() or source.read_text(encoding="utf-8") != made_of:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        source.write_text(made_of, encoding="utf-8")
+    paths = [folder / f"view-{view:02}.npy" for view in range(num_views)]
+    labels_path = folder / "labels.npy"
+    there = sum(path.is_file() for path in paths)
+    with Progress("features", num_views * shape[0], "pictures", initial=there * shape[0]) as progress:
+        for view, path in enumerate(paths):
+            if path.is_file():
+                continue
+            labels: list[np.ndarray] = []
+            with replacing(path) as partial:
+                features = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
+                done = 0
+                for of_batch, labels_of_batch in compute(view):
+                    features[done : done + len(of_batch)] = of_batch
+                    labels.append(labels_of_batch)
+                    done += len(of_batch)
+                    progress.update(len(of_batch))
+                features.flush()
+                with open_replacing(labels_path, "wb") as file:
+                    np.save(file, np.concatenate(labels))
+    return Features([np.load(path, mmap_mode="r") for path in paths], np.load(labels_path))
+
+
+def identity(
+    session: tf.compat.v1.Session, frozen: list[tf.Variable], data_sources: list[str], settings: Mapping[str, Any]
+) -> str:
+    """Returns a text that changes with everything that decides features: weights, records, settings by name."""
+    digest = hashlib.sha256()
+    for value in session.run(frozen):
+        digest.update(value.tobytes())
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in map(Path, data_sources)]
+    return json.dumps({"weights": digest.hexdigest(), "records": files, **settings})

@@ -1,0 +1,202 @@
+"""From TFRecord files to batches of images, with tf.data."""
+
+from collections.abc import Iterator, Sequence
+
+from google.protobuf.message import DecodeError
+import numpy as np
+
+from metart.networks.slim_compat import slim, tf
+import arts
+import dataset_factory
+from metart.common.flags import UserError
+from metart.networks import preprocessing
+from metart.records.pictures import BadPicture, open_picture
+
+# Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
+SHUFFLE_BUFFER = 2048
+READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from different files.
+
+
+def training_batches(
+    data_sources: Sequence[str],
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    first_batch: int = 0,
+    num_workers: int = 1,
+    worker: int = 0,
+    min_crop_area: float = preprocessing.MIN_CROP_AREA,
+) -> tf.data.Dataset:
+    """Returns an endless data set of shuffled, randomly cropped and coloured training images.
+
+    Args:
+        data_sources: TFRecord files that convert.py wrote.
+        batch_size: Images in a batch; every batch is full.
+        image_size: Side of the images, pixels.
+        seed: The same seed gives the same batches.
+        first_batch: Number of batches that an interrupted run has already used: it goes on with other ones.
+        num_workers: The pictures are dealt to so many workers; none goes to two of them as long as the random seed of
+            TensorFlow, on which the order of the files depends, is the same for all.
+        worker: Which of them this is, from 0.
+        min_crop_area: See `preprocessing.training_image`.
+
+    Returns:
+        (images, labels): float32 [batch_size, image_size, image_size, 3], RGB, range [0, 255]; int64 [batch_size].
+    """
+    shuffle_seed = seed + first_batch
+    files = tf.data.Dataset.from_tensor_slices(sorted(data_sources))
+    deal_files = len(data_sources) % num_workers == 0  # Otherwise every worker reads all and skips what is not its own.
+    if deal_files:
+        files = files.shard(num_workers, worker)
+    files = files.shuffle(len(data_sources), seed=shuffle_seed)
+    records = files.interleave(
+        tf.data.TFRecordDataset, cycle_length=READ_AT_ONCE, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True
+    )
+    if not deal_files:
+        records = records.shard(num_workers, worker)
+    records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed).repeat()
+
+    def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+        image = preprocessing.training_image(
+            features["image/encoded"], image_size, tf.stack([seed, position * num_workers + worker]), min_crop_area
+        )
+        return image, features["image/class/label"]
+
+    numbered = records.enumerate(start=first_batch * batch_size)
+    dataset = numbered.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
+    return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size: int) -> tf.data.Dataset:
+    """Returns a data set of every image exactly once, in the order of the files.
+
+    Returns:
+        (images, labels, names): float32 [n, image_size, image_size, 3], RGB, range [0, 255]; int64 [n];
+        string [n], the path of the picture below met_art. n is batch_size, in the last batch what is left.
+    """
+
+    def to_image(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+        image = preprocessing.evaluation_image(features["image/encoded"], image_size)
+        return image, features["image/class/label"], features["image/filename"]
+
+    records = tf.data.TFRecordDataset(sorted(data_sources))
+    dataset = records.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(batch_size).prefetch(2)
+
+
+def evaluation_arrays(
+    data_sources: Sequence[str], batch_size: int, image_size: int, max_num_batches: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+    """Yields what `evaluation_batches` has, up to so many batches; None for all.
+
+    Raises:
+        UserError: A records file is damaged.
+    """
+    data = evaluation_batches(data_sources, batch_size, image_size).take(max_num_batches or -1)
+    try:
+        for pictures, labels, names in data.as_numpy_iterator():
+            yield pictures, labels, [name.decode() for name in names]
+    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+        raise_damaged(data_sources)
+        raise
+
+
+def view_batches(
+    data_sources: Sequence[str],
+    batch_size: int,
+    image_size: int,
+    seed: int,
+    view: tf.Tensor,
+    min_crop_area: float = preprocessing.MIN_CROP_AREA,
+) -> tf.data.Dataset:
+    """Returns a data set of every image exactly once, in the order of the files, in one of many views.
+
+    Args:
+        data_sources: TFRecord files that convert.py wrote.
+        batch_size: Images in a batch, in the last what is left.
+        image_size: Side of the images, pixels.
+        seed: The same seed gives the same views.
+        view: int64 scalar: 0 for the image that evaluation sees, others for a training image each.
+        min_crop_area: See `preprocessing.training_image`.
+
+    Returns:
+        (images, labels), as `training_batches`.
+    """
+
+    def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+        encoded = features["image/encoded"]
+        image = tf.cond(
+            tf.equal(view, 0),
+            lambda: preprocessing.evaluation_image(encoded, image_size),
+            lambda: preprocessing.training_image(
+                encoded, image_size, tf.stack([seed + view * 2**32, position]), min_crop_area
+            ),
+        )
+        return tf.ensure_shape(image, [image_size, image_size, 3]), features["image/class/label"]
+
+    records = tf.data.TFRecordDataset(sorted(data_sources)).enumerate()
+    dataset = records.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    return dataset.batch(batch_size).prefetch(2)
+
+
+def label_counts(dataset: slim.dataset.Dataset) -> list[int]:
+    """Returns the number of pictures of each label, in the order of the labels."""
+    counts = [0] * dataset.num_classes
+    try:
+        for source in dataset.data_sources:
+            for record in tf.compat.v1.io.tf_record_iterator(source):
+                features = tf.train.Example.FromString(record).features.feature
+                counts[features["image/class/label"].int64_list.value[0]] += 1
+    except (tf.errors.DataLossError, DecodeError, IndexError):
+        raise_damaged(dataset.data_sources)
+        raise
+    return counts
+
+
+def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[np.ndarray]:
+    """Returns the pictures, uint8 [height, width, 3], RGB, at some positions of the order of `evaluation_batches`."""
+    wanted = set(positions)
+    found = {}
+    for position, record in enumerate(tf.data.TFRecordDataset(sorted(data_sources)).as_numpy_iterator()):
+        if position in wanted:
+            example = tf.train.Example.FromString(record)
+            picture = open_picture(example.features.feature["image/encoded"].bytes_list.value[0])
+            found[position] = np.asarray(picture.convert("RGB"))
+    return [found[position] for position in positions]
+
+
+def raise_damaged(data_sources: Sequence[str]) -> None:
+    """Names the first records file that cannot be read to its end, or the first picture that cannot be decoded.
+
+    TensorFlow's own message gives a byte offset but not the file.
+
+    Raises:
+        UserError: A file is damaged.
+    """
+    for source in sorted(data_sources):
+        try:
+            for record in tf.compat.v1.io.tf_record_iterator(source):  # Needs no eager mode; training has none.
+                features = tf.train.Example.FromString(record).features.feature
+                open_picture(features["image/encoded"].bytes_list.value[0])
+        except (tf.errors.DataLossError, tf.errors.NotFoundError, DecodeError, IndexError):
+            raise UserError(f"{source} is damaged or cut off; delete it and run convert.py again") from None
+        except BadPicture as error:
+            name = b"".join(features["image/filename"].bytes_list.value).decode(errors="replace")
+            raise UserError(
+                f"{source}: {name} is damaged ({error}); delete that file and run convert.py again"
+            ) from None
+
+
+def open_split(dataset_name: str, split_name: str, dataset_dir: str) -> slim.dataset.Dataset:
+    """Returns `dataset_factory.get_dataset`; what is wrong with the folder is an error of the user.
+
+    Raises:
+        UserError: No such folder, no complete records, no labels.txt.
+    """
+    try:
+        return dataset_factory.get_dataset(dataset_name, split_name, dataset_dir)
+    except ValueError as error:
+        raise UserError(str(error)) from None

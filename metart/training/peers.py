@@ -1,0 +1,252 @@
+"""Finds the other workers of a training run, and notices when one of them is lost. No TensorFlow here.
+
+TensorFlow blocks without a word for a peer that never comes, and for one that freezes. So the workers
+meet before TensorFlow starts and stay in touch until the end: every worker holds one connection to
+worker 0, over which a line goes each way every second:
+
+    worker 1 of 3       to worker 0: who it is, and that it lives
+    missing 2           from worker 0, until all are there
+    missing             from worker 0: all are there
+    lost 2              from worker 0: who died or froze; everybody leaves
+    bye                 from any: it has done its part; from worker 0 when all have
+    refused …           from worker 0: the two do not belong to the same run
+
+A worker that dies closes its connection (its kernel does); one that freezes falls silent.
+"""
+
+from collections.abc import Sequence
+import contextlib
+import math
+import os
+import re
+import socket
+import sys
+import threading
+import time
+
+from metart.common.flags import STATUS_RETRY, Retry, UserError
+from metart.common.interruption import Interruption
+
+BEAT_SECONDS = 1.0  # Between two lines on a connection.
+SILENCE_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
+GRACE_SECONDS = 4.0  # For the main thread to leave by itself, after a loss, before the process is ended under it.
+FAREWELL_SECONDS = 25.0  # The same after another's good-bye: the end of a run is no reason to hurry.
+WAIT_SECONDS = 600.0  # For all to be there: an image is pulled, and a Job waits up to 6 minutes to replace a pod.
+LINE_SECONDS = 10.0  # Between two lines of the log while waiting.
+MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; a stranger may not fill the memory.
+
+
+class Peers:
+    """The other workers of a run: `meet` them, ask `lost` after an error, `leave` them at the end."""
+
+    def __init__(self, addresses: Sequence[str], index: int):
+        """Takes the `host:port` of every worker in order, and which of them this process is."""
+        self._addresses = addresses
+        self._index = index
+        self._hello = f"worker {index} of {len(addresses)}"
+        self._links: dict[int, _Link] = {}  # Worker 0 has one to each other worker, they have one to worker 0.
+        self._parting: list[_Link] = []  # Those to workers that have said good-bye; they wait for ours.
+        self._strangers: list[_Link] = []  # Connections to worker 0 that have not said yet who they are.
+        self._missing = [0]  # What worker 0 said last, at any other worker.
+        self._reason = ""
+        self._lost = threading.Event()
+        self._left = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, daemon=True)
+
+    def meet(self, interruption: Interruption, wait_seconds: float = WAIT_SECONDS) -> None:
+        """Returns when all workers are there at the same time; from then on they are watched.
+
+        When a worker is lost later, this process ends with STATUS_RETRY unless `leave` is called within
+        GRACE_SECONDS: the main thread may be in a step that waits for the lost worker and never ends.
+
+        Raises:
+            UserError: This worker's port is taken, or worker 0 belongs to another run.
+            Retry, KeyboardInterrupt: Somebody was still missing after `wait_seconds`; or a signal came.
+        """
+        port = split_address(self._addresses[self._index])[1]
+        try:
+            listener = socket.create_server(("", port))
+        except OSError as error:
+            reason = os.strerror(error.errno or 0)
+            raise UserError(f"worker {self._index} cannot use port {port}: {reason}; choose another") from None
+        start = last_line = time.monotonic()
+        with listener:  # The port is TensorFlow's as soon as all have met.
+            listener.setblocking(False)
+            while missing := (self._welcome(listener) if self._index == 0 else self._call()) or self._unresolved():
+                interruption.leave("nothing is trained yet; run the same command again")
+                names = ", ".join(map(self._name, missing))
+                now = time.monotonic()
+                if now - start > wait_seconds:
+                    raise Retry(
+                        f"no sign of {names} within {wait_seconds:.0f} s; see whether it runs and whether its address "
+                        "is right, then run the same command again"
+                    )
+                if now - last_line > LINE_SECONDS:
+                    last_line = now
+                    print(f"waiting for {names}, {wait_seconds - now + start:.0f} s left", file=sys.stderr, flush=True)
+                time.sleep(BEAT_SECONDS)
+        for link in self._strangers:
+            link.close()
+        self._watcher.start()
+
+    def lost(self) -> str | None:
+        """Returns who was lost, None if nobody was; waits, as an error of TensorFlow may come before we know why."""
+        return self._reason if self._lost.wait(SILENCE_SECONDS + GRACE_SECONDS) else None
+
+    def leave(self, wait_seconds: float) -> None:
+        """Ends the watch and tells the others, which have to leave as well.
+
+        Waits for all to have done their part: TensorFlow's server here may still have to send them the end of the last
+        step, and without it they take long to close their sessions.
+        """
+        self._left.set()
+        self._watcher.join()
+        links = [*self._links.values(), *self._parting]
+        if self._index != 0:
+            for link in links:
+                link.send("bye")
+        end = time.monotonic() + wait_seconds
+        while self._links and time.monotonic() < end:
+            for index, link in list(self._links.items()):
+                lines = link.receive()
+                if lines is None or "bye" in lines:
+                    del self._links[index]
+            time.sleep(BEAT_SECONDS / 10)
+        if self._index == 0:
+            for link in links:
+                link.send("bye")
+        for link in links:
+            link.close()
+
+    def _welcome(self, listener: socket.socket) -> list[int]:
+        """Worker 0: takes in who has come and tells them who has not; returns the latter."""
+        with contextlib.suppress(BlockingIOError):  # Nobody else is calling.
+            while True:
+                self._strangers.append(_Link(listener.accept()[0]))
+        for link in self._strangers[:]:
+            lines = link.receive()
+            if lines == []:
+                continue
+            self._strangers.remove(link)
+            hello = re.fullmatch(r"worker (\d{1,9}) of (\d{1,9})", lines[0]) if lines else None
+            if hello is None:
+                link.close()
+            elif int(hello[2]) != len(self._addresses) or not 0 < int(hello[1]) < len(self._addresses):
+                link.send(f"refused {hello[0]} does not belong to {self._hello}; start all with the same number")
+                link.close()
+            else:
+                self._links[int(hello[1])] = link
+        for index, link in list(self._links.items()):
+            if link.receive() is None:
+                self._links.pop(index).close()
+        missing = [index for index in range(1, len(self._addresses)) if index not in self._links]
+        for link in self._links.values():
+            link.send(" ".join(["missing", *map(str, missing)]))
+        return missing
+
+    def _call(self) -> list[int]:
+        """Any other worker: calls worker 0 and returns who is missing, as far as known here."""
+        if 0 not in self._links:
+            try:
+                address = split_address(self._addresses[0])
+                self._links[0] = _Link(socket.create_connection(address, timeout=BEAT_SECONDS))
+            except OSError:  # Not started, or its name is not known yet.
+                return [0]
+            self._missing = [0]
+        self._links[0].send(self._hello)
+        lines = self._links[0].receive()
+        if lines is None:
+            self._links.pop(0).close()
+            return [0]
+        for line in lines:
+            kind, _, rest = line.partition(" ")
+            if kind == "refused":
+                raise UserError(rest)
+            if kind == "missing":  # Other lines when worker 0 has met all and watches already.
+                self._missing = [int(number) for number in rest.split()]
+        return self._missing
+
+    def _unresolved(self) -> list[int]:
+        """Returns the workers whose names are not known here yet; in a cluster they may lag behind the pods."""
+        unresolved = []
+        for index, address in enumerate(self._addresses):
+            try:
+                socket.getaddrinfo(*split_address(address))
+            except OSError:
+                unresolved.append(index)
+        return unresolved
+
+    def _watch(self) -> None:
+        """Exchanges lines until this worker leaves, or ends the process when it has to and does not."""
+        end = math.inf
+        while not self._left.wait(BEAT_SECONDS) and time.monotonic() < end:
+            for index, link in list(self._links.items()):
+                link.send(self._hello)
+                lines = link.receive()
+                for line in [f"lost {index}"] if lines is None else lines:
+                    if line == "bye" and index in self._links:
+                        self._parting.append(self._links.pop(index))
+                        end = min(end, self._note_loss(index, "left", FAREWELL_SECONDS))
+                    elif line.startswith("lost "):
+                        for other in self._links.values():
+                            other.send(line)
+                        self._links.clear()
+                        end = min(end, self._note_loss(int(line[5:]), "died or froze", GRACE_SECONDS))
+        if not self._left.is_set():
+            sys.stdout.flush()
+            print(f"interrupted: {self._reason}", file=sys.stderr, flush=True)
+            os._exit(STATUS_RETRY)
+
+    def _note_loss(self, index: int, what: str, seconds: float) -> float:
+        """Keeps the first reason to leave, for the main thread; returns the time by which it has to."""
+        if not self._lost.is_set():
+            self._reason = f"{self._name(index)} {what}; run the same command again, from the last checkpoint on"
+            self._lost.set()
+        return time.monotonic() + seconds
+
+    def _name(self, index: int) -> str:
+        return f"worker {index} ({self._addresses[index]})"
+
+
+class _Link:
+    """A connection that carries lines and knows when the other side was last heard."""
+
+    def __init__(self, connection: socket.socket):
+        connection.setblocking(False)
+        self._connection = connection
+        self._rest = b""
+        self._heard = time.monotonic()
+
+    def send(self, line: str) -> None:
+        """Sends a line; whether the other side is there, only `receive` tells."""
+        with contextlib.suppress(OSError):
+            self._connection.send(line.encode() + b"\n")
+
+    def receive(self) -> list[str] | None:
+        """Returns the lines that have come; None if the other side is gone or silent for too long."""
+        try:
+            data = self._connection.recv(MAX_LINE_BYTES)
+        except BlockingIOError:
+            return [] if time.monotonic() - self._heard < SILENCE_SECONDS else None
+        except OSError:
+            return None
+        if not data or len(self._rest) > MAX_LINE_BYTES:
+            return None
+        self._heard = time.monotonic()
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line.decode(errors="replace") for line in lines]
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def split_address(address: str) -> tuple[str, int]:
+    """Returns host and port of `host:port`.
+
+    Raises:
+        UserError: It is not of that form.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
+        raise UserError(f"{address} is not the address of a worker; write it as host:port, as in 10.0.0.7:2222")
+    return host, int(port)

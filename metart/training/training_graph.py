@@ -1,0 +1,183 @@
+"""What one training step runs: a network or its head alone, the losses, and the update of the weights."""
+
+import argparse
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from metart.networks.slim_compat import slim, tf
+from metart.common.flags import UserError
+from metart.networks import registry
+from metart.training import optimizers
+from metart.training.cluster import Cluster
+
+AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of inception_v3, as its authors have it.
+PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
+# Gradients of float16 are multiplied by this on the way: most are below the smallest number that float16 has.
+FLOAT16_LOSS_SCALE = 1024.0
+
+
+class Model(NamedTuple):
+    """The parts of the graph that a training step runs or feeds."""
+
+    train_op: tf.Operation
+    loss: tf.Tensor  # Mean over the workers.
+    learning_rate: tf.Tensor  # Placeholder, fed in each step.
+    stop: tf.Tensor  # Placeholder: whether this worker was told to stop, 0.0 or 1.0.
+    stopping: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
+    enough: tf.Tensor  # Placeholder and sum like the two above: worker 0 wants no further step.
+    finishing: tf.Tensor
+    shown: list[tf.Tensor]  # A few images of the batch and their labels, as in batches.training_batches; or nothing.
+    is_finite: tf.Tensor  # False once a weight is infinite or no number.
+
+
+class HeadInputs(NamedTuple):
+    """The placeholders of a head that trains alone, and what fills them."""
+
+    features: tf.Tensor  # float32 [batch, depth], fed: what the frozen network saw.
+    labels: tf.Tensor  # int64 [batch], fed.
+    of_pictures: tf.Tensor  # float32 [batch, depth]: the features of the images that `build_head` was given.
+    scope: str  # Of the head's weights and biases.
+
+
+def build_network(
+    arguments: argparse.Namespace,
+    label_weights: Sequence[float],
+    images: tf.Tensor,
+    labels: tf.Tensor,
+    cluster: Cluster,
+) -> Model:
+    """Builds network, losses and update in the current graph.
+
+    Args:
+        arguments: The flags of train_image_classifier.py.
+        label_weights: How much a picture of each label counts in the loss, 1 on average.
+        images: float32 [batch, size, size, 3], RGB, range [0, 255].
+        labels: int64 [batch].
+        cluster: Gradients are averaged over its workers.
+    """
+    logits, auxiliary_logits = registry.build(
+        arguments.model_name,
+        images,
+        len(label_weights),
+        is_training=True,
+        weight_decay=arguments.weight_decay,
+        trained_scopes=arguments.trainable_scopes,
+    )
+    _add_loss(logits, labels, label_weights, arguments.label_smoothing)
+    if auxiliary_logits is not None:
+        _add_loss(auxiliary_logits, labels, label_weights, arguments.label_smoothing, AUXILIARY_LOSS_WEIGHT)
+    trained = registry.in_scopes(tf.compat.v1.trainable_variables(), arguments.trainable_scopes)
+    return _build_update(arguments, trained, [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]], cluster)
+
+
+def build_head(
+    arguments: argparse.Namespace, label_weights: Sequence[float], images: tf.Tensor, cluster: Cluster
+) -> tuple[Model, HeadInputs]:
+    """Builds a frozen network, its head as a layer that trains on features, and the update, in the current graph.
+
+    Args: see `build_network`; `images` are those to compute the features of.
+    """
+    logits, _ = registry.build(
+        arguments.model_name, images, len(label_weights), weight_decay=arguments.weight_decay, with_auxiliary_head=True
+    )
+    head_input, scope = registry.head(logits)
+    of_pictures = tf.reduce_mean(head_input, [1, 2])
+    inputs = HeadInputs(
+        tf.compat.v1.placeholder(tf.float32, [None, of_pictures.shape[-1]], name="features"),
+        tf.compat.v1.placeholder(tf.int64, [None], name="labels"),
+        of_pictures,
+        scope,
+    )
+    trained = registry.in_scopes(tf.compat.v1.trainable_variables(), scope)
+    by_name = {variable.op.name.rpartition("/")[2]: variable for variable in trained}
+    kept = tf.nn.dropout(inputs.features, rate=1.0 - registry.dropout_keep_probability(arguments.model_name))
+    # The mean over the places of a 1 x 1 convolution is the same product with the mean over the places.
+    _add_loss(
+        tf.matmul(kept, by_name["weights"][0, 0]) + by_name["biases"],
+        inputs.labels,
+        label_weights,
+        arguments.label_smoothing,
+    )
+    return _build_update(arguments, trained, [], cluster), inputs
+
+
+def trains_head_alone(model_name: str, image_size: int, num_classes: int, trainable_scopes: str) -> bool:
+    """Returns whether all layers below the head are frozen: what they see in a picture then never changes.
+
+    An auxiliary head only helps the layers below it; named beside the head, it stays as it is.
+
+    Raises:
+        UserError: The scopes name nothing in the network, or the images are too small for it.
+    """
+    if not trainable_scopes:
+        return False
+    with tf.Graph().as_default():
+        images = tf.zeros([1, image_size, image_size, 3])
+        logits, auxiliary_logits = registry.build(model_name, images, num_classes, is_training=True)
+        heads = [registry.head(logits)[1]]
+        if auxiliary_logits is not None:
+            heads.append(registry.head(auxiliary_logits)[1].rpartition("/")[0])
+        trained = registry.in_scopes(tf.compat.v1.trainable_variables(), trainable_scopes)
+        if not trained:
+            raise UserError(f"--trainable_scopes={trainable_scopes} names nothing in {model_name}")
+        return registry.in_scopes(trained, ",".join(heads)) == trained
+
+
+def label_weights(counts: Sequence[int], balance: float) -> list[float]:
+    """Returns how much a picture of each label counts in the loss: `count ** -balance`, 1 on average.
+
+    Args:
+        counts: Training pictures of each label.
+        balance: 0 lets every picture count the same, 1 every label.
+    """
+    weights = np.array([count**-balance if count else 0.0 for count in counts])
+    return (weights * sum(counts) / (weights @ counts)).tolist()
+
+
+def _add_loss(
+    logits: tf.Tensor, labels: tf.Tensor, label_weights: Sequence[float], label_smoothing: float, weight: float = 1.0
+) -> None:
+    tf.compat.v1.losses.softmax_cross_entropy(
+        tf.one_hot(labels, len(label_weights)),
+        logits,
+        weights=weight * tf.gather(tf.constant(label_weights, tf.float32), labels),
+        label_smoothing=label_smoothing,
+        reduction=tf.compat.v1.losses.Reduction.SUM_OVER_BATCH_SIZE,
+    )
+
+
+def _build_update(
+    arguments: argparse.Namespace, trained: list[tf.Variable], shown: list[tf.Tensor], cluster: Cluster
+) -> Model:
+    """Builds the update of the trained variables from the losses in the current graph."""
+    loss = tf.compat.v1.losses.get_total_loss()
+    rate = tf.compat.v1.placeholder(tf.float32, [], name="learning_rate")
+    optimizer = optimizers.build(
+        arguments.optimizer, rate, arguments.momentum, arguments.rmsprop_decay, arguments.opt_epsilon
+    )
+    step = tf.compat.v1.train.get_or_create_global_step()
+    scale = FLOAT16_LOSS_SCALE if arguments.precision == "float16" else 1.0
+    gradients = [gradient for gradient, _ in optimizer.compute_gradients(loss * scale, trained)]
+    gradients = cluster.mean([gradient / scale if scale != 1.0 else gradient for gradient in gradients])
+    averages = [
+        variable
+        for variable in registry.in_scopes(slim.get_model_variables(), arguments.trainable_scopes)
+        if not variable.trainable
+    ]
+    with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
+        batch_norm_means = cluster.mean([average.read_value() for average in averages])
+    train_op = tf.group(
+        optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=step),
+        [average.assign(mean) for average, mean in zip(averages, batch_norm_means, strict=True)],
+    )
+    stop = tf.compat.v1.placeholder(tf.float32, [], name="stop")
+    enough = tf.compat.v1.placeholder(tf.float32, [], name="enough")
+    loss, stopping, finishing = cluster.mean([loss, stop, enough])
+    if arguments.moving_average_decay:
+        average = tf.train.ExponentialMovingAverage(arguments.moving_average_decay, step)
+        with tf.control_dependencies([train_op]):
+            train_op = average.apply(slim.get_model_variables())
+    is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in slim.get_model_variables()])
+    return Model(train_op, loss, rate, stop, stopping, enough, finishing, shown, is_finite)

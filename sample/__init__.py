@@ -1,0 +1,1 @@
+"""The sample data set: drawn stand-ins for photographs."""

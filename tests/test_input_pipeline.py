@@ -1,0 +1,141 @@
+"""Batches: each picture once in evaluation, once an epoch in training; damage is named."""
+
+from collections.abc import Sequence
+import io
+from pathlib import Path
+import re
+
+import numpy as np
+from PIL import Image
+import pytest
+
+from metart.networks.slim_compat import tf
+import arts
+from metart.common.flags import UserError
+from metart.training import input_pipeline
+
+COUNT = 23
+
+
+def record(jpeg: bytes, label: int, filename: str) -> bytes:
+    features = {
+        "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[jpeg])),
+        "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+        "image/filename": tf.train.Feature(bytes_list=tf.train.BytesList(value=[filename.encode()])),
+    }
+    return tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
+
+
+def write_records(folder: Path, num_shards: int, count: int = COUNT) -> list[str]:
+    """Writes `count` pictures whose label is their number, dealt to shards; returns the files."""
+    paths = [str(folder / (arts.SHARD_NAME % ("train", shard, num_shards))) for shard in range(num_shards)]
+    for shard, path in enumerate(paths):
+        with tf.io.TFRecordWriter(path) as writer:
+            for number in range(shard, count, num_shards):
+                file = io.BytesIO()
+                Image.new("RGB", (20, 20), (number * 10, 128, 128)).save(file, "JPEG")
+                writer.write(record(file.getvalue(), number, f"label/{number}.jpg"))
+    return paths
+
+
+@pytest.fixture
+def records(tmp_path: Path) -> list[str]:
+    return write_records(tmp_path, num_shards=5)
+
+
+@pytest.mark.parametrize("num_shards", [1, 5, 30])
+@pytest.mark.parametrize("batch_size", [1, 7, COUNT, 100])
+def test_evaluation_has_every_picture_once_in_order(tmp_path: Path, num_shards: int, batch_size: int) -> None:
+    data = input_pipeline.evaluation_batches(write_records(tmp_path, num_shards)[::-1], batch_size, 16)
+    images, labels, names = (np.concatenate(parts) for parts in zip(*data.as_numpy_iterator(), strict=True))
+    assert list(labels) == [number for shard in range(num_shards) for number in range(shard, COUNT, num_shards)]
+    assert [name.decode() for name in names] == [f"label/{number}.jpg" for number in labels]
+    assert images.shape == (COUNT, 16, 16, 3)
+    np.testing.assert_allclose(images[:, 8, 8, 0], labels * 10, atol=3)  # The picture that belongs to the label.
+
+
+def take(data: tf.data.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
+    images, labels = zip(*data.take(count).as_numpy_iterator(), strict=True)
+    return np.stack(images), np.stack(labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 50])
+def test_training_batches_are_full(records: Sequence[str], batch_size: int) -> None:
+    data = input_pipeline.training_batches(records, batch_size, 16, seed=0)
+    images, labels = take(data, 5)
+    assert images.shape == (5, batch_size, 16, 16, 3)
+    assert data.element_spec[0].shape == (batch_size, 16, 16, 3)  # Known to the network before it runs.
+    assert (images.dtype, labels.dtype) == (np.float32, np.int64)
+
+
+def test_training_has_every_picture_once_before_any_again(records: Sequence[str]) -> None:
+    _, labels = take(input_pipeline.training_batches(records, 1, 16, seed=0), 3 * COUNT)
+    epochs = labels.reshape(3, COUNT)
+    for epoch in epochs:
+        assert sorted(epoch) == list(range(COUNT))
+    assert len({tuple(epoch) for epoch in epochs}) == 3  # In another order each time.
+
+
+def test_training_repeats_with_its_seed(records: Sequence[str]) -> None:
+    images, labels = take(input_pipeline.training_batches(records, 4, 16, seed=3), 8)
+    for order in (records, records[::-1]):
+        again, labels_again = take(input_pipeline.training_batches(order, 4, 16, seed=3), 8)
+        np.testing.assert_array_equal(labels, labels_again)
+        np.testing.assert_array_equal(images, again)
+    _, others = take(input_pipeline.training_batches(records, 4, 16, seed=4), 8)
+    assert not np.array_equal(labels, others)
+
+
+def test_a_resumed_run_sees_other_crops_in_another_order(records: Sequence[str]) -> None:
+    images, labels = take(input_pipeline.training_batches(records, COUNT, 16, seed=0), 1)
+    later, labels_later = take(input_pipeline.training_batches(records, COUNT, 16, seed=0, first_batch=7), 1)
+    assert not np.array_equal(labels, labels_later)
+    assert not np.array_equal(images[0][labels[0].argsort()], later[0][labels_later[0].argsort()])
+
+
+def test_pictures_are_read_by_their_position_in_evaluation(records: Sequence[str]) -> None:
+    data = input_pipeline.evaluation_batches(records, COUNT, 16)
+    _, labels, _ = next(data.as_numpy_iterator())
+    for position, picture in zip([4, 0, 22], input_pipeline.pictures_at(records, [4, 0, 22]), strict=True):
+        assert abs(int(picture[5, 5, 0]) - labels[position] * 10) <= 3
+
+
+def damage(path: str, how: str) -> None:
+    data = bytearray(Path(path).read_bytes())
+    if how == "cut off":
+        del data[-20:]
+    elif how == "overwritten":
+        data[len(data) // 2] ^= 0xFF
+    elif how == "no records":
+        data = bytearray(b"<html>502 Bad Gateway</html>")
+    Path(path).write_bytes(data)
+
+
+@pytest.mark.parametrize("how", ["cut off", "overwritten", "no records"])
+@pytest.mark.parametrize("in_graph", [False, True])
+def test_the_damaged_file_is_named(records: Sequence[str], how: str, in_graph: bool) -> None:
+    damage(records[3], how)
+    expected = re.escape(f"{records[3]} is damaged or cut off; delete it and run convert.py again")
+    with pytest.raises(UserError, match=expected):
+        if in_graph:  # As training does.
+            with tf.Graph().as_default():
+                input_pipeline.raise_damaged(records)
+        else:
+            input_pipeline.raise_damaged(records)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(records: Sequence[str]) -> None:
+    with tf.io.TFRecordWriter(records[2]) as writer:
+        writer.write(record(b"\xff\xd8\xff no JPEG", 0, "Greek/7.jpg"))
+    with pytest.raises(UserError, match=re.escape(f"{records[2]}: Greek/7.jpg is damaged") + ".*run convert.py again"):
+        input_pipeline.raise_damaged(records)
+
+
+def test_whole_files_are_not_called_damaged(records: Sequence[str]) -> None:
+    input_pipeline.raise_damaged(records)
+
+
+def test_a_folder_without_records_is_an_error_of_the_user(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(UserError, match=f"no records .* in {folder}; run convert.py --dataset_dir={folder}"):
+            input_pipeline.open_split("arts", "train", str(folder))

@@ -1,0 +1,40 @@
+"""What a step learns from: how labels are weighed, which layers a scope names."""
+
+from conftest import IMAGE_SIZE
+import pytest
+
+from metart.common.flags import UserError
+from metart.training import training_graph
+
+
+def test_label_weights() -> None:
+    assert training_graph.label_weights([5, 5, 5], 1.0) == pytest.approx([1, 1, 1])
+    assert training_graph.label_weights([90, 9, 1], 0.0) == pytest.approx([1, 1, 1])
+    balanced = training_graph.label_weights([90, 9, 1], 1.0)
+    assert balanced == pytest.approx([100 / 270, 100 / 27, 100 / 3])  # Each label's pictures count a third of 100.
+    between = training_graph.label_weights([90, 9, 1], 0.5)
+    assert between[1] / between[0] == pytest.approx(10**0.5)
+    assert sum(n * w for n, w in zip([90, 9, 1], between, strict=True)) == pytest.approx(100)
+    assert training_graph.label_weights([4, 0, 4], 1.0) == pytest.approx(
+        [1, 0, 1]
+    )  # A label without a training picture.
+
+
+@pytest.mark.parametrize(
+    ("model_name", "size", "scopes", "alone"),
+    [
+        ("inception_v2", IMAGE_SIZE, "", False),
+        ("inception_v2", IMAGE_SIZE, "InceptionV2/Logits", True),
+        ("inception_v2", IMAGE_SIZE, "InceptionV2/Logits,InceptionV2/Mixed_5c", False),
+        ("inception_v3", 107, "InceptionV3/Logits,InceptionV3/AuxLogits", True),  # As slim's walk-through has it.
+        ("alexnet_v2", 224, "alexnet_v2/fc8", True),
+        ("alexnet_v2", 224, "alexnet_v2/fc7,alexnet_v2/fc8", False),
+    ],
+)
+def test_a_head_alone(model_name: str, size: int, scopes: str, alone: bool) -> None:
+    assert training_graph.trains_head_alone(model_name, size, 3, scopes) == alone
+
+
+def test_scopes_that_name_nothing() -> None:
+    with pytest.raises(UserError, match=r"--trainable_scopes=fc9 names nothing in alexnet_v2"):
+        training_graph.trains_head_alone("alexnet_v2", 224, 3, "fc9")
