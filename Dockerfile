@@ -1,7 +1,7 @@
 # The image of every pod: the scripts in /model and, where data/ holds records, the sample data in /data.
 #
 #   docker build -t met-art:1.0.0 .                                                  CPU
-#   docker build -t met-art:1.0.0 --build-arg REQUIREMENTS=gpu.lock .   NVIDIA GPU
+#   docker build -t met-art:1.0.0 --build-arg REQUIREMENTS=requirements/gpu.lock .   NVIDIA GPU
 #
 # A tag can move; `--build-arg BASE_IMAGE=python:3.11.15-slim-bookworm@sha256:...` holds it to one digest.
 ARG BASE_IMAGE=docker.io/library/python:3.11.15-slim-bookworm
@@ -17,11 +17,11 @@ FROM ${BASE_IMAGE}
 # In a virtual environment because Debian's own Python refuses to be installed into.
 # The headers (a fifth of TensorFlow) serve only those who compile their own operations.
 # Packages are those of the lock file, to the byte, and come built: nothing of theirs runs before it was checked.
-ARG REQUIREMENTS=cpu.lock
+ARG REQUIREMENTS=requirements/cpu.lock
 COPY requirements/*.lock /opt/requirements/
 RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: \
-        --requirement /opt/requirements/${REQUIREMENTS} \
+        --requirement /opt/${REQUIREMENTS} \
     && rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include
 # A user of its own, with the number that the manifests name; /tmp is the one folder it may always write to.
 RUN useradd --uid 1000 --user-group --home-dir /tmp --no-create-home met-art

@@ -4,7 +4,7 @@
 
 Optimizer, losses (but for L2) and number of labels are those of training.py.
 
-Needs the packages of benchmarks/requirements.txt.
+Needs the packages of requirements/benchmarks.txt.
 """
 
 import argparse

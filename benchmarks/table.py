@@ -11,7 +11,7 @@ meets them all. Medians count. The machine should do nothing else. Safe to run a
 
 PyTorch and timm, which --peers_python has, go into an environment of their own:
 
-    python3 -m venv peers && peers/bin/pip install --no-deps -r benchmarks/requirements.txt
+    python3 -m venv peers && peers/bin/pip install --no-deps -r requirements/benchmarks.txt
 """
 
 import argparse

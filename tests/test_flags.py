@@ -182,7 +182,7 @@ def test_our_own_mistakes_are_not_hidden(error: Exception) -> None:
 
 
 def test_a_reader_who_leaves_gets_no_complaint() -> None:
-    program = "import flags\nflags.run(lambda argv: [print('line') for _ in range(100_000)])"
+    program = "from metart.common import flags\nflags.run(lambda argv: [print('line') for _ in range(100_000)])"
     with subprocess.Popen(
         [sys.executable, "-c", program], cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

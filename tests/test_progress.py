@@ -61,7 +61,7 @@ def test_what_was_done_is_told_when_the_work_fails(capsys: pytest.CaptureFixture
 
 def test_a_terminal_gets_a_bar() -> None:
     program = (
-        "from progress import Progress\n"
+        "from metart.common.progress import Progress\n"
         "with Progress('converting', 3, 'pictures') as shown:\n"
         "    shown.update(note='1 bad')\n"
         "    shown.write('a line of its own')\n"

@@ -179,7 +179,8 @@ def test_flags_in_the_text_exist(path: Path) -> None:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_files_in_the_text_exist(path: Path) -> None:
     """In the repository, or as the output of a script, which then names it."""
-    sources = "\n".join(file.read_text(encoding="utf-8") for file in ROOT.glob("*.py"))
+    code = [*ROOT.glob("*.py"), *(ROOT / "metart").rglob("*.py"), *(ROOT / "sample").glob("*.py")]
+    sources = "\n".join(file.read_text(encoding="utf-8") for file in code)
     text = parse(path)
     words = re.findall(r"`([^`\n]+)`", text.prose) + [block.text for block in text.blocks if block.language == "bash"]
     pattern = r"(?<![\w.*/-])((?:[\w-]+/)*[\w.-]+\.(py|sh|yaml|md|csv|json|list|txt|tar\.gz|ckpt))(?![\w-])"
