@@ -13,6 +13,7 @@ cd "$(dirname "$0")"
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
+.venv/bin/lint-imports --no-cache --no-logo
 
 selection="not slow"
 if [ "${1:-}" = --slow ]; then

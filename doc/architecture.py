@@ -10,7 +10,12 @@ Safe to run again: it writes the same bytes.
 
 from html import escape
 from pathlib import Path
+import sys
 from typing import NamedTuple
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import metart
 
 OUTPUT = Path(__file__).with_suffix(".svg")
 WIDTH, HEIGHT = 1010, 455  # Pixels, as all numbers here.
@@ -57,7 +62,7 @@ USE = Box(235, 5, 190, "evaluate, look, classify", "steps 7, 9, 10", SCRIPT)
 LIST = Box(475, 0, 150, "arts-select.list", "one artwork a line", FILE)
 PICTURES = Box(475, 1, 150, "data/met_art/", "a folder for each label", FILE)
 RECORDS = Box(475, 2, 150, "data/*.tfrecord", "and labels.txt", FILE)
-IMAGE = Box(475, 3, 150, "met-art:1.0.0", "scripts and records", FILE)
+IMAGE = Box(475, 3, 150, f"met-art:{metart.__version__}", "scripts and records", FILE)
 LOGS = Box(475, 4, 150, "logs/", "checkpoints, event files", FILE)
 ANSWERS = Box(475, 5, 150, "answers", "labels, figures, curves", FILE)
 

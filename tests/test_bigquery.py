@@ -318,7 +318,7 @@ def test_the_map_for_culture_leaves_nothing_uncertain() -> None:
 
 @pytest.mark.parametrize("year", ["2017", "today"])
 def test_the_map_for_culture_on_the_labels_of_the_museum(year: str) -> None:
-    path = shared_file("cultures-2017.csv") if year == "2017" else REPO / "cultures-all.list"
+    path = shared_file("cultures-2017.csv") if year == "2017" else REPO / "doc" / "cultures-all.list"
     with open(path, encoding="utf-8-sig", newline="") as file:
         counts = {row["culture"]: int(row["objects"]) for row in csv.DictReader(file) if row["culture"]}
     kept = clean_labels(counts, read_labels_map(REPO / "culture-labels.csv"), False, 0)
@@ -474,7 +474,7 @@ def test_real_listings_equal_independent_counts(
 
 def test_the_reference_listing_is_what_the_command_gives(capsys: pytest.CaptureFixture[str]) -> None:
     bigquery.main([f"--metadata_csv={shared_csv()}", "--list=labels"])
-    assert capsys.readouterr().out == (REPO / "cultures-all.list").read_text(encoding="utf-8")
+    assert capsys.readouterr().out == (REPO / "doc" / "cultures-all.list").read_text(encoding="utf-8")
 
 
 def test_real_rows_are_the_same_through_bigquery(

@@ -13,6 +13,8 @@ from kubernetes_validate.utils import ValidationError, all_versions, latest_vers
 import pytest
 import yaml
 
+import metart
+
 Manifest = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,14 +126,13 @@ def test_pods_have_the_names_of_the_tutorial(file: str, name: str) -> None:
 
 
 def test_one_image_and_one_version_everywhere() -> None:
-    version = re.findall(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(encoding="utf-8"), re.MULTILINE)[0]
     images = {container["image"] for _, _, spec in PODS for container in containers(spec)}
-    assert images == {f"met-art:{version}", SERVING_IMAGE}
+    assert images == {f"met-art:{metart.__version__}", SERVING_IMAGE}
     for _, manifest in MANIFESTS:
         labels = manifest["metadata"]["labels"]
         assert labels["app.kubernetes.io/name"] == manifest["metadata"]["name"]
         assert labels["app.kubernetes.io/part-of"] == "met-art"
-        assert labels["app.kubernetes.io/version"] == version
+        assert labels["app.kubernetes.io/version"] == metart.__version__
         assert labels["app.kubernetes.io/component"]
 
 

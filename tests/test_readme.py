@@ -23,7 +23,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 READMES = [ROOT / "README.md", ROOT / "README-cn.md"]
-TEXTS = [*READMES, ROOT / "CONTRIBUTING.md", *sorted((ROOT / "doc").glob("*.md"))]
+TEXTS = [*READMES, *sorted((ROOT / ".github").glob("*.md")), *sorted((ROOT / "doc").glob("*.md"))]
 DEMO = (ROOT / "doc" / "demo.txt").read_text(encoding="utf-8").replace("demo/", "")
 SCRIPTS = sorted(path.name for path in ROOT.glob("*.py") if "def build_parser(" in path.read_text(encoding="utf-8"))
 # Files that the reader gets from elsewhere.
@@ -212,7 +212,9 @@ def anchor(heading: str) -> str:
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
 def test_links_resolve(path: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", parse(path).prose):
-        if not re.match("https?://", target):
+        if target.startswith("../../actions/workflows/"):  # GitHub's own pages and pictures, beside the files.
+            assert (ROOT / ".github" / "workflows" / target.split("/")[4]).is_file(), target
+        elif not re.match("https?://", target):
             file, _, fragment = target.partition("#")
             there = path.parent / file if file else path
             assert there.is_file(), target
