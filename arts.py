@@ -14,8 +14,7 @@ import tensorflow as tf
 import tf_slim as slim
 
 SPLIT_NAMES = ("train", "validation")
-FILE_PATTERN = "arts_%s_*.tfrecord"  # Of a split name.
-SHARD_NAME = "arts_%s_%05d-of-%05d.tfrecord"  # Of a split name, a shard's number and the number of shards.
+FILE_PATTERN = "arts_%s_*.tfrecord"  # Of a split name; for the star 00000-of-00005 and so on.
 
 # The features of one record; slim's names, and the picture's path below met_art/ for reports.
 KEYS_TO_FEATURES = {
@@ -60,7 +59,7 @@ def get_split(
         pattern = pattern % split_name
     folder = Path(dataset_dir)
     shards = sorted(map(str, folder.glob(pattern)))
-    whole = [SHARD_NAME % (split_name, shard, len(shards)) for shard in range(len(shards))]
+    whole = [pattern.replace("*", f"{shard:05}-of-{len(shards):05}") for shard in range(len(shards))]
     if not shards:
         raise ValueError(f"no records {pattern} in {dataset_dir}; {convert}")
     if file_pattern is None and whole != [Path(shard).name for shard in shards]:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHO
 
 from metart.common.files import locked, open_replacing, replacing
 from metart.common.flags import Parser, UserError, number, run
-from metart.common.labels import folder_name, write_folder
+from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, read_artworks, select
 from metart.museum.web import Unavailable, Web
@@ -239,7 +239,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             settings.num_shards,
             settings.shard_index,
         ):
-            yield settings.dataset_dir / "met_art" / folder_name(artwork.label) / f"{artwork.object_id}.jpg", artwork
+            yield (
+                settings.dataset_dir / PICTURES_FOLDER / folder_name(artwork.label) / f"{artwork.object_id}.jpg",
+                artwork,
+            )
 
     # The whole list is checked before the first download.
     listed = Counter(artwork.is_public_domain for artwork in read_artworks(settings.list_file))

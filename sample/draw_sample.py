@@ -29,7 +29,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageEnhance, ImageFont, ImageOps,
 
 from metart.common.files import open_replacing
 from metart.common.flags import Parser, UserError, run
-from metart.common.labels import folder_name
+from metart.common.labels import PICTURES_FOLDER, folder_name
 from metart.common.progress import Progress
 from sample.drawings import MANNERS, Canvas
 
@@ -92,7 +92,7 @@ def sample_files() -> Generator[tuple[str, bytes], None, None]:
         for i, (label, number) in enumerate(works):
             for photograph_number, data in enumerate(draw_object(label, number)):
                 suffix = f"_{photograph_number}" if photograph_number else ""
-                yield f"met_art/{folder_name(label)}/{FIRST_ID + i}{suffix}.jpg", data
+                yield f"{PICTURES_FOLDER}/{folder_name(label)}/{FIRST_ID + i}{suffix}.jpg", data
             progress.update()
 
 
@@ -116,7 +116,7 @@ def contact_sheet(path: Path) -> Image.Image:
         for row, label in enumerate(MANNERS):
             left, top = 0, row * SHEET_ROW
             ImageDraw.Draw(sheet).text((0, top + 3), label, "black", ImageFont.load_default(15))
-            folder = f"met_art/{folder_name(label)}/"
+            folder = f"{PICTURES_FOLDER}/{folder_name(label)}/"
             names = (name for name in archive.getnames() if name.startswith(folder) and not name.endswith("_1.jpg"))
             while left < SHEET_WIDTH:
                 with Image.open(cast(IO[bytes], archive.extractfile(next(names)))) as photo:

@@ -24,6 +24,8 @@ from metart.networks.slim_compat import tf
 import convert
 from metart.common.files import LOCK_FILENAME
 from metart.common.flags import UserError
+from metart.records import record_set
+from metart.records.record_set import Settings
 
 SCRIPT = Path(convert.__file__)
 
@@ -438,13 +440,13 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     root = draw(tmp_path, A=3, B=3) / "met_art"
     labels, names, _ = convert.find_files(root)
     store = tmp_path / convert.STORE_FILENAME
-    settings = dict.fromkeys(convert.SETTINGS, 1)
+    settings = Settings(1, 1, 1, 1, 1)
     with convert.start_workers(1) as workers:
         pictures = convert.read_pictures(root, labels, 100, workers, store)
         convert.split_pictures(pictures, {}, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
-            convert.write_set(tmp_path, pictures, names, settings, workers, store)
+            record_set.write(tmp_path, pictures, names, settings, workers, store)
     assert written(tmp_path).keys() <= {convert.STORE_FILENAME}
 
 

@@ -22,8 +22,9 @@ from metart.evaluation.inference import read_temperature
 from metart.museum.artworks import Artwork, read_artworks
 from metart.museum.cleaning import Rule, read_labels_map
 from metart.networks import checkpoints
-from metart.records import tfrecord
+from metart.records import record_set, tfrecord
 from metart.records.pictures import BadPicture, normalise, open_picture
+from metart.records.record_set import Settings
 from metart.training import input_pipeline
 
 # For hours of it: MET_ART_FUZZ_EXAMPLES=100000 ./test.sh tests/test_fuzz.py
@@ -200,9 +201,9 @@ def test_a_spoiled_splits_json(records: Path, data: strategies.DataObject) -> No
     (records / "splits.json").write_bytes(spoiled)
     try:
         read(lambda: input_pipeline.open_split("arts", "train", str(records)))
-        former = read(lambda: convert.read_set(records))
+        former = read(lambda: record_set.read(records))
         if former:
-            convert.is_current(records, former, {}, [])
+            record_set.is_current(records, former, Settings(1, 1, 1, 1, 1), [])
     finally:
         (records / "splits.json").write_bytes(whole)
 

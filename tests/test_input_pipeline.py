@@ -10,8 +10,8 @@ from PIL import Image
 import pytest
 
 from metart.networks.slim_compat import tf
-import arts
 from metart.common.flags import UserError
+from metart.records.record_set import SHARD_NAME
 from metart.training import input_pipeline
 
 COUNT = 23
@@ -28,7 +28,7 @@ def record(jpeg: bytes, label: int, filename: str) -> bytes:
 
 def write_records(folder: Path, num_shards: int, count: int = COUNT) -> list[str]:
     """Writes `count` pictures whose label is their number, dealt to shards; returns the files."""
-    paths = [str(folder / (arts.SHARD_NAME % ("train", shard, num_shards))) for shard in range(num_shards)]
+    paths = [str(folder / (SHARD_NAME.format("train", shard, num_shards))) for shard in range(num_shards)]
     for shard, path in enumerate(paths):
         with tf.io.TFRecordWriter(path) as writer:
             for number in range(shard, count, num_shards):

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from metart.common.files import open_replacing
 from metart.common.flags import UserError
 
+PICTURES_FOLDER = "met_art"  # Holds a folder for each label.
 LABELS_FILENAME = "labels.txt"
 FULL_LABEL_FILENAME = ".label"  # In the folder of a label too long for a folder name.
 MAX_FOLDER_BYTES = 200  # File systems stop at 255 bytes; archives and temporary names need the rest.
