@@ -18,12 +18,12 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 import contextlib
 import multiprocessing
+import operator
 import os
 from pathlib import Path
 import signal
 import sys
 import threading
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
@@ -33,7 +33,7 @@ from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, is_text, 
 from metart.common.progress import Progress
 from metart.records import record_set, splits
 from metart.records.pictures import MAX_SIDE, BadPicture, normalise, read_file
-from metart.records.record_set import Picture, Settings, sha256
+from metart.records.record_set import Picture, RecordSet, Settings, sha256
 
 STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
 BATCH = 8  # Pictures handed to a worker at a time.
@@ -213,12 +213,12 @@ def choose_labels(pictures: Iterable[Picture], names: Iterable[str], minimum: in
     return chosen
 
 
-def split_pictures(pictures: Iterable[Picture], former: Mapping[str, Any], settings: Settings) -> None:
+def split_pictures(pictures: Iterable[Picture], former: RecordSet | None, settings: Settings) -> None:
     """Sets `split` of each picture, label by label; all of them are usable."""
     known = {}
-    decisive = ("percent_validation", "random_seed")
-    if former and all(former["settings"][name] == getattr(settings, name) for name in decisive):
-        known = {path: picture["split"] for path, picture in former["pictures"].items() if picture["split"]}
+    decisive = operator.attrgetter("percent_validation", "random_seed")
+    if former and decisive(former.settings) == decisive(settings):
+        known = {path: source.split for path, source in former.sources.items() if source.split}
     by_label = defaultdict(list)
     for picture in pictures:
         by_label[picture.label].append(picture)
@@ -266,10 +266,13 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = Settings(*(getattr(flags, name) for name in Settings._fields))
     former = record_set.read(dataset_dir)
-    if record_set.is_current(dataset_dir, former, settings, labels):
+    if former:
+        record_set.finish_exchange(dataset_dir, former)
+    if former and record_set.is_current(dataset_dir, former, settings, labels):
         print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
         return None
 
+    record_set.raise_if_read(dataset_dir)
     with locked(dataset_dir), start_workers(flags.num_workers) as workers, contextlib.ExitStack() as at_the_end:
         store = dataset_dir / STORE_FILENAME
         at_the_end.callback(store.unlink, missing_ok=True)

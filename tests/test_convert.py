@@ -21,9 +21,11 @@ from PIL import Image
 import pytest
 
 from metart.networks.slim_compat import tf
+import arts
 import convert
 from metart.common.files import LOCK_FILENAME
 from metart.common.flags import UserError
+from metart.common.labels import read_labels
 from metart.records import record_set
 from metart.records.record_set import Settings
 
@@ -67,8 +69,9 @@ def records(folder: Path, split: str = "*") -> dict[str, dict[str, Any]]:
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Returns the content of all files beside the pictures."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name != LOCK_FILENAME}
+    """Returns the content of all files beside the pictures but the locks."""
+    locks = (LOCK_FILENAME, record_set.READERS_LOCK)
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file() and path.name not in locks}
 
 
 def pixels(data: bytes) -> Image.Image:
@@ -344,7 +347,7 @@ def test_more_bad_than_good_pictures_end_the_run(tmp_path: Path) -> None:
 def test_a_damaged_splits_json_is_not_overlooked(tmp_path: Path) -> None:
     draw(tmp_path, American=3, Iran=3)
     (tmp_path / "splits.json").write_text('{"settings":')
-    with pytest.raises(UserError, match=r"splits.json is damaged; delete it and run convert.py again, for a new split"):
+    with pytest.raises(UserError, match=r"splits.json is damaged; move it away and run convert.py .* for a new split"):
         run(tmp_path)
 
 
@@ -398,30 +401,73 @@ def test_kill_leaves_no_processes_and_one_partial_file(tmp_path: Path) -> None:
     assert not any(is_running(worker) for worker in workers)
 
 
-def test_killed_between_renames_the_next_run_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
-    """What gets its name, in this order: labels.txt, two shards of each split, splits.json."""
+def whole_set(folder: Path) -> dict[str, bytes]:
+    """Returns the files of the set that a reader finds, once it is proved to be whole."""
+    with record_set.reading(folder) as described:
+        assert described
+        assert read_labels(folder) == described.labels
+        for split in arts.SPLIT_NAMES:
+            expected = {path for path, source in described.sources.items() if source.split == split}
+            assert arts.get_split(split, folder).num_samples == len(expected)
+            assert records(folder, split).keys() == expected
+    return {name: data for name, data in written(folder).items() if not name.endswith(".partial")}
+
+
+def test_killed_at_any_moment_of_the_exchange_there_is_the_old_set_or_the_new_one(tmp_path: Path) -> None:
+    """What is renamed, in this order: splits.json, two shards of each split, labels.txt, bad-pictures.csv."""
     once = draw(tmp_path / "once", A=12, B=12)
+    (once / "met_art/B/90.jpg").write_bytes(b"")
     run(once, "--num_shards=3")
     old = written(once)
-    draw(once, A=20, B=20)
-    folders = {renames: Path(shutil.copytree(once, tmp_path / str(renames))) for renames in (0, 3)}
+    draw(once, A=20, B=20, C=5)
+    folders = {
+        (function, calls): Path(shutil.copytree(once, tmp_path / f"{function}-{calls}"))
+        for function, of_function in (("replace", 7), ("unlink", 7))
+        for calls in range(of_function)
+    }
     run(once, "--num_shards=2")
-    for renames, folder in folders.items():
-        killed_after(folder, "replace", renames)
-        assert not (folder / "splits.json").exists()
-        assert len(list(folder.glob("*.tfrecord"))) == max(renames - 1, 0)
-        assert not any(folder.joinpath(name).exists() for name in old if name != "labels.txt")
+    new = written(once)
+    found: Counter[bool] = Counter()
+    for (function, calls), folder in folders.items():
+        killed_after(folder, function, calls)
+        left = whole_set(folder)
+        assert left in (old, new), (function, calls)
+        found[left == new] += 1
         run(folder, "--num_shards=2")
-        assert written(folder) == written(once)
+        assert written(folder) == new, (function, calls)
+    assert found == {False: 2, True: 12}  # Killed before the first rename; after it, the new set counts.
 
 
-def test_killed_before_the_old_set_is_deleted_it_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("calls", range(7))
+def test_ctrl_c_in_the_exchange_leaves_the_new_set_and_no_other_file(tmp_path: Path, calls: int) -> None:
+    folder = draw(tmp_path / "set", A=12, B=12)
+    run(folder, "--num_shards=3")
+    draw(folder, A=20, B=20)
+    expected = draw(tmp_path / "expected", A=12, B=12)
+    run(expected)
+    draw(expected, A=20, B=20)
+    run(expected, "--num_shards=2")
+    errors = killed_after(folder, "replace", min(calls, 5), with_signal=signal.SIGINT)
+    assert errors.splitlines()[-1].startswith("KeyboardInterrupt")
+    assert whole_set(folder) == written(folder) == written(expected)
+
+
+def test_ctrl_c_before_the_exchange_leaves_the_old_set_and_no_other_file(tmp_path: Path) -> None:
+    folder = draw(tmp_path / "set", A=12, B=12)
+    run(folder)
+    old = written(folder)
+    draw(folder, A=20, B=20)
+    killed_after(folder, "fsync", 2, with_signal=signal.SIGINT)  # Of splits.json.
+    assert whole_set(folder) == written(folder) == old
+
+
+def test_killed_before_the_exchange_the_old_set_stays(tmp_path: Path) -> None:
     folder = draw(tmp_path, A=12, B=12)
     run(folder)
     old = written(folder)
-    killed_after(folder, "unlink", calls=0)
+    killed_after(folder, "replace", calls=0)
     left = written(folder)
-    assert sum(name.endswith(".tfrecord.partial") for name in left) == 4
+    assert sum(".tfrecord." in name and name.endswith(".partial") for name in left) == 4
     assert {name: data for name, data in left.items() if not name.endswith(".partial")} == old
     run(folder, "--num_shards=3")
     assert not list(folder.glob("*.partial"))
@@ -443,15 +489,17 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     settings = Settings(1, 1, 1, 1, 1)
     with convert.start_workers(1) as workers:
         pictures = convert.read_pictures(root, labels, 100, workers, store)
-        convert.split_pictures(pictures, {}, settings)
+        convert.split_pictures(pictures, None, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
             record_set.write(tmp_path, pictures, names, settings, workers, store)
     assert written(tmp_path).keys() <= {convert.STORE_FILENAME}
 
 
-def killed_after(folder: Path, function: str, calls: int, process: str = "parent") -> str:
-    """Has convert.py or its worker die, as by kill -9, instead of calling a function of `os` once more.
+def killed_after(
+    folder: Path, function: str, calls: int, process: str = "parent", with_signal: signal.Signals = signal.SIGKILL
+) -> str:
+    """Has convert.py or its worker get a signal before it calls a function of `os` once more.
 
     Returns:
         What convert.py wrote to stderr.
@@ -462,8 +510,8 @@ import convert
 original, left = os.{function}, {calls}
 def counted(*arguments, **keywords):
     global left
-    if not left:
-        os.kill(os.getpid(), signal.SIGKILL)
+    if left == 0:
+        os.kill(os.getpid(), {int(with_signal)})
     left -= 1
     return original(*arguments, **keywords)
 if __name__ == "{"__main__" if process == "parent" else "__mp_main__"}":
@@ -476,7 +524,7 @@ if __name__ == "__main__":
     arguments = [f"--dataset_dir={folder}", "--num_workers=1", "--num_shards=2"]
     environment = os.environ | {"PYTHONPATH": str(SCRIPT.parent)}
     done = subprocess.run([sys.executable, script, *arguments], env=environment, capture_output=True, text=True)
-    assert done.returncode == (-signal.SIGKILL if process == "parent" else 1), done.stderr
+    assert done.returncode == (-with_signal if process == "parent" else 1), done.stderr
     return done.stderr
 
 

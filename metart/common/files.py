@@ -37,6 +37,57 @@ def locked(folder: str | os.PathLike[str], filename: str = LOCK_FILENAME) -> Ite
 
 
 @contextlib.contextmanager
+def shared_lock(path: Path) -> Iterator[None]:
+    """Holds a lock that any number of processes may hold, as long as none has the exclusive one; waits for that.
+
+    Without effect on a file system without locks, and where the file is not there and cannot be made.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CREAT, 0o666)  # For reading: the volume may be read only.
+    except OSError:
+        yield
+        return
+    with contextlib.suppress(OSError):
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def exclusive_lock(path: Path) -> Iterator[str]:
+    """Tries to hold a lock that no other process may hold.
+
+    Yields:
+        Nothing if it is held, or the file system has no locks; otherwise who has it.
+    """
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield _holder(os.fstat(file.fileno()).st_ino)
+            return
+        except OSError:
+            pass
+        yield ""
+
+
+def _holder(inode: int) -> str:
+    """Returns the process that has a lock on a file, as far as the system tells."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
+            fields = (
+                line.split()
+            )  # As in "1: FLOCK ADVISORY READ 4711 08:01:1234567 0 EOF"; "->" stands for one that waits.
+            if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
+                words = Path(f"/proc/{fields[4]}/cmdline").read_bytes().decode(errors="replace").split("\0")
+                script = next((Path(word).name for word in words if word.endswith(".py")), "another program")
+                return f"{script} (process {fields[4]})"
+    return "another process"
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; it takes its place when the block ends without error."""
     target = Path(path)

@@ -5,6 +5,7 @@ survive every file system a reader may use, so what they forbid is percent-encod
 confuse (case, Unicode form) or cut off (long names) gets a short hash of the label.
 """
 
+from collections.abc import Iterable
 import contextlib
 import hashlib
 import os
@@ -103,10 +104,15 @@ def _usual_spelling(label: str) -> str:
     return re.sub(r"[^\W\d_]+(?:['’][^\W\d_]+)*", usual, folded)
 
 
-def write_labels(label_names: list[str], folder: str | os.PathLike[str]) -> None:
-    """Writes `labels.txt`: a line `index:name` for each label, in slim's form."""
+def labels_text(label_names: Iterable[str]) -> str:
+    """Returns the content of `labels.txt`: a line `index:name` for each label, in slim's form."""
+    return "".join(f"{index}:{name}\n" for index, name in enumerate(label_names))
+
+
+def write_labels(label_names: Iterable[str], folder: str | os.PathLike[str]) -> None:
+    """Writes `labels.txt`."""
     with open_replacing(Path(folder) / LABELS_FILENAME) as file:
-        file.writelines(f"{index}:{name}\n" for index, name in enumerate(label_names))
+        file.write(labels_text(label_names))
 
 
 def read_labels(folder: str | os.PathLike[str]) -> list[str]:

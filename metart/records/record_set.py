@@ -5,20 +5,24 @@ see splits.py) and bad-pictures.csv (what was left out and why, if anything was)
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 import contextlib
 import csv
 from dataclasses import dataclass
 import hashlib
+import io
 import json
 import os
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+import sys
+import time
+from typing import IO, NamedTuple
 
-from metart.common.files import PARTIAL_SUFFIX, open_replacing, replacing
-from metart.common.flags import UserError
-from metart.common.labels import PICTURES_FOLDER, read_labels, write_labels
+from metart.common.files import PARTIAL_SUFFIX, exclusive_lock, shared_lock
+from metart.common.flags import Retry, UserError
+from metart.common.interruption import Interruption
+from metart.common.labels import LABELS_FILENAME, PICTURES_FOLDER, labels_text, read_labels
 from metart.records import splits, tfrecord
 from metart.records.pictures import BadPicture, read_file
 
@@ -26,6 +30,7 @@ SHARD_NAME = "arts_{}_{:05d}-of-{:05d}.tfrecord"  # Split, shard's number, numbe
 ALL_SHARDS = "arts_*-of-*.tfrecord"
 SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
+READERS_LOCK = ".records.lock"  # Shared by those who read the set, exclusive while it is exchanged.
 
 
 class Settings(NamedTuple):
@@ -53,44 +58,103 @@ class Picture:
     split: str | None = None
 
 
-def read(dataset_dir: Path) -> dict[str, Any]:
-    """Returns the splits.json of the run before, or of one that was killed on its last metres, or an empty dict."""
-    path = dataset_dir / SPLITS_FILENAME
-    partial = dataset_dir / (SPLITS_FILENAME + PARTIAL_SUFFIX)
+class Source(NamedTuple):
+    """What splits.json has of a source file."""
+
+    split: str | None  # None: in neither split, a bad picture or one of a label that is left out.
+    sha256: str
+
+
+class RecordSet(NamedTuple):
+    """A set as its splits.json describes it."""
+
+    fingerprint: str  # Of the pictures' content and split, the labels and the settings: 16 hexadecimal digits.
+    settings: Settings
+    labels: list[str]  # Their order gives their numbers.
+    shards: dict[str, int]  # Bytes of each record file, by its name.
+    sources: dict[str, Source]  # By path below met_art.
+
+
+def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
+    """Reads splits.json.
+
+    Returns:
+        None where there is no such file: no records, or those of slim or the original tutorial.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = Path(dataset_dir) / SPLITS_FILENAME
     try:
-        former = json.loads((path if path.exists() else partial).read_text(encoding="utf-8"))
-        expected = {
-            "settings": set(Settings._fields),
-            "counts": {splits.TRAIN, splits.VALIDATION},
-            "shards": set(),
-        }
-        if not all(expected[key] <= former[key].keys() for key in expected):
+        described = json.loads(path.read_text(encoding="utf-8"))
+        settings = Settings(**described["settings"])
+        labels, in_validation = (list(described["counts"][split]) for split in (splits.TRAIN, splits.VALIDATION))
+        shards = dict(described["shards"])
+        sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
+        fingerprint = _fingerprint(settings, labels, sources)
+        # Sets of before the fingerprint have none; a hand that changed the rest would change it.
+        if labels != in_validation or described.get("fingerprint", fingerprint) != fingerprint:
             raise ValueError
-        if not all({"split", "sha256"} <= picture.keys() for picture in former["pictures"].values()):
-            raise ValueError
-        return former
     except FileNotFoundError:
-        return {}
+        return None
     except (ValueError, KeyError, TypeError, AttributeError):
-        if not path.exists():  # The very first run was killed in the middle of this file.
-            return {}
-        raise UserError(f"{path} is damaged; delete it and run convert.py again, for a new split") from None
+        raise UserError(
+            f"{path} is damaged; move it away and run convert.py --dataset_dir={dataset_dir} again, for a new split"
+        ) from None
+    return RecordSet(fingerprint, settings, labels, shards, sources)
 
 
-def is_current(dataset_dir: Path, former: Mapping[str, Any], settings: Settings, paths: Iterable[str]) -> bool:
+def _source(split: str | None, sha256: str, **_: object) -> Source:
+    if split not in (None, splits.TRAIN, splits.VALIDATION) or len(bytes.fromhex(sha256)) != 32:
+        raise ValueError
+    return Source(split, sha256)
+
+
+def _fingerprint(settings: Settings, labels: Sequence[str], sources: Mapping[str, Source]) -> str:
+    used = sorted((path, *source) for path, source in sources.items() if source.split)
+    return sha256(json.dumps([settings, labels, used]).encode())[:16]
+
+
+@contextlib.contextmanager
+def reading(dataset_dir: str | os.PathLike[str]) -> Iterator[RecordSet | None]:
+    """Keeps convert.py from changing the records of a folder as long as the block runs, and tells what they are.
+
+    Yields what `read` returns. Where the file system has no locks, or the folder is read only and convert.py has not
+    been there, nothing is kept; whoever reads for long compares the fingerprint before writing down a result.
+    """
+    with shared_lock(Path(dataset_dir) / READERS_LOCK):
+        records = read(dataset_dir)
+        if records:
+            finish_exchange(Path(dataset_dir), records)
+        yield records
+
+
+def raise_if_read(dataset_dir: Path) -> None:
+    """Tells early what `write` would wait for.
+
+    Raises:
+        Retry: Another process reads the records.
+    """
+    with exclusive_lock(dataset_dir / READERS_LOCK) as holder:
+        if holder:
+            raise Retry(
+                f"{holder} is reading the records in {dataset_dir}; run the same command again when that has ended"
+            )
+
+
+def is_current(dataset_dir: Path, former: RecordSet, settings: Settings, paths: Iterable[str]) -> bool:
     """Returns whether the set that `former` describes is whole and made from the same files and settings."""
-    if not former or former["settings"] != settings._asdict() or former["pictures"].keys() != set(paths):
+    if former.settings != settings or former.sources.keys() != set(paths):
         return False
-    sizes = {path.name: path.stat().st_size for path in dataset_dir.glob(ALL_SHARDS)}
-    if not (dataset_dir / SPLITS_FILENAME).is_file() or sizes != former["shards"]:
+    if {path.name: path.stat().st_size for path in dataset_dir.glob(ALL_SHARDS)} != former.shards:
         return False
     try:
-        if read_labels(dataset_dir) != list(former["counts"][splits.TRAIN]):
+        if read_labels(dataset_dir) != former.labels:
             return False
     except UserError:
         return False
     root = dataset_dir / PICTURES_FOLDER
-    return all(sha256(_content(root / path)) == known["sha256"] for path, known in former["pictures"].items())
+    return all(sha256(_content(root / path)) == known.sha256 for path, known in former.sources.items())
 
 
 def sha256(data: bytes) -> str:
@@ -114,7 +178,7 @@ def write(
     workers: ProcessPoolExecutor,
     store: Path,
 ) -> dict[str, Counter[str]]:
-    """Writes the records, and all that describes them, in place of the former ones.
+    """Writes the records, and all that describes them, in place of the former ones; waits for who reads those.
 
     Returns:
         The number of pictures by split and label.
@@ -122,35 +186,107 @@ def write(
     Raises:
         UserError: A source file is no longer what it was when it was proved.
     """
-    _delete(dataset_dir, ALL_SHARDS + PARTIAL_SUFFIX)  # Of a run that was killed.
     counts = {split: _count(pictures, split, names) for split in (splits.TRAIN, splits.VALIDATION)}
     contents = _deal(pictures, settings)
-    with replacing(dataset_dir / SPLITS_FILENAME) as splits_json, contextlib.ExitStack() as renamed_together:
-        partial = {name: renamed_together.enter_context(replacing(dataset_dir / name)) for name in contents}
+    sources = {picture.path: Source(picture.split, picture.sha256) for picture in pictures}
+    fingerprint = _fingerprint(settings, names, sources)
+    new = {
+        name: _waiting(dataset_dir, name, fingerprint) for name in (*contents, LABELS_FILENAME, BAD_PICTURES_FILENAME)
+    }
+    new_splits = dataset_dir / (SPLITS_FILENAME + PARTIAL_SUFFIX)
+    _delete_waiting(dataset_dir)  # What a run left that was killed.
+    with contextlib.ExitStack() as given_up:
+        given_up.callback(_delete_waiting, dataset_dir)
         root = dataset_dir / PICTURES_FOLDER
-        sizes = {
-            name: workers.submit(_write_shard, partial[name], contents[name], names, root, store) for name in contents
+        tasks = {
+            name: workers.submit(_write_shard, new[name], of_shard, names, root, store)
+            for name, of_shard in contents.items()
         }
         try:
             # In bytes: a file that was cut off between two records looks whole from within.
-            shards = {name: size.result() for name, size in sizes.items()}
+            shards = {name: task.result() for name, task in tasks.items()}
         finally:
-            wait([size for size in sizes.values() if not size.cancel()])  # Nobody writes to a file that is given up.
-        of_pictures = {picture.path: {"split": picture.split, "sha256": picture.sha256} for picture in pictures}
-        description = {"settings": settings._asdict(), "counts": counts, "shards": shards, "pictures": of_pictures}
-        splits_json.write_text(json.dumps(description, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-
-        # All is written. From here to the last rename there is no set, neither the old nor the new.
-        (dataset_dir / SPLITS_FILENAME).unlink(missing_ok=True)
-        _delete(dataset_dir, ALL_SHARDS)
-        write_labels(names, dataset_dir)
-        _write_bad_pictures(dataset_dir / BAD_PICTURES_FILENAME, pictures)
+            wait([task for task in tasks.values() if not task.cancel()])  # Nobody writes to a file that is given up.
+        store.unlink()  # Whoever is killed from here on leaves a set that needs no further run.
+        records = RecordSet(fingerprint, settings, names, shards, sources)
+        _write_text(new[LABELS_FILENAME], labels_text(names))
+        _write_text(new_splits, _describe(records, counts))
+        _write_text(new[BAD_PICTURES_FILENAME], _bad_pictures(pictures))  # The last one; see finish_exchange.
+        with _without_readers(dataset_dir), Interruption() as interruption:
+            given_up.pop_all()
+            new_splits.replace(dataset_dir / SPLITS_FILENAME)
+            finish_exchange(dataset_dir, records)
+    interruption.leave(f"the new records in {dataset_dir} are whole")
     return counts
 
 
-def _delete(folder: Path, pattern: str) -> None:
-    for path in folder.glob(pattern):
-        path.unlink()
+def _waiting(dataset_dir: Path, name: str, fingerprint: str) -> Path:
+    """Returns where a file of a set is until the set takes its place."""
+    return dataset_dir / f"{name}.{fingerprint}{PARTIAL_SUFFIX}"
+
+
+def _delete_waiting(dataset_dir: Path) -> None:
+    for name in (BAD_PICTURES_FILENAME, SPLITS_FILENAME, LABELS_FILENAME, ALL_SHARDS):
+        for path in dataset_dir.glob(f"{name}*{PARTIAL_SUFFIX}"):
+            path.unlink()
+
+
+@contextlib.contextmanager
+def _without_readers(dataset_dir: Path) -> Iterator[None]:
+    """Waits until nobody reads the records."""
+    said = False
+    while True:
+        with exclusive_lock(dataset_dir / READERS_LOCK) as holder:
+            if not holder:
+                yield
+                return
+        if not said:
+            print(f"waiting: {holder} is reading the records in {dataset_dir}", file=sys.stderr, flush=True)
+            said = True
+        time.sleep(1)
+
+
+def finish_exchange(dataset_dir: Path, records: RecordSet) -> None:
+    """Gives the files of a set their names, in place of those of the set before; does nothing if they have them.
+
+    The set counts from the moment that splits.json is its own: whoever is killed after that leaves files that wait
+    under other names, and the next to come goes on here. The list of bad pictures, empty if there are none, was
+    the last to be written and is the last to go.
+    """
+    bad_pictures = _waiting(dataset_dir, BAD_PICTURES_FILENAME, records.fingerprint)
+    if not bad_pictures.exists():
+        return
+    for path in dataset_dir.glob(ALL_SHARDS):
+        if path.name not in records.shards:
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(FileNotFoundError):  # Another process may be doing the same.
+        for name in (*records.shards, LABELS_FILENAME):
+            with contextlib.suppress(FileNotFoundError):
+                _waiting(dataset_dir, name, records.fingerprint).replace(dataset_dir / name)
+        if bad_pictures.stat().st_size == 0:
+            (dataset_dir / BAD_PICTURES_FILENAME).unlink(missing_ok=True)
+            bad_pictures.unlink()
+        else:
+            bad_pictures.replace(dataset_dir / BAD_PICTURES_FILENAME)
+
+
+def _describe(records: RecordSet, counts: Mapping[str, Mapping[str, int]]) -> str:
+    """Returns the content of splits.json."""
+    description = {
+        "fingerprint": records.fingerprint,
+        "settings": records.settings._asdict(),
+        "counts": counts,
+        "shards": records.shards,
+        "pictures": {path: source._asdict() for path, source in records.sources.items()},
+    }
+    return json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+
+
+def _write_text(path: Path, text: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _count(pictures: Iterable[Picture], split: str, names: Iterable[str]) -> Counter[str]:
@@ -200,12 +336,10 @@ def _jpeg(picture: Picture, root: Path, store: IO[bytes]) -> bytes:
     return data
 
 
-def _write_bad_pictures(path: Path, pictures: Iterable[Picture]) -> None:
+def _bad_pictures(pictures: Iterable[Picture]) -> str:
+    """Returns the content of bad-pictures.csv; nothing where there are none."""
     rows = [(picture.path, picture.problem) for picture in pictures if picture.problem]
-    if not rows:
-        path.unlink(missing_ok=True)
-        return
-    with open_replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("path", "problem"))
-        writer.writerows(rows)
+    file = io.StringIO()
+    if rows:
+        csv.writer(file, lineterminator="\n").writerows([("path", "problem"), *rows])
+    return file.getvalue()
