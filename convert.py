@@ -27,6 +27,7 @@ import threading
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
+from metart.common.cores import available_cores
 from metart.common.files import PARTIAL_SUFFIX, locked
 from metart.common.flags import Parser, UserError, number, run
 from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, is_text, label_of_folder
@@ -44,7 +45,6 @@ SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add("--dataset_dir", type=Path, required=True, help="folder with met_art/; gets the records")
     add("--percent_validation", type=number(int, 1, 90), default=25, help="share of the pictures for validation")
     add("--num_shards", type=number(int, 1, 99_999), default=5, help="record files of each split")
@@ -52,7 +52,7 @@ def build_parser() -> Parser:
     longest = number(int, 32, 65_000)
     add("--max_side", type=longest, default=MAX_SIDE, help="longest side of a picture in the records, pixels")
     add("--min_images_per_label", type=number(int, 1), default=1, help="leave out labels with fewer pictures")
-    add("--num_workers", type=number(int, 1), default=cores, help="processes that decode")
+    add("--num_workers", type=number(int, 1), default=available_cores(), help="processes that decode")
     parser.add_boolean("check_image", default=False, help="write nothing, list bad pictures; status 1 if any")
     return parser
 
