@@ -25,7 +25,7 @@ from PIL import Image
 
 from metart.networks.slim_compat import slim
 import dataset_factory
-from metart.common.files import open_replacing
+from metart.common.files import make_folder, open_replacing
 from metart.common.flags import Parser, UserError, number, run
 from metart.evaluation import metrics, reports
 from metart.evaluation.inference import open_classifier, predict, write_temperature
@@ -114,7 +114,7 @@ def describe(figures: dict[str, float]) -> str:
 def evaluate(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, checkpoint: str) -> str:
     """Measures one checkpoint, writes all reports and returns the last line for the reader."""
     eval_dir = Path(arguments.eval_dir)
-    eval_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(eval_dir)
     with open_classifier(
         checkpoint,
         arguments.model_name,

@@ -25,6 +25,7 @@ import numpy as np
 
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
+from metart.common.files import make_folder
 from metart.common.flags import Parser, UserError, number, run
 from metart.common.labels import write_labels
 from metart.evaluation.inference import Classifier, open_classifier
@@ -197,7 +198,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         training = input_pipeline.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
     partial = folder.with_name(f"partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
-    partial.mkdir(parents=True)
+    make_folder(partial)
     with open_classifier(
         checkpoint, arguments.model_name, arguments.eval_image_size, arguments.dataset_dir, use_gpu=False
     ) as classifier:

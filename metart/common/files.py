@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 import contextlib
+import errno
 import fcntl
 import os
 from pathlib import Path
 from typing import IO, Any
 
-from metart.common.flags import Retry
+from metart.common.flags import Retry, UserError
 
 PARTIAL_SUFFIX = ".partial"  # What an interrupted run leaves behind; the next run overwrites it.
 
@@ -21,9 +22,12 @@ def locked(folder: str | os.PathLike[str], filename: str = LOCK_FILENAME) -> Ite
     Raises:
         Retry: Another process has it. Not an error of the user's that would end a Job for good: on a shared volume the
             lock of a node that was lost lasts a minute or two.
+        UserError: This process may not write there.
     """
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / filename, "a", encoding="utf-8") as file:
+    with _explaining_permissions():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        file = open(Path(folder) / filename, "a", encoding="utf-8")  # noqa: SIM115
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -34,6 +38,34 @@ def locked(folder: str | os.PathLike[str], filename: str = LOCK_FILENAME) -> Ite
         except OSError:
             pass  # A file system without locks: there the user has to look out.
         yield
+
+
+def make_folder(folder: str | os.PathLike[str]) -> None:
+    """Makes a folder to write to, where there is none.
+
+    Raises:
+        UserError: This process may not.
+    """
+    with _explaining_permissions():
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+@contextlib.contextmanager
+def _explaining_permissions() -> Iterator[None]:
+    """Says whose the path is that the block may not write to, and what to do."""
+    try:
+        yield
+    except PermissionError as error:
+        path = Path(error.filename)
+        path = path if os.access(path, os.F_OK) else path.parent
+        status, user = path.stat(), f"{os.geteuid()}:{os.getegid()}"
+        raise UserError(
+            f"{path} belongs to user {status.st_uid}:{status.st_gid} (mode {status.st_mode & 0o7777:o}) and user "
+            f"{user} may not write there; name another folder, or run `chown --recursive {user}` on it. For a volume "
+            "of a cluster do that where its disk is: fsGroup changes nothing on hostPath and most NFS"
+        ) from None
 
 
 @contextlib.contextmanager
