@@ -24,7 +24,7 @@ from typing import IO, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
 from metart.common.files import locked, open_replacing, replacing
-from metart.common.flags import Parser, UserError, number, run
+from metart.common.flags import Parser, Unreachable, UserError, number, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, read_artworks, select
@@ -281,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         f" {totals['failed']:,} failed: {settings.dataset_dir / 'met_art'}"
     )
     if totals["failed"] > there.total() * settings.max_failed_percent / 100:
-        raise UserError(
+        raise Unreachable(
             f"{totals['failed']:,} of {there.total():,} artworks have no photograph, more than"
             f" --max_failed_percent={settings.max_failed_percent:g}; the reasons are in {failures_path},"
             " and running again tries them again"

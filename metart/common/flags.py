@@ -16,6 +16,14 @@ STATUS_RETRY = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same c
 class UserError(Exception):
     """A mistake the user can mend; its text names the file or flag and what to do next."""
 
+    status = STATUS_ERROR
+
+
+class Unreachable(UserError):
+    """Others did not give what was asked of them; they may, when the same command asks again."""
+
+    status = STATUS_RETRY
+
 
 class Retry(Exception):
     """The run was cut short by something outside; the same command goes on where it stopped."""
@@ -92,7 +100,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
         main(None)
         sys.stdout.flush()
     except UserError as error:
-        _leave(f"error: {error}", STATUS_ERROR)
+        _leave(f"error: {error}", error.status)
     except Retry as interruption:
         _leave(f"interrupted: {interruption}", STATUS_RETRY)
     except KeyboardInterrupt:
