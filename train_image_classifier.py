@@ -424,7 +424,7 @@ def run_steps(
         interruption.leave(
             f"saved {saved} at step {step:,} of {plan.total_steps:,}; run the same command again to go on"
         )
-        raise Retry(f"another worker was told to stop at step {step:,}; run the same command again to go on")
+        raise Retry(f"{cluster.told_to_stop()} was told to stop at step {step:,}; run the same command again to go on")
     reached = f"trained to step {step:,}: loss {loss:.3f}, {images_per_second:.1f} images/s, checkpoint {saved}"
     return f"{reached}; {validation}" if validation else reached
 

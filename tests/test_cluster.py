@@ -326,7 +326,7 @@ def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[in
     assert [process.returncode for process in run.processes] == [STATUS_RETRY] * 2, outputs
     step = run.newest_step()
     assert 0 < step < 1000
-    assert f"another worker was told to stop at step {step}; " in outputs[0]
+    assert f"interrupted: worker 1 ({run.hosts[1]}) was told to stop at step {step}; " in outputs[0]
     assert f"interrupted: saved {run.train_dir}/model.ckpt-{step} at step {step} of 1,000; " in outputs[1]
     assert "worker 1 of 2: 2 pictures of each step. --learning_rate=0.01 is for all 4; " in outputs[1]
 
@@ -339,6 +339,24 @@ def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[in
     losses = [re.findall(r"trained to step \d+: (loss [\d.]+), ", output) for output in outputs]
     assert losses[0] == losses[1]
     assert len(list(run.train_dir.glob("events.out.tfevents.*"))) == 2  # Of worker 0, from its two starts.
+
+
+@pytest.mark.timeout(600)
+def test_a_killed_worker_is_named_in_a_log_without_noise(make_run: Callable[[int], Run]) -> None:
+    run = make_run(3)
+    run.start_all(steps=100_000)
+    while run.trains_since() is None:
+        assert all(process.poll() is None for process in run.processes), run.processes[0].communicate()
+        time.sleep(0.2)
+    time.sleep(3)  # Into the steps.
+    run.processes[1].kill()
+    outputs = [run.processes[index].communicate(timeout=60 * LOAD)[0].splitlines() for index in (0, 2)]
+    last = "run the same command again, from the last checkpoint on"
+    lost = f"interrupted: worker 1 ({run.hosts[1]})"
+    assert outputs[0][-1] == f"{lost} died: its connection closed without a word; out of memory, or killed; {last}"
+    assert outputs[1][-1] == f"{lost} was lost, the last line of worker 0 ({run.hosts[0]}) says why; {last}"
+    # TensorFlow would say in a dozen lines that a socket was closed.
+    assert all(re.match(r"\d+ pictures of|worker \d of 3|training: ", line) for lines in outputs for line in lines[:-1])
 
 
 def test_worker_0_measures_for_all(make_run: Callable[[int], Run]) -> None:

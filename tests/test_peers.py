@@ -29,14 +29,21 @@ peers.BEAT_SECONDS, peers.SILENCE_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 0.5
 peers.GRACE_SECONDS, peers.FAREWELL_SECONDS = 0.2, 8.0
 
 def main(argv):
-    index, wait_seconds, work_seconds, farewell_seconds = map(float, sys.argv[2:])
-    others = peers.Peers(sys.argv[1].split(","), int(index))
+    everybody, reason, *numbers = sys.argv[1:]
+    index, wait_seconds, work_seconds, farewell_seconds = map(float, numbers)
+    others = peers.Peers(everybody.split(","), int(index))
     with Interruption() as interruption:
         others.meet(interruption, wait_seconds)
-    print("met", flush=True)
-    time.sleep(work_seconds)
+        print("met", flush=True)
+        end = time.monotonic() + work_seconds
+        while time.monotonic() < end and interruption.signal is None:
+            time.sleep(0.02)
+    if work_seconds == 0:
+        while (told := others.told_to_stop()) == "another worker":
+            pass
+        print(told, flush=True)
     print("done", time.time(), flush=True)
-    others.leave(farewell_seconds)
+    others.leave(farewell_seconds, reason)
     print("left", time.time(), flush=True)
 
 run(main)
@@ -56,10 +63,10 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def start(
-        everybody: list[str], index: int, wait: float = 60, work: float = 60, farewell: float = 0
+        everybody: list[str], index: int, wait: float = 60, work: float = 60, farewell: float = 0, reason: str = ""
     ) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, ",".join(everybody), *map(str, (index, wait, work, farewell))],
+            [sys.executable, "-c", PROGRAM, ",".join(everybody), reason, *map(str, (index, wait, work, farewell))],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -104,9 +111,15 @@ def test_a_lost_worker_ends_all_others(start: Start, number: signal.Signals, vic
     processes[victim].send_signal(number)
     for index, process in enumerate(processes):
         if index != victim:
+            reason = {
+                signal.SIGKILL: "died: its connection closed without a word; out of memory, or killed",
+                signal.SIGSTOP: "gave no sign for 6 s: it froze, or its machine or the network failed",
+            }[number]
+            if index != 0 and victim != 0:  # One log has the reason, the others say where it is.
+                reason = f"was lost, the last line of worker 0 ({everybody[0]}) says why"
             assert end(process) == (
                 STATUS_RETRY,
-                f"interrupted: worker {victim} ({everybody[victim]}) died or froze; "
+                f"interrupted: worker {victim} ({everybody[victim]}) {reason}; "
                 "run the same command again, from the last checkpoint on",
             )
     if number == signal.SIGSTOP:  # It leaves too when it wakes up and finds itself alone.
@@ -132,7 +145,26 @@ def test_good_bye_leaves_the_others_time(start: Start) -> None:
     assert end(processes[1])[0] == end(processes[0])[0] == 0
     status, last = end(processes[2])
     assert status == STATUS_RETRY
-    assert last.startswith(f"interrupted: worker 0 ({everybody[0]}) left; ")
+    assert last.startswith(f"interrupted: worker 0 ({everybody[0]}) left, its log says why; ")
+
+
+def test_worker_0_hears_why_another_leaves(start: Start) -> None:
+    everybody = addresses(2)
+    processes = [start(everybody, 0), start(everybody, 1, work=0.1, reason="error: no\nroom")]
+    assert all(map(has_met, processes))
+    assert end(processes[1])[0] == 0
+    assert end(processes[0])[1].startswith(f"interrupted: worker 1 ({everybody[1]}) left: error: no room; ")
+
+
+def test_worker_0_knows_who_was_told_to_stop(start: Start) -> None:
+    everybody = addresses(3)
+    asking, told = start(everybody, 0, work=0, farewell=8), start(everybody, 1, farewell=8)
+    bystander = start(everybody, 2, work=0, farewell=8)
+    assert all(map(has_met, (asking, told, bystander)))
+    told.terminate()
+    assert asking.stdout is not None and asking.stdout.readline() == f"worker 1 ({everybody[1]})\n"
+    assert bystander.stdout is not None
+    assert bystander.stdout.readline() == f"another worker (worker 0 ({everybody[0]}) says which)\n"
 
 
 def test_all_have_left_within_30_seconds() -> None:

@@ -41,6 +41,7 @@ class Cluster:
         self.addresses = tuple(addresses)
         self.index = index
         self._piece_bytes = HOP_BYTES * len(addresses)  # A ring of N passes on an Nth of a piece at a time.
+        self._peers: Peers | None = None
         self._keys = itertools.count(1)  # Every collective operation of a graph has its own, the same on all workers.
 
     @property
@@ -108,9 +109,11 @@ class Cluster:
         # Remapping joins convolution and bias into an operation that knows no bfloat16 until Intel's kernels take its
         # place, and a server refuses it before they do. It wins no time in training.
         config.graph_options.rewrite_options.remapping = config.graph_options.rewrite_options.OFF
-        peers = Peers(self.addresses, self.index)
+        # A dozen lines for each lost worker say nothing that peers.py does not. Read when the first server starts.
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+        self._peers = peers = Peers(self.addresses, self.index)
         peers.meet(interruption, wait_seconds)
-        farewell = FAREWELL_SECONDS
+        farewell, reason = FAREWELL_SECONDS, ""
         try:
             server = tf.distribute.Server(
                 {"worker": self.addresses}, job_name="worker", task_index=self.index, config=config
@@ -119,15 +122,20 @@ class Cluster:
         except tf.errors.OpError:
             # TensorFlow has a dozen errors for a lost worker, and the same ones for other reasons.
             farewell = 0.0
-            reason = peers.lost()
-            if reason is None:
+            lost = peers.lost()
+            if lost is None:
                 raise
-            raise Retry(reason) from None
-        except UserError:
-            farewell = 0.0
+            raise Retry(lost) from None
+        except UserError as error:
+            farewell, reason = 0.0, f"error: {error}"
             raise
         finally:
-            peers.leave(farewell)
+            peers.leave(farewell, reason)
+
+    def told_to_stop(self) -> str:
+        """Names the worker that got SIGTERM, for one that stops because of it."""
+        assert self._peers is not None
+        return self._peers.told_to_stop()
 
 
 def _groups(tensors: Sequence[tf.Tensor], max_bytes: int) -> Iterator[list[tf.Tensor]]:

@@ -7,11 +7,13 @@ worker 0, over which a line goes each way every second:
     worker 1 of 3       to worker 0: who it is, and that it lives
     missing 2           from worker 0, until all are there
     missing             from worker 0: all are there
+    told to stop        to worker 0: from one that got SIGTERM; all stop after the same step
     lost 2              from worker 0: who died or froze; everybody leaves
-    bye                 from any: it has done its part; from worker 0 when all have
+    bye …               from any: it leaves, and why if not because it has done its part; from worker 0 when all have
     refused …           from worker 0: the two do not belong to the same run
 
-A worker that dies closes its connection (its kernel does); one that freezes falls silent.
+A worker that dies closes its connection (its kernel does); one that freezes falls silent. Worker 0 hears of
+everything first: the last line of its log says who was lost and why, those of the others point to it.
 """
 
 from collections.abc import Sequence
@@ -31,7 +33,7 @@ BEAT_SECONDS = 1.0  # Between two lines on a connection.
 SILENCE_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
 GRACE_SECONDS = 4.0  # For the main thread to leave by itself, after a loss, before the process is ended under it.
 FAREWELL_SECONDS = 25.0  # The same after another's good-bye: the end of a run is no reason to hurry.
-WAIT_SECONDS = 600.0  # For all to be there: an image is pulled, and a Job waits up to 6 minutes to replace a pod.
+WAIT_SECONDS = 900.0  # For all to be there: an image is pulled, and a Job waits up to 10 minutes to replace a pod.
 LINE_SECONDS = 10.0  # Between two lines of the log while waiting.
 MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; a stranger may not fill the memory.
 
@@ -49,6 +51,7 @@ class Peers:
         self._strangers: list[_Link] = []  # Connections to worker 0 that have not said yet who they are.
         self._missing = [0]  # What worker 0 said last, at any other worker.
         self._reason = ""
+        self._told: set[int] = set()  # At worker 0: those that got SIGTERM.
         self._lost = threading.Event()
         self._left = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -63,6 +66,7 @@ class Peers:
             UserError: This worker's port is taken, or worker 0 belongs to another run.
             Retry, KeyboardInterrupt: Somebody was still missing after `wait_seconds`; or a signal came.
         """
+        self._interruption = interruption
         port = split_address(self._addresses[self._index])[1]
         try:
             listener = socket.create_server(("", port))
@@ -93,8 +97,17 @@ class Peers:
         """Returns who was lost, None if nobody was; waits, as an error of TensorFlow may come before we know why."""
         return self._reason if self._lost.wait(SILENCE_SECONDS + GRACE_SECONDS) else None
 
-    def leave(self, wait_seconds: float) -> None:
-        """Ends the watch and tells the others, which have to leave as well.
+    def told_to_stop(self) -> str:
+        """Names, for a worker that stops because another one got SIGTERM, that other one."""
+        if self._index != 0:
+            return f"another worker ({self._name(0)} says which)"
+        end = time.monotonic() + 3 * BEAT_SECONDS  # It may have stopped faster than it could say so.
+        while not self._told and time.monotonic() < end:
+            time.sleep(BEAT_SECONDS / 10)
+        return ", ".join(map(self._name, sorted(self._told))) or "another worker"
+
+    def leave(self, wait_seconds: float, reason: str = "") -> None:
+        """Ends the watch and tells the others, which have to leave as well, and why if it is not the end of the run.
 
         Waits for all to have done their part: TensorFlow's server here may still have to send them the end of the last
         step, and without it they take long to close their sessions.
@@ -102,19 +115,21 @@ class Peers:
         self._left.set()
         self._watcher.join()
         links = [*self._links.values(), *self._parting]
+        bye = " ".join(["bye", *reason.split()])
         if self._index != 0:
             for link in links:
-                link.send("bye")
+                self._say_if_told(link)
+                link.send(bye)
         end = time.monotonic() + wait_seconds
         while self._links and time.monotonic() < end:
             for index, link in list(self._links.items()):
                 lines = link.receive()
-                if lines is None or "bye" in lines:
+                if lines is None or any(line.startswith("bye") for line in lines):
                     del self._links[index]
             time.sleep(BEAT_SECONDS / 10)
         if self._index == 0:
             for link in links:
-                link.send("bye")
+                link.send(bye)
         for link in links:
             link.close()
 
@@ -182,20 +197,29 @@ class Peers:
         while not self._left.wait(BEAT_SECONDS) and time.monotonic() < end:
             for index, link in list(self._links.items()):
                 link.send(self._hello)
+                self._say_if_told(link)
                 lines = link.receive()
                 for line in [f"lost {index}"] if lines is None else lines:
-                    if line == "bye" and index in self._links:
+                    if line == "told to stop":
+                        self._told.add(index)
+                    elif line.startswith("bye") and index in self._links:
                         self._parting.append(self._links.pop(index))
-                        end = min(end, self._note_loss(index, "left", FAREWELL_SECONDS))
+                        what = f"left: {line[4:]}" if line[4:] else "left, its log says why"
+                        end = min(end, self._note_loss(index, what, FAREWELL_SECONDS))
                     elif line.startswith("lost "):
                         for other in self._links.values():
                             other.send(line)
                         self._links.clear()
-                        end = min(end, self._note_loss(int(line[5:]), "died or froze", GRACE_SECONDS))
+                        what = link.ending or f"was lost, the last line of {self._name(0)} says why"
+                        end = min(end, self._note_loss(int(line[5:]), what, GRACE_SECONDS))
         if not self._left.is_set():
             sys.stdout.flush()
             print(f"interrupted: {self._reason}", file=sys.stderr, flush=True)
             os._exit(STATUS_RETRY)
+
+    def _say_if_told(self, link: "_Link") -> None:
+        if self._interruption.signal is not None and self._index != 0:
+            link.send("told to stop")
 
     def _note_loss(self, index: int, what: str, seconds: float) -> float:
         """Keeps the first reason to leave, for the main thread; returns the time by which it has to."""
@@ -215,6 +239,7 @@ class _Link:
         connection.setblocking(False)
         self._connection = connection
         self._rest = b""
+        self.ending = ""  # Why nothing more can come.
         self._heard = time.monotonic()
 
     def send(self, line: str) -> None:
@@ -227,10 +252,14 @@ class _Link:
         try:
             data = self._connection.recv(MAX_LINE_BYTES)
         except BlockingIOError:
-            return [] if time.monotonic() - self._heard < SILENCE_SECONDS else None
-        except OSError:
+            if time.monotonic() - self._heard < SILENCE_SECONDS:
+                return []
+            self.ending = f"gave no sign for {SILENCE_SECONDS:.0f} s: it froze, or its machine or the network failed"
             return None
+        except OSError:
+            data = b""
         if not data or len(self._rest) > MAX_LINE_BYTES:
+            self.ending = "died: its connection closed without a word; out of memory, or killed"
             return None
         self._heard = time.monotonic()
         *lines, self._rest = (self._rest + data).split(b"\n")
