@@ -24,7 +24,7 @@ from typing import IO, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
 from metart.common.files import locked, open_replacing, replacing
-from metart.common.flags import Parser, Unreachable, UserError, number, run
+from metart.common.flags import Parser, Unreachable, number, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, read_artworks, select

@@ -7,11 +7,20 @@ from pathlib import Path
 import subprocess
 import sys
 import tempfile
+import threading
 
 from processes import REPO
 import pytest
 
-from metart.common.files import LOCK_FILENAME, PARTIAL_SUFFIX, locked, make_folder, open_replacing, replacing
+from metart.common.files import (
+    LOCK_FILENAME,
+    PARTIAL_SUFFIX,
+    locked,
+    make_folder,
+    open_replacing,
+    open_seekable,
+    replacing,
+)
 from metart.common.flags import UserError
 
 
@@ -112,3 +121,108 @@ def test_a_lock_of_another_user_is_named() -> None:
         Path(volume).chmod(0o777)
         with as_user(1000), pytest.raises(UserError, match=f"^{volume}/{LOCK_FILENAME} belongs to user 0:0 "):
             lock(Path(volume))
+
+
+def fill(path: Path | str, before: str = "", after: str = "", redirect: str = "") -> str:
+    """Writes "new" to `path` in a process of its own, whose standard output is returned."""
+    program = (
+        "import sys\nfrom metart.common.files import open_replacing\nprint(sys.argv[2], end='')\n"
+        "with open_replacing(sys.argv[1]) as file:\n    file.write('new ')\nprint(sys.argv[3], end='')\n"
+    )
+    command = ["bash", "-c", f'"$0" -c "$1" {path} "$2" "$3" {redirect}', sys.executable, program, before, after]
+    return subprocess.run(command, cwd=REPO, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def test_a_pipe_is_written_through(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to("pipe")
+    for path in (pipe, tmp_path / "link"):
+        received: list[str] = []
+        reader = threading.Thread(target=lambda received=received: received.append(pipe.read_text()))
+        reader.start()
+        with open_replacing(path) as file:
+            file.write("new")
+        reader.join()
+        assert received == ["new"]
+        assert pipe.is_fifo()
+    assert names(tmp_path) == ["link", "pipe"]
+    assert fill(">(cat)") == "new "
+
+
+def test_the_output_of_the_process_is_written_through(tmp_path: Path) -> None:
+    for path in ("/dev/stdout", "/dev/fd/1", "/proc/self/fd/1"):
+        if Path(path).exists():
+            assert fill(path, "before ", " after") == "before new  after"
+    log = tmp_path / "log"
+    log.write_text("old ")
+    fill("/dev/stdout", "before ", "after", f">> {log}")
+    assert log.read_text() == "old before new after"
+    fill("/dev/stdout", "before ", "after", f"> {log}")
+    assert log.read_text() == "before new after"
+    fill("/dev/fd/3", redirect=f"3> {log}")
+    assert log.read_text() == "new "
+
+
+def test_a_device_stays(tmp_path: Path) -> None:
+    device = tmp_path / "null"
+    try:
+        os.mknod(device, 0o20666, os.makedev(1, 3))
+        device.write_text("")
+    except OSError:
+        pytest.skip("only root may make a device, and not everywhere")
+    with open_replacing(device) as file:
+        file.write("new")
+    assert device.is_char_device()
+    assert names(tmp_path) == ["null"]
+
+
+@pytest.mark.parametrize("content", ["old", None])
+def test_a_link_stays_and_what_it_leads_to_is_replaced(content: str | None, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    if content:
+        (folder / "a.txt").write_text(content)
+    (tmp_path / "link").symlink_to("elsewhere/a.txt")
+    (tmp_path / "link to link").symlink_to("link")
+    with open_replacing(tmp_path / "link to link") as file:
+        file.write("new")
+    assert (folder / "a.txt").read_text() == "new"
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "link to link").is_symlink()
+    assert names(folder) == ["a.txt"]
+
+
+def test_what_cannot_be_written_is_an_error_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to("folder")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "file").write_text("x")
+    for name in ("folder", "link", "loop", "file/x"):
+        with pytest.raises(OSError) as error, replacing(tmp_path / name):
+            raise AssertionError("the work began")
+        assert str(tmp_path / name) in str(error.value)
+    assert names(tmp_path) == ["file", "folder", "link", "loop"]
+
+
+def read_twice(path: Path | str) -> bytes:
+    with open_seekable(path) as file:
+        first = file.read()
+        file.seek(0)
+        assert file.read() == first == Path(file.name).read_bytes()
+        return first
+
+
+def test_a_pipe_is_read_again_like_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    (tmp_path / "link").symlink_to("file")
+    os.mkfifo(tmp_path / "pipe")
+    writer = threading.Thread(target=lambda: (tmp_path / "pipe").write_bytes(b"x" * 100_000))
+    writer.start()
+    assert read_twice(tmp_path / "pipe") == read_twice(tmp_path / "file") == read_twice(tmp_path / "link")
+    writer.join()
+
+
+def test_what_is_no_file_is_not_read(tmp_path: Path) -> None:
+    for path, error in (("/dev/zero", UserError), ("/dev/null", UserError), (tmp_path, IsADirectoryError)):
+        with pytest.raises(error, match=str(path)), contextlib.ExitStack() as stack:
+            stack.enter_context(open_seekable(path))

@@ -43,6 +43,17 @@ def test_a_boolean_that_is_not_given_has_its_default_and_the_last_one_counts() -
     assert parser().parse_args(["--clone_on_cpu", "--noclone_on_cpu"]).clone_on_cpu is False
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert flags.path("~") == tmp_path
+    assert flags.path("~/a [b] ~c") == tmp_path / "a [b] ~c"
+    assert flags.path("./~/a") == Path("~/a")
+    assert flags.path("a/~") == Path("a/~")
+    for text in ("", "~no-such-user/a"):
+        with pytest.raises(argparse.ArgumentTypeError, match=r"path is empty|no such home folder; write \./~"):
+            flags.path(text)
+
+
 def test_flags_without_a_task_are_taken() -> None:
     parser().parse_args(["--alsologtostderr", "--eval_dir=/logs"])
     parser().parse_args(["--alsologtostderr=True", "--eval_dir", "/logs"])

@@ -10,7 +10,14 @@ from hypothesis import HealthCheck, example, given, settings, strategies
 import pytest
 
 from metart.common.flags import UserError
-from metart.common.labels import folder_name, label_of_folder, read_labels, write_folder, write_labels
+from metart.common.labels import (
+    folder_name,
+    label_of_folder,
+    normalise_label,
+    read_labels,
+    write_folder,
+    write_labels,
+)
 
 TEXT = strategies.text(strategies.characters(exclude_categories=["Cs"]), min_size=1, max_size=40)
 # Labels that differ little: pieces that file systems forbid, confuse or cut off.
@@ -115,6 +122,38 @@ def test_folders_made_by_hand_are_labels_too(tmp_path: Path) -> None:
 def test_an_empty_label_has_no_folder() -> None:
     with pytest.raises(ValueError, match="empty label"):
         folder_name("")
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        (" French ", "French"),
+        ("Porcelain\n(Jingdezhen ware)", "Porcelain (Jingdezhen ware)"),
+        ("Porcelain\r\n\t(Jingdezhen ware)\x0b", "Porcelain (Jingdezhen ware)"),
+        ("Franc\u0327ais", "Fran\u00e7ais"),
+        ("Italian,\u00a0Florence", "Italian, Florence"),
+        ("a\x00b\x85c\u2028d", "a b c d"),
+        ("中国", "中国"),
+        ("نستعلیق\u200cها", "نستعلیق\u200cها"),  # A letter that joins nothing is part of the spelling.
+        ("", ""),
+        (" ", ""),
+        ("\r\n", ""),
+        ("\u3000\u00a0", ""),
+        ("\ufeff", ""),
+        ("\u200b \u200e", ""),
+    ],
+)
+def test_two_spellings_of_the_same_letters_are_one_label(text: str, label: str) -> None:
+    assert normalise_label(text) == label
+
+
+@given(LABELS)
+@settings(max_examples=200, deadline=None)
+def test_a_normal_label_is_one_line_and_stays(text: str) -> None:
+    label = normalise_label(text)
+    assert normalise_label(label) == normalise_label(unicodedata.normalize("NFD", text)) == label
+    assert label.splitlines() == ([label] if label else [])
+    assert label == label.strip()
 
 
 def test_the_museums_labels() -> None:

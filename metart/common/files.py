@@ -1,4 +1,7 @@
-"""Files that are whole or absent: written under a temporary name, then renamed; and folders that one process has."""
+"""Files that are whole or absent: written under a temporary name, then renamed; and folders that one process has.
+
+A path that a user gives may be a pipe, a link or a device as well: such are read once and written through.
+"""
 
 from collections.abc import Iterator
 import contextlib
@@ -6,6 +9,11 @@ import errno
 import fcntl
 import os
 from pathlib import Path
+import re
+import shutil
+import stat
+import sys
+import tempfile
 from typing import IO, Any
 
 from metart.common.flags import Retry, UserError
@@ -120,9 +128,52 @@ def _holder(inode: int) -> str:
 
 
 @contextlib.contextmanager
+def open_seekable(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+    """Opens a file that can be read more than once; what comes through a pipe is copied first.
+
+    Yields:
+        A file at its start; its `name` is a path that has the same content.
+
+    Raises:
+        UserError: A device, which may have no end.
+    """
+    with open(path, "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISREG(mode):
+            yield file
+            return
+        if not (stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode) or file.isatty()):
+            raise UserError(f"{path} is a device, not a file")
+        with tempfile.NamedTemporaryFile() as copy:
+            shutil.copyfileobj(file, copy)
+            copy.seek(0)
+            yield copy
+
+
+@contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary path beside `path`; it takes its place when the block ends without error."""
+    """Yields a temporary path beside `path`; it takes its place when the block ends without error.
+
+    A symbolic link stays, what it leads to is replaced. What exists and is no file (a pipe, a device), and what this
+    process has as its output (/dev/stdout), stays as well and gets the content at the end.
+    """
     target = Path(path)
+    through = _written_through(target)
+    if through is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            partial = Path(folder) / "partial"
+            yield partial
+            if sys.stdout is not None:
+                sys.stdout.flush()
+            # A copy of the descriptor goes on where the output is; /dev/stdout by its name would begin a file anew.
+            with (
+                open(partial, "rb") as source,
+                open(os.dup(through) if isinstance(through, int) else through, "wb") as file,
+            ):
+                shutil.copyfileobj(source, file)
+        return
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
     try:
         yield partial
@@ -133,6 +184,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         with contextlib.suppress(OSError):
             partial.unlink()
         raise
+
+
+def _written_through(path: Path) -> Path | int | None:
+    """Returns what must not be replaced: the path of a pipe or device, or the number of an open file; else None."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    for descriptor in (1, 2, int(path.name) if re.fullmatch("[0-9]{1,6}", path.name) else 1):  # 3 of /dev/fd/3.
+        with contextlib.suppress(OSError):  # Closed.
+            if os.path.samestat(status, os.fstat(descriptor)):
+                return descriptor
+    return None if stat.S_ISREG(status.st_mode) else path
 
 
 @contextlib.contextmanager

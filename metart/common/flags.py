@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 import errno
 import os
+from pathlib import Path
 import signal
 import sys
 from typing import NoReturn
@@ -71,6 +72,16 @@ def _boolean(text: str) -> bool:
     if text.lower() not in values:
         raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
     return values[text.lower()]
+
+
+def path(text: str) -> Path:
+    """The argparse type of files and folders; `~` is the home folder, also after `=`, where shells leave it alone."""
+    if not text:
+        raise argparse.ArgumentTypeError("the path is empty")
+    expanded = os.path.expanduser(text)  # noqa: PTH111 - pathlib takes ./~ for ~.
+    if expanded.startswith("~"):
+        raise argparse.ArgumentTypeError(f"{text!r}: no such home folder; write ./~ for a folder of that name")
+    return Path(expanded)
 
 
 def number(

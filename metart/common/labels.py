@@ -17,10 +17,12 @@ from urllib.parse import unquote
 from metart.common.files import open_replacing
 from metart.common.flags import UserError
 
-PICTURES_FOLDER = "met_art"  # Holds a folder for each label.
+PICTURES_FOLDER = "met_art"  # In DATASET_DIR, with a folder for each label.
 LABELS_FILENAME = "labels.txt"
 FULL_LABEL_FILENAME = ".label"  # In the folder of a label too long for a folder name.
 MAX_FOLDER_BYTES = 200  # File systems stop at 255 bytes; archives and temporary names need the rest.
+
+INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # Categories of Unicode: blanks, controls, marks of direction and width.
 
 _FORBIDDEN = re.compile(
     r'[\x00-\x1f\x7f/\\:*?"<>|%]|^[. ~]|[. ]$'
@@ -35,6 +37,16 @@ _SMALL_WORDS = {
     "people", "peoples", "possibly", "probably", "province", "region", "style", "the", "with",
 }
 # fmt: on
+
+
+def normalise_label(text: str) -> str:
+    """Returns a label as every script writes it; two spellings of the same letters are one label.
+
+    One line with single blanks, in Unicode form NFC, and empty if there is nothing to see: a blank is no label.
+    """
+    printable = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
+    label = " ".join(unicodedata.normalize("NFC", printable).split())
+    return label if any(unicodedata.category(letter) not in INVISIBLE for letter in label) else ""
 
 
 def is_text(label: str) -> bool:
