@@ -121,6 +121,6 @@ def _file_name(picture: str) -> str:
 def _last_feature_map(logits: tf.Tensor) -> tf.Tensor:
     """Returns the last activation before the head that has places, [n, height, width, depth]."""
     tensor, _ = registry.head(logits)
-    while tensor.shape[1] * tensor.shape[2] == 1:
+    while tensor.shape.rank < 4 or tensor.shape[1] * tensor.shape[2] == 1:
         tensor = tensor.op.inputs[0]
     return tensor

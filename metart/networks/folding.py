@@ -32,7 +32,7 @@ def fold_batch_norm(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
         if node.op != "FusedBatchNormV3" or node.attr["is_training"].b:
             continue
         convolution = nodes[_name(node.input[0])]
-        if convolution.op != "Conv2D" or uses[convolution.name] != 1:
+        if convolution.op not in ("Conv2D", "DepthwiseConv2dNative") or uses[convolution.name] != 1:
             continue  # Such as the batch norm before the activation in resnet_v2, which has no convolution to go into.
         weights = constant(convolution.input[1])
         parameters = [constant(name) for name in node.input[1:]]
@@ -40,8 +40,9 @@ def fold_batch_norm(graph: tf.compat.v1.GraphDef) -> tf.compat.v1.GraphDef:
             continue
         scale, offset, mean, variance = parameters
         factor = scale / np.sqrt(variance + node.attr["epsilon"].f)
+        depths = weights.shape[3:] if convolution.op == "Conv2D" else weights.shape[2:]
         new = [
-            _constant_node(f"{convolution.name}/folded_weights", weights * factor),
+            _constant_node(f"{convolution.name}/folded_weights", weights * factor.reshape(depths)),
             _constant_node(f"{node.name}/folded_biases", offset - mean * factor),
         ]
         merged = tf.compat.v1.NodeDef()

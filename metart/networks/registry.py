@@ -1,15 +1,21 @@
-"""The image classification networks of tf_slim.nets, by slim's names, and one for small pictures.
+"""The image classification networks: those of slim, by its names and with its variables, and one for small pictures.
 
 To add a network, add a line to NETWORKS.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 import contextlib
+import functools
 import inspect
 from typing import Any, NamedTuple
 
 from metart.networks.slim_compat import nets, slim, slim_layers, tf
 from metart.common.flags import UserError
+from metart.networks.inception_resnet_v2 import inception_resnet_v2, inception_resnet_v2_arg_scope
+from metart.networks.inception_v4 import inception_v4
+from metart.networks.mobilenet_v1 import mobilenet_arg_scope, mobilenet_v1
+from metart.networks.mobilenet_v2 import mobilenet_v2
+from metart.networks.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
 from metart.networks.wide_resnet import wide_resnet_10_4
 
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
@@ -29,6 +35,8 @@ class Network(NamedTuple):
     image_size: int  # Side of the square input, pixels.
     scale: float  # The input is (RGB value in [0, 255] - mean) / scale.
     mean: tuple[float, float, float]
+    top_1: float | None = None  # Of the published weights on ImageNet, one crop, range [0, 1].
+    address: str = ""  # Of the published weights.
 
 
 def _inception_pixels(function: Callable[..., Any], arg_scope: Callable[..., Any], image_size: int) -> Network:
@@ -40,6 +48,10 @@ def _vgg_pixels(function: Callable[..., Any], arg_scope: Callable[..., Any], ima
     return Network(function, arg_scope, image_size, 1.0, (123.68, 116.779, 103.939))
 
 
+def _mobilenet(function: Callable[..., Any], **options: Any) -> Network:
+    return _inception_pixels(functools.partial(function, **options), mobilenet_arg_scope, 224)
+
+
 _inception_scope = nets.inception.inception_v3_arg_scope
 _resnet_scope = nets.resnet_utils.resnet_arg_scope
 
@@ -48,6 +60,19 @@ NETWORKS: dict[str, Network] = {
     "inception_v1": _inception_pixels(nets.inception.inception_v1, nets.inception.inception_v1_arg_scope, 224),
     "inception_v2": _inception_pixels(nets.inception.inception_v2, nets.inception.inception_v2_arg_scope, 224),
     "inception_v3": _inception_pixels(nets.inception.inception_v3, _inception_scope, 299),
+    "inception_v4": _inception_pixels(inception_v4, _inception_scope, 299),
+    "inception_resnet_v2": _inception_pixels(inception_resnet_v2, inception_resnet_v2_arg_scope, 299),
+    "mobilenet_v1": _mobilenet(mobilenet_v1),
+    "mobilenet_v1_075": _mobilenet(mobilenet_v1, depth_multiplier=0.75),
+    "mobilenet_v1_050": _mobilenet(mobilenet_v1, depth_multiplier=0.5),
+    "mobilenet_v1_025": _mobilenet(mobilenet_v1, depth_multiplier=0.25),
+    "mobilenet_v2": _mobilenet(mobilenet_v2),
+    "mobilenet_v2_140": _mobilenet(mobilenet_v2, depth_multiplier=1.4),
+    "mobilenet_v2_035": _mobilenet(mobilenet_v2, depth_multiplier=0.35),
+    "mobilenet_v3_large": _mobilenet(mobilenet_v3_large),
+    "mobilenet_v3_large_minimalistic": _mobilenet(mobilenet_v3_large, minimalistic=True),
+    "mobilenet_v3_small": _mobilenet(mobilenet_v3_small),
+    "mobilenet_v3_small_minimalistic": _mobilenet(mobilenet_v3_small, minimalistic=True),
     "overfeat": _vgg_pixels(nets.overfeat.overfeat, nets.overfeat.overfeat_arg_scope, 231),
     "resnet_v1_50": _vgg_pixels(nets.resnet_v1.resnet_v1_50, _resnet_scope, 224),
     "resnet_v1_101": _vgg_pixels(nets.resnet_v1.resnet_v1_101, _resnet_scope, 224),
@@ -62,6 +87,31 @@ NETWORKS: dict[str, Network] = {
     "vgg_19": _vgg_pixels(nets.vgg.vgg_19, nets.vgg.vgg_arg_scope, 224),
     "wide_resnet_10_4": _inception_pixels(wide_resnet_10_4, _resnet_scope, 64),
 }
+
+_MODELS = "http://download.tensorflow.org/models"
+_V2 = "https://storage.googleapis.com/mobilenet_v2/checkpoints"
+_V3 = "https://storage.googleapis.com/mobilenet_v3/checkpoints"
+
+# Top-1 accuracy and address, from the lists of slim's research models.
+_PUBLISHED = {
+    "inception_v3": (0.780, f"{_MODELS}/inception_v3_2016_08_28.tar.gz"),
+    "inception_v4": (0.802, f"{_MODELS}/inception_v4_2016_09_09.tar.gz"),
+    "inception_resnet_v2": (0.804, f"{_MODELS}/inception_resnet_v2_2016_08_30.tar.gz"),
+    "mobilenet_v1": (0.709, f"{_MODELS}/mobilenet_v1_2018_02_22/mobilenet_v1_1.0_224.tgz"),
+    "mobilenet_v1_075": (0.684, f"{_MODELS}/mobilenet_v1_2018_08_02/mobilenet_v1_0.75_224.tgz"),
+    "mobilenet_v1_050": (0.633, f"{_MODELS}/mobilenet_v1_2018_08_02/mobilenet_v1_0.5_224.tgz"),
+    "mobilenet_v1_025": (0.498, f"{_MODELS}/mobilenet_v1_2018_08_02/mobilenet_v1_0.25_224.tgz"),
+    "mobilenet_v2": (0.719, f"{_V2}/mobilenet_v2_1.0_224.tgz"),
+    "mobilenet_v2_140": (0.749, f"{_V2}/mobilenet_v2_1.4_224.tgz"),
+    "mobilenet_v2_035": (0.603, f"{_V2}/mobilenet_v2_0.35_224.tgz"),
+    "mobilenet_v3_large": (0.752, f"{_V3}/v3-large_224_1.0_float.tgz"),
+    "mobilenet_v3_large_minimalistic": (0.723, f"{_V3}/v3-large-minimalistic_224_1.0_float.tgz"),
+    "mobilenet_v3_small": (0.675, f"{_V3}/v3-small_224_1.0_float.tgz"),
+    "mobilenet_v3_small_minimalistic": (0.619, f"{_V3}/v3-small-minimalistic_224_1.0_float.tgz"),
+    "resnet_v1_50": (0.752, f"{_MODELS}/resnet_v1_50_2016_08_28.tar.gz"),
+}
+for _name, (_top_1, _address) in _PUBLISHED.items():
+    NETWORKS[_name] = NETWORKS[_name]._replace(top_1=_top_1, address=_address)
 
 
 def build(
@@ -112,11 +162,16 @@ def build(
         if "Negative dimension size" not in str(error):
             raise
         raise UserError(f"{images.shape[1]} x {images.shape[2]} pixels are too few for {model_name}") from None
-    # Images larger than the network's own give an answer at more than one position.
     auxiliary_logits = end_points.get("AuxLogits")
-    if auxiliary_logits is not None:
-        auxiliary_logits = tf.reduce_mean(auxiliary_logits, [1, 2])
-    return tf.reduce_mean(logits, [1, 2]), auxiliary_logits
+    return mean_over_places(logits), None if auxiliary_logits is None else mean_over_places(auxiliary_logits)
+
+
+def mean_over_places(net: tf.Tensor) -> tf.Tensor:
+    """Returns [batch, depth] of [batch, height, width, depth]; what has no places is returned as it is.
+
+    Images larger than a network's own give an answer at more than one place.
+    """
+    return net if net.shape.rank == 2 else tf.reduce_mean(net, [1, 2])
 
 
 def _batch_norm_decay() -> tf.Tensor:
@@ -153,16 +208,17 @@ def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable
 
 
 def head(logits: tf.Tensor) -> tuple[tf.Tensor, str]:
-    """Finds the last layer of a network, a 1 x 1 convolution in all of them.
+    """Finds the last layer of a network, a 1 x 1 convolution or a fully connected layer.
 
     Args:
         logits: What `build` returned.
 
     Returns:
-        (what that layer sees, float32 [batch, height, width, depth]; the scope of its weights and biases).
+        (what that layer sees, float32 [batch, height, width, depth] or [batch, depth]; the scope of its weights and
+        biases).
     """
     operation = logits.op
-    while operation.type != "Conv2D":
+    while operation.type not in ("Conv2D", "MatMul"):
         operation = operation.inputs[0].op
     return operation.inputs[0], operation.name.rpartition("/")[0]
 

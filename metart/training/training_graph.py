@@ -83,7 +83,7 @@ def build_head(
         arguments.model_name, images, len(label_weights), weight_decay=arguments.weight_decay, with_auxiliary_head=True
     )
     head_input, scope = registry.head(logits)
-    of_pictures = tf.reduce_mean(head_input, [1, 2])
+    of_pictures = registry.mean_over_places(head_input)
     inputs = HeadInputs(
         tf.compat.v1.placeholder(tf.float32, [None, of_pictures.shape[-1]], name="features"),
         tf.compat.v1.placeholder(tf.int64, [None], name="labels"),
@@ -95,7 +95,7 @@ def build_head(
     kept = tf.nn.dropout(inputs.features, rate=1.0 - registry.dropout_keep_probability(arguments.model_name))
     # The mean over the places of a 1 x 1 convolution is the same product with the mean over the places.
     _add_loss(
-        tf.matmul(kept, by_name["weights"][0, 0]) + by_name["biases"],
+        tf.matmul(kept, tf.reshape(by_name["weights"], [of_pictures.shape[-1], -1])) + by_name["biases"],
         inputs.labels,
         label_weights,
         arguments.label_smoothing,
