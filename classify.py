@@ -12,7 +12,6 @@ Writes  the most probable labels of each picture on stdout; with --explain_dir, 
 Safe to run again. A picture that cannot be read is a row with the reason; the exit status is then 1.
 """
 
-import argparse
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import csv
@@ -33,7 +32,7 @@ from metart.evaluation.inference import Classifier, open_classifier
 from metart.museum.remote_picture import fetch_picture
 from metart.networks import registry
 from metart.networks.preprocessing import evaluation_image
-from metart.networks.session import PRECISIONS
+from metart.networks.session import PRECISIONS, Device
 from metart.records.pictures import FORMATS, MAX_SIDE, BadPicture, normalise, read_file
 from metart.training import input_pipeline
 
@@ -51,7 +50,7 @@ def build_parser() -> Parser:
     add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
     add("--image_file", nargs="+", default=[], action="extend", help="pictures, or folders of them")
     add("--image_url", nargs="+", default=[], action="extend", help="http or https addresses of pictures")
-    add("--dataset_dir", help="folder with labels.txt; default: beside the checkpoint")
+    add("--dataset_dir", type=Path, help="folder with labels.txt; default: beside the checkpoint")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set, for --explain_dir")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
@@ -59,7 +58,7 @@ def build_parser() -> Parser:
     add("--format", default="text", choices=ROW_FORMATS, help="of the rows")
     add("--top_k", type=number(int, 1), default=5, help="labels to name")
     add("--min_probability", type=number(float, 0, 1), default=0.0, help=f'answer "{UNKNOWN}" below this')
-    add("--explain_dir", help="folder for the explanations; with the training pictures if they are in DATASET_DIR")
+    add("--explain_dir", type=Path, help="folder for explanations; with training pictures if they are in DATASET_DIR")
     parser.add_boolean("allow_private_hosts", False, "let --image_url reach this machine and its own network")
     add("--precision", default="float32", choices=PRECISIONS, help="of the arithmetic; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
@@ -181,39 +180,40 @@ def answer(
     return rows
 
 
-def open_explainer(classifier: Classifier, arguments: argparse.Namespace) -> "explanations.Explainer":
+def open_explainer(
+    classifier: Classifier, explain_dir: Path, dataset_name: str, dataset_dir: Path | None, batch_size: int
+) -> "explanations.Explainer":
     """Returns what writes into --explain_dir, with the training pictures if their records are in DATASET_DIR."""
-    from metart.evaluation import (
-        explanations,  # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
-    )
+    # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
+    from metart.evaluation import explanations
 
     training = None
-    if arguments.dataset_dir and any(Path(arguments.dataset_dir).glob("*.tfrecord")):
-        training = input_pipeline.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
-    return explanations.Explainer(classifier, Path(arguments.explain_dir), training, arguments.batch_size)
+    if dataset_dir and any(dataset_dir.glob("*.tfrecord")):
+        training = input_pipeline.open_split(dataset_name, "train", dataset_dir)
+    return explanations.Explainer(classifier, explain_dir, training, batch_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = build_parser().parse_args(argv)
-    sources = [*find_files(arguments.image_file), *arguments.image_url]
+    flags = build_parser().parse_args(argv)
+    sources = [*find_files(flags.image_file), *flags.image_url]
     if not sources:
         raise UserError(f"no pictures ({', '.join(FORMATS)}); give --image_file or --image_url")
+    device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
     failed = 0
     with open_classifier(
-        arguments.checkpoint_path,
-        arguments.model_name,
-        arguments.eval_image_size,
-        arguments.dataset_dir,
-        use_gpu=not arguments.clone_on_cpu,
-        precision=arguments.precision,
+        flags.checkpoint_path, flags.model_name, flags.eval_image_size, flags.dataset_dir, device=device
     ) as classifier:
-        explainer = open_explainer(classifier, arguments) if arguments.explain_dir else None
-        if arguments.format == "csv":
-            print(csv_header(min(arguments.top_k, len(classifier.label_names))))
-        for batch in read_batches(sources, arguments.batch_size, classifier.image_size, arguments.allow_private_hosts):
-            rows = answer(classifier, batch, arguments.top_k, arguments.min_probability)
+        explainer = None
+        if flags.explain_dir:
+            explainer = open_explainer(
+                classifier, flags.explain_dir, flags.dataset_name, flags.dataset_dir, flags.batch_size
+            )
+        if flags.format == "csv":
+            print(csv_header(min(flags.top_k, len(classifier.label_names))))
+        for batch in read_batches(sources, flags.batch_size, classifier.image_size, flags.allow_private_hosts):
+            rows = answer(classifier, batch, flags.top_k, flags.min_probability)
             for row in rows:
-                print(ROW_FORMATS[arguments.format](row), flush=True)
+                print(ROW_FORMATS[flags.format](row), flush=True)
             failed += sum(bool(row.problem) for row in rows)
             images = [image for _, image in batch if not isinstance(image, str)]
             if explainer and images:

@@ -10,13 +10,13 @@ Writes  EVAL_DIR/metrics.json, predictions.csv, labels.csv, confusion_matrix.csv
 Safe to run again: each run measures anew. With --watch it measures each new checkpoint as training writes it.
 """
 
-import argparse
 from collections.abc import Sequence
 import contextlib
 import json
 from pathlib import Path
 import sys
 import time
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
@@ -26,11 +26,11 @@ from PIL import Image
 from metart.networks.slim_compat import slim
 import dataset_factory
 from metart.common.files import make_folder, open_replacing
-from metart.common.flags import Parser, UserError, number, run
+from metart.common.flags import Parser, UserError, number, run, select
 from metart.evaluation import metrics, reports
-from metart.evaluation.inference import open_classifier, predict, write_temperature
+from metart.evaluation.inference import Answers, open_classifier, predict, write_temperature
 from metart.networks import checkpoints, registry
-from metart.networks.session import PRECISIONS
+from metart.networks.session import PRECISIONS, Device
 from metart.training import input_pipeline
 from metart.training.summaries import Summaries
 
@@ -43,8 +43,8 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
-    add("--eval_dir", required=True, help="folder for the reports")
-    add("--dataset_dir", required=True, help="folder with the records and labels.txt")
+    add("--eval_dir", type=Path, required=True, help="folder for the reports")
+    add("--dataset_dir", type=Path, required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="validation", help="split to evaluate on")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
@@ -59,16 +59,26 @@ def build_parser() -> Parser:
     return parser
 
 
+class Settings(NamedTuple):
+    """How to evaluate a checkpoint; the fields that are no groups have the names of the flags."""
+
+    eval_dir: Path
+    dataset_dir: Path
+    dataset_split_name: str
+    model_name: str | None  # None and None: as it was trained.
+    eval_image_size: int | None
+    batch_size: int
+    max_num_batches: int | None
+    calibrate: bool
+    device: Device
+
+
 def write_reports(
-    eval_dir: Path,
-    dataset: slim.dataset.Dataset,
-    label_names: Sequence[str],
-    truth: np.ndarray,
-    probabilities: np.ndarray,
-    names: Sequence[str],
-    label_figures: Sequence[metrics.LabelFigures],
-) -> None:
-    """Writes the tables and the pictures of PICTURE_NAMES."""
+    eval_dir: Path, dataset: slim.dataset.Dataset, label_names: Sequence[str], answers: Answers
+) -> list[metrics.LabelFigures]:
+    """Writes the tables and the pictures of PICTURE_NAMES; returns the figures of each label."""
+    truth, probabilities, names = answers
+    label_figures = metrics.by_label(truth, probabilities)
     matrix = metrics.confusion_matrix(truth, probabilities)
     reports.write_predictions(eval_dir / "predictions.csv", names, truth, probabilities, label_names)
     reports.write_label_table(eval_dir / "labels.csv", label_figures, label_names)
@@ -85,6 +95,7 @@ def write_reports(
         strict=True,
     ):
         reports.save(figure, eval_dir / f"{name}.png")
+    return label_figures
 
 
 def write_summaries(
@@ -111,40 +122,32 @@ def describe(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, checkpoint: str) -> str:
+def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str) -> str:
     """Measures one checkpoint, writes all reports and returns the last line for the reader."""
-    eval_dir = Path(arguments.eval_dir)
+    eval_dir, split = settings.eval_dir, settings.dataset_split_name
     make_folder(eval_dir)
     with open_classifier(
         checkpoint,
-        arguments.model_name,
-        arguments.eval_image_size,
-        arguments.dataset_dir,
-        use_gpu=not arguments.clone_on_cpu,
-        precision=arguments.precision,
-        calibrated=not arguments.calibrate,
+        settings.model_name,
+        settings.eval_image_size,
+        settings.dataset_dir,
+        calibrated=not settings.calibrate,
+        device=settings.device,
     ) as classifier:
-        truth, probabilities, names = predict(classifier, dataset, arguments.batch_size, arguments.max_num_batches)
+        answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
     temperature = classifier.temperature
-    if arguments.calibrate:
-        before = metrics.summary(truth, probabilities)
-        temperature = metrics.fit_temperature(truth, probabilities)
-        probabilities = metrics.calibrated(probabilities, temperature)
-        print(
-            f"temperature {temperature:.3f}, saved as {write_temperature(checkpoint, temperature)}; without it: "
-            f"log loss {before['log_loss']:.4f}, calibration error {before['calibration_error']:.4f}"
-        )
-    figures = metrics.summary(truth, probabilities)
-    by_label = metrics.by_label(truth, probabilities)
-    write_reports(eval_dir, dataset, classifier.label_names, truth, probabilities, names, by_label)
-    write_summaries(eval_dir, checkpoints.step(checkpoint), figures, by_label, classifier.label_names)
+    if settings.calibrate:
+        temperature, answers = calibrate(checkpoint, answers)
+    figures = metrics.summary(answers.truth, answers.probabilities)
+    label_figures = write_reports(eval_dir, dataset, classifier.label_names, answers)
+    write_summaries(eval_dir, checkpoints.step(checkpoint), figures, label_figures, classifier.label_names)
     with open_replacing(eval_dir / "metrics.json") as file:
         about = {
             "checkpoint": checkpoint,
             "model_name": classifier.model_name,
             "image_size": classifier.image_size,
-            "split": arguments.dataset_split_name,
-            "pictures": len(truth),
+            "split": split,
+            "pictures": len(answers.truth),
             "labels": len(classifier.label_names),
             "temperature": temperature,
         }
@@ -152,19 +155,30 @@ def evaluate(arguments: argparse.Namespace, dataset: slim.dataset.Dataset, check
         file.write("\n")
     print(describe(figures))
     return (
-        f"{checkpoint}: top-1 {figures['top_1']:.4f} on {len(truth):,} {arguments.dataset_split_name} pictures of "
+        f"{checkpoint}: top-1 {figures['top_1']:.4f} on {len(answers.truth):,} {split} pictures of "
         f"{len(classifier.label_names)} labels; reports in {eval_dir}"
     )
 
 
-def watch(arguments: argparse.Namespace, dataset: slim.dataset.Dataset) -> None:
-    """Evaluates the newest checkpoint each time there is a new one, until the last step of the training run."""
+def calibrate(checkpoint: str, answers: Answers) -> tuple[float, Answers]:
+    """Fits a temperature and saves it beside the checkpoint; returns it and what the answers are with it."""
+    before = metrics.summary(answers.truth, answers.probabilities)
+    temperature = metrics.fit_temperature(answers.truth, answers.probabilities)
+    print(
+        f"temperature {temperature:.3f}, saved as {write_temperature(checkpoint, temperature)}; without it: "
+        f"log loss {before['log_loss']:.4f}, calibration error {before['calibration_error']:.4f}"
+    )
+    return temperature, answers._replace(probabilities=metrics.calibrated(answers.probabilities, temperature))
+
+
+def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: str) -> None:
+    """Evaluates the newest checkpoint in a folder each time there is a new one, until the last step of the training."""
     done = ""
-    print(f"waiting for checkpoints in {arguments.checkpoint_path}; Ctrl-C ends it", flush=True)
+    print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
     while True:
-        checkpoint = next(reversed(checkpoints.all_in(arguments.checkpoint_path)), "")
+        checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint != done:
-            print(evaluate(arguments, dataset, checkpoint), flush=True)
+            print(evaluate(settings, dataset, checkpoint), flush=True)
             done = checkpoint
             last_step = checkpoints.settings(checkpoint).get("max_number_of_steps")
             if last_step and checkpoints.step(checkpoint) >= last_step:
@@ -173,14 +187,16 @@ def watch(arguments: argparse.Namespace, dataset: slim.dataset.Dataset) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = build_parser().parse_args(argv)
-    dataset = input_pipeline.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
-    if arguments.watch:
-        if Path(arguments.checkpoint_path + ".index").is_file():
-            raise UserError(f"--watch needs a folder, --checkpoint_path={arguments.checkpoint_path} is one checkpoint")
-        watch(arguments, dataset)
+    flags = build_parser().parse_args(argv)
+    dataset = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
+    device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
+    settings = select(Settings, {**vars(flags), "device": device})
+    if flags.watch:
+        if Path(flags.checkpoint_path + ".index").is_file():
+            raise UserError(f"--watch needs a folder, --checkpoint_path={flags.checkpoint_path} is one checkpoint")
+        watch(settings, dataset, flags.checkpoint_path)
     else:
-        print(evaluate(arguments, dataset, checkpoints.newest(arguments.checkpoint_path)))
+        print(evaluate(settings, dataset, checkpoints.newest(flags.checkpoint_path)))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from metart.common.labels import write_labels
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import uploaded_image
+from metart.networks.session import Device
 from metart.records.pictures import MAX_SIDE
 from metart.training import input_pipeline
 
@@ -41,10 +42,10 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
-    add("--export_dir", required=True, help="folder that gets a folder named after the step")
-    add("--dataset_dir", help="folder with the records it was trained on; without it, no 8-bit model")
+    add("--export_dir", type=Path, required=True, help="folder that gets a folder named after the step")
+    add("--dataset_dir", type=Path, help="folder with the records it was trained on; without it, no 8-bit model")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
-    add("--eval_dir", help="folder of eval_image_classifier.py for this checkpoint; default: no figures in the card")
+    add("--eval_dir", type=Path, help="folder of its evaluation; default: no figures in the card")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
     parser.add_boolean("tflite", True, "also for TensorFlow Lite, which takes some minutes")
@@ -82,8 +83,8 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
 def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ()) -> bytes:
     """Returns a TensorFlow Lite model of the network alone.
 
-    Its input is RGB, range [0, 255], [n, image_size, image_size, 3], as `images.evaluation_image` makes it, its output
-    float32 [n, labels], probabilities in the order of labels.txt.
+    Its input is RGB, range [0, 255], [n, image_size, image_size, 3], as `preprocessing.evaluation_image` makes it, its
+    output float32 [n, labels], probabilities in the order of labels.txt.
 
     Args:
         classifier: The network.
@@ -114,13 +115,13 @@ def calibration_images(dataset: slim.dataset.Dataset, image_size: int) -> list[n
     ]
 
 
-def read_metrics(eval_dir: str, checkpoint: str) -> dict[str, Any]:
+def read_metrics(eval_dir: Path, checkpoint: str) -> dict[str, Any]:
     """Returns the figures of eval_image_classifier.py for a checkpoint.
 
     Raises:
         UserError: There are none, or those of another checkpoint.
     """
-    path = Path(eval_dir) / "metrics.json"
+    path = eval_dir / "metrics.json"
     evaluate = f"run eval_image_classifier.py --checkpoint_path={checkpoint} --eval_dir={eval_dir}"
     if not path.is_file():
         raise UserError(f"{path} is missing; {evaluate}")
@@ -134,11 +135,10 @@ def read_metrics(eval_dir: str, checkpoint: str) -> dict[str, Any]:
     return figures
 
 
-def model_card(classifier: Classifier, dataset_dir: str | None, figures: dict[str, Any] | None) -> str:
+def model_card(classifier: Classifier, dataset_dir: Path | None, figures: dict[str, Any] | None) -> str:
     """Returns what a user of the model has to know, as Markdown."""
-    splits = Path(dataset_dir or "") / "splits.json"
-    if dataset_dir and splits.is_file():
-        counts = json.loads(splits.read_text(encoding="utf-8"))["counts"]
+    if dataset_dir and (dataset_dir / "splits.json").is_file():
+        counts = json.loads((dataset_dir / "splits.json").read_text(encoding="utf-8"))["counts"]
         data = ", ".join(f"{sum(of_label.values()):,} pictures for {split}" for split, of_label in counts.items())
     else:
         data = "not recorded"
@@ -186,32 +186,32 @@ may be used as their training data allows.
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    arguments = build_parser().parse_args(argv)
-    checkpoint = checkpoints.newest(arguments.checkpoint_path)
-    folder = Path(arguments.export_dir) / str(checkpoints.step(checkpoint))
+    flags = build_parser().parse_args(argv)
+    checkpoint = checkpoints.newest(flags.checkpoint_path)
+    folder = flags.export_dir / str(checkpoints.step(checkpoint))
     if folder.exists():
         print(f"nothing to do: {folder} is there; delete it to export {checkpoint} again")
         return
-    figures = read_metrics(arguments.eval_dir, checkpoint) if arguments.eval_dir else None
+    figures = read_metrics(flags.eval_dir, checkpoint) if flags.eval_dir else None
     training = None
-    if arguments.dataset_dir and any(Path(arguments.dataset_dir).glob("*.tfrecord")):
-        training = input_pipeline.open_split(arguments.dataset_name, "train", arguments.dataset_dir)
+    if flags.dataset_dir and any(flags.dataset_dir.glob("*.tfrecord")):
+        training = input_pipeline.open_split(flags.dataset_name, "train", flags.dataset_dir)
     partial = folder.with_name(f"partial-{folder.name}")
     shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
     make_folder(partial)
     with open_classifier(
-        checkpoint, arguments.model_name, arguments.eval_image_size, arguments.dataset_dir, use_gpu=False
+        checkpoint, flags.model_name, flags.eval_image_size, flags.dataset_dir, device=Device(use_gpu=False)
     ) as classifier:
         write_saved_model(classifier, partial)
         write_labels(classifier.label_names, partial)
-        (partial / "README.md").write_text(model_card(classifier, arguments.dataset_dir, figures), encoding="utf-8")
-        if arguments.tflite:
+        (partial / "README.md").write_text(model_card(classifier, flags.dataset_dir, figures), encoding="utf-8")
+        if flags.tflite:
             (partial / "model.tflite").write_bytes(tflite_model(classifier))
-        if arguments.tflite and training:
+        if flags.tflite and training:
             calibration = calibration_images(training, classifier.image_size)
             (partial / "model_int8.tflite").write_bytes(tflite_model(classifier, calibration))
     partial.rename(folder)
-    without = "" if training or not arguments.tflite else "; no model_int8.tflite: that needs records in --dataset_dir"
+    without = "" if training or not flags.tflite else "; no model_int8.tflite: that needs records in --dataset_dir"
     print(f"{checkpoint} exported to {folder}{without}")
 
 

@@ -10,15 +10,13 @@ Writes  TRAIN_DIR/model.ckpt-N.*, checkpoint, event files for TensorBoard, flags
 Safe to run again: it goes on from the newest checkpoint in TRAIN_DIR. Ctrl-C and SIGTERM save one first.
 """
 
-import argparse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import itertools
 import json
 import math
 from pathlib import Path
 import sys
-import time
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
@@ -28,30 +26,28 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
 from metart.common.files import locked, open_replacing
-from metart.common.flags import Parser, Retry, UserError, number, run
+from metart.common.flags import Parser, Retry, UserError, number, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
-from metart.common.progress import Progress
-from metart.evaluation.best_checkpoint import Validation
+from metart.evaluation.best_checkpoint import BestCheckpoint
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import MIN_CROP_AREA
-from metart.networks.session import PRECISIONS, session_config
-from metart.training import frozen_features, input_pipeline, optimizers, training_graph
+from metart.networks.session import PRECISIONS, Device
+from metart.training import cluster, frozen_features, input_pipeline, optimizers, training_graph
 from metart.training.cluster import Cluster
-from metart.training.cluster import add_flags as add_cluster_flags
-from metart.training.cluster import from_flags as cluster_from_flags
-from metart.training.summaries import Summaries
-from metart.training.training_graph import Model
+from metart.training.input_pipeline import Augmentation
+from metart.training.loop import Intervals, Measure, Plan, Run, Verdict, run_steps
+from metart.training.optimizers import Schedule
+from metart.training.training_graph import Recipe
 
 CHECKPOINTS_TO_KEEP = 5
-FEATURES_FOLDER = "features"
 
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--train_dir", required=True, help="folder for checkpoints and event files")
-    add("--dataset_dir", required=True, help="folder with the records and labels.txt")
+    add("--train_dir", type=Path, required=True, help="folder for checkpoints and event files")
+    add("--dataset_dir", type=Path, required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="train", help="split to train on")
     add("--model_name", default="inception_v3", choices=registry.NETWORKS, help="network", metavar="NAME")
@@ -91,63 +87,55 @@ def build_parser() -> Parser:
     add("--save_summaries_secs", type=number(int, 1), default=600, help="seconds between two samples of input pictures")
     add("--save_interval_secs", type=number(int, 1), default=600, help="seconds between two checkpoints")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
-    add_cluster_flags(parser)
+    cluster.add_flags(parser)
     parser.add_ignored("alsologtostderr")
     return parser
 
 
-def rate_of_step(arguments: argparse.Namespace, total_steps: int, steps_per_epoch: float, step: int) -> float:
-    """Returns the learning rate of a step, from 0, by the flags."""
-    warmup_steps = min(total_steps / 10, steps_per_epoch)
-    if arguments.warmup_epochs is not None:
-        warmup_steps = arguments.warmup_epochs * steps_per_epoch
-    return optimizers.learning_rate(
-        step,
-        schedule=arguments.learning_rate_decay_type,
-        peak=arguments.learning_rate,
-        end=min(arguments.end_learning_rate, arguments.learning_rate),
-        total_steps=total_steps,
-        warmup_steps=math.ceil(warmup_steps),
-        decay_steps=max(1, int(arguments.num_epochs_per_decay * steps_per_epoch)),
-        decay_factor=arguments.learning_rate_decay_factor,
-    )
+class WarmStart(NamedTuple):
+    """The weights that a new run begins with; the fields have the names of the flags."""
+
+    checkpoint_path: str | None  # None begins with random weights.
+    checkpoint_exclude_scopes: str
+    ignore_missing_vars: bool
 
 
-def newest_checkpoint(train_dir: str, label_names: list[str]) -> str | None:
-    """Returns the checkpoint in TRAIN_DIR to go on from, None for a new run.
+class Settings(NamedTuple):
+    """What a run is asked for, beside its data; the fields that are no groups have the names of the flags."""
 
-    Raises:
-        UserError: The folder belongs to a run on other labels.
-    """
-    if not checkpoints.all_in(train_dir):
-        return None
-    if (Path(train_dir) / LABELS_FILENAME).is_file() and read_labels(train_dir) != label_names:
-        raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
-    return checkpoints.newest(train_dir)
-
-
-class Plan(NamedTuple):
-    """How long a run is."""
-
-    first_step: int  # Steps already done.
-    total_steps: int
-    steps_per_epoch: float
-    global_batch_size: int  # Pictures of a step, all workers together.
-
-
-def write_settings(arguments: argparse.Namespace, plan: Plan, label_names: list[str]) -> None:
-    """Leaves beside the checkpoints what evaluation and inference need to know of the run."""
-    Path(arguments.train_dir).mkdir(parents=True, exist_ok=True)
-    write_labels(label_names, arguments.train_dir)
-    with open_replacing(Path(arguments.train_dir) / checkpoints.SETTINGS_FILENAME) as file:
-        json.dump(vars(arguments) | {"max_number_of_steps": plan.total_steps}, file, indent=2, sort_keys=True)
-        file.write("\n")
+    train_dir: Path
+    batch_size: int
+    max_number_of_steps: int | None
+    num_epochs: float  # Without max_number_of_steps.
+    class_balance: float
+    feature_views: int
+    early_stop: int | None
+    random_seed: int
+    device: Device
+    recipe: Recipe
+    schedule: Schedule
+    augmentation: Augmentation
+    warm_start: WarmStart
+    intervals: Intervals
 
 
 def train(
-    arguments: argparse.Namespace, dataset: slim.dataset.Dataset, label_names: list[str], cluster: Cluster
+    settings: Settings,
+    dataset: slim.dataset.Dataset,
+    held_out: slim.dataset.Dataset | None,
+    label_names: list[str],
+    workers: Cluster,
+    written_flags: Mapping[str, Any],
 ) -> str:
     """Trains up to the last step, from the newest checkpoint in TRAIN_DIR or from the start.
+
+    Args:
+        settings: What to do.
+        dataset: The training split.
+        held_out: The validation split, if checkpoints are to be measured.
+        label_names: In the order of their numbers.
+        workers: All that train together, this process among them.
+        written_flags: What flags.json shall say.
 
     Returns:
         One line for the reader: what was reached and where it is.
@@ -156,287 +144,250 @@ def train(
         Retry, KeyboardInterrupt: The run was interrupted; what was reached is saved.
         UserError: A checkpoint or records file does not fit or is damaged, or the loss is no longer a number.
     """
-    if cluster.index == 0 and Path(arguments.train_dir).is_dir():
-        with locked(arguments.train_dir):
+    if workers.index == 0 and settings.train_dir.is_dir():
+        with locked(settings.train_dir):
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
-    newest = newest_checkpoint(arguments.train_dir, label_names)
-    global_batch_size = arguments.batch_size * cluster.size
-    steps_per_epoch = dataset.num_samples / global_batch_size
-    total_steps = arguments.max_number_of_steps or max(1, math.ceil(arguments.num_epochs * steps_per_epoch))
-    plan = Plan(checkpoints.step(newest) if newest else 0, total_steps, steps_per_epoch, global_batch_size)
-    if newest and plan.first_step >= total_steps:
-        return f"nothing to do: {newest} is at step {plan.first_step:,} of {total_steps:,}"
-    validation = None
-    if arguments.validation_epochs:
-        held_out = input_pipeline.open_split(arguments.dataset_name, "validation", arguments.dataset_dir)
-        validation = Validation(
-            arguments.train_dir,
-            held_out,
-            arguments.batch_size,
-            arguments.precision,
-            not arguments.clone_on_cpu,
-            plan.first_step,
-        )
-        if validation.is_over(arguments.early_stop):
-            return f"nothing to do: stopped at step {plan.first_step:,}, {validation}"
-        if cluster.index > 0:
-            validation = None  # Worker 0 measures for all.
-    image_size = arguments.train_image_size or registry.NETWORKS[arguments.model_name].image_size
-    head_alone = (
-        training_graph.trains_head_alone(arguments.model_name, image_size, len(label_names), arguments.trainable_scopes)
-        and arguments.feature_views > 0
-    )
-    if head_alone and cluster.size > 1:
-        raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
-    counts = input_pipeline.label_counts(dataset) if arguments.class_balance else [1] * len(label_names)
-    label_weights = training_graph.label_weights(counts, arguments.class_balance)
-    print_plan(arguments, plan, dataset, cluster)
+    newest = newest_checkpoint(settings.train_dir, label_names)
+    plan = make_plan(settings, dataset.num_samples, newest, workers)
+    if newest and plan.first_step >= plan.total_steps:
+        return f"nothing to do: {newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
+    best = None
+    if held_out:
+        best = BestCheckpoint(settings.train_dir, held_out, settings.batch_size, settings.device, plan.first_step)
+        if best.is_over(settings.early_stop):
+            return f"nothing to do: stopped at step {plan.first_step:,}, {best}"
+        if workers.index > 0:
+            best = None  # Worker 0 measures for all.
+    head_alone = trains_head_alone(settings, len(label_names), workers)
+    counts = input_pipeline.label_counts(dataset) if settings.class_balance else [1] * len(label_names)
+    label_weights = training_graph.label_weights(counts, settings.class_balance)
+    print_plan(settings, plan, dataset, workers)
     with tf.Graph().as_default(), Interruption() as interruption:
-        tf.compat.v1.set_random_seed(arguments.random_seed)  # One order of the pictures, from which all workers deal.
-        view = tf.compat.v1.placeholder_with_default(tf.constant(0, tf.int64), [], name="view")
-        data = input_batches(arguments, plan, dataset, image_size, cluster, view if head_alone else None)
-        iterator = tf.compat.v1.data.make_initializable_iterator(data)
-        pictures, picture_labels = iterator.get_next()
-        tf.compat.v1.set_random_seed(arguments.random_seed + cluster.index)  # Dropout of its own on each worker.
+        inputs = build_inputs(settings, plan, dataset, workers, head_alone)
+        head = None
         if head_alone:
-            model, head = training_graph.build_head(arguments, label_weights, pictures, cluster)
+            model, head = training_graph.build_head(settings.recipe, label_weights, inputs.images, workers)
         else:
-            model = training_graph.build_network(arguments, label_weights, pictures, picture_labels, cluster)
-        saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
-        if newest:
-            saver.recover_last_checkpoints(checkpoints.all_in(arguments.train_dir))  # They count for max_to_keep.
-        restored, restorer = starting_point(arguments, newest, saver, len(label_names))
-        broadcast = cluster.broadcast(tf.compat.v1.global_variables())
-        config = session_config(arguments.precision, arguments.clone_on_cpu)
-        with (
-            locked(arguments.train_dir) if cluster.index == 0 else contextlib.nullcontext(),
-            cluster.connect(config, interruption) as target,
-            tf.compat.v1.Session(target, config=config) as session,
-        ):
-            if newest_checkpoint(arguments.train_dir, label_names) != newest:
-                raise Retry(f"another process has saved a checkpoint in {arguments.train_dir} meanwhile")
-            session.run([tf.compat.v1.global_variables_initializer(), iterator.initializer])
-            if cluster.index == 0:
-                if restored:
-                    checkpoints.restore(session, restorer, restored)
-                write_settings(arguments, plan, label_names)
-            session.run(broadcast)
-            if session.run(tf.compat.v1.train.get_global_step()) != plan.first_step:
-                raise Retry(f"worker 0 sees another newest checkpoint in {arguments.train_dir} than this worker")
-            feeds: Iterator[dict[tf.Tensor, Any]] = itertools.repeat({})
+            model = training_graph.build_network(settings.recipe, label_weights, inputs.images, inputs.labels, workers)
+        saver, start = build_savers(settings, newest, len(label_names))
+        with open_session(settings, workers, interruption) as session:
+            if newest_checkpoint(settings.train_dir, label_names) != newest:
+                raise Retry(f"another process has saved a checkpoint in {settings.train_dir} meanwhile")
+            under_way = Run(settings.train_dir, session, model, saver, plan, workers, interruption, label_names)
+            start_together(under_way, start, inputs, written_flags)
             try:
-                if head_alone:
-
-                    def look(view_number: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-                        session.run(iterator.initializer, {view: view_number})
-                        with contextlib.suppress(tf.errors.OutOfRangeError):
-                            while True:
-                                interruption.leave(
-                                    "the features are not complete yet; run the same command again to go on"
-                                )
-                                yield session.run([head.of_pictures, picture_labels])
-
-                    feeds = head_feeds(session, head, look, dataset, image_size, arguments, plan)
-                return run_steps(
-                    session, model, feeds, saver, plan, label_names, validation, arguments, cluster, interruption
-                )
+                feeds = head_feeds(under_way, settings, dataset, inputs, head) if head else itertools.repeat({})
+                measure = judge(best, settings.early_stop) if best else None
+                reached = run_steps(under_way, feeds, settings.intervals, measure)
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
                 input_pipeline.raise_damaged(dataset.data_sources)
                 raise
+    return f"{reached}; {best}" if best else reached
 
 
-def input_batches(
-    arguments: argparse.Namespace,
-    plan: Plan,
-    dataset: slim.dataset.Dataset,
-    image_size: int,
-    cluster: Cluster,
-    view: tf.Tensor | None,
-) -> tf.data.Dataset:
-    """Returns what the network is given: batches for training or, of a head alone, every picture once in a `view`."""
-    if view is not None:
-        return input_pipeline.view_batches(
-            dataset.data_sources,
-            arguments.batch_size,
-            image_size,
-            arguments.random_seed,
-            view,
-            arguments.min_crop_area,
-        )
-    return input_pipeline.training_batches(
-        dataset.data_sources,
-        arguments.batch_size,
-        image_size,
-        arguments.random_seed,
-        plan.first_step,
-        cluster.size,
-        cluster.index,
-        arguments.min_crop_area,
-    )
-
-
-def starting_point(
-    arguments: argparse.Namespace, newest: str | None, saver: tf.compat.v1.train.Saver, num_classes: int
-) -> tuple[str | None, tf.compat.v1.train.Saver]:
-    """Returns the checkpoint that the run starts from, if there is one, and what restores it.
+def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
+    """Returns the checkpoint in TRAIN_DIR to go on from, None for a new run.
 
     Raises:
-        UserError: The checkpoint does not fit the network in the current graph.
+        UserError: The folder belongs to a run on other labels.
     """
-    if newest:
-        checkpoints.check(newest, tf.compat.v1.global_variables(), arguments.model_name, num_classes)
-        return newest, saver
-    if not arguments.checkpoint_path:
-        return None, saver
-    checkpoint = checkpoints.newest(arguments.checkpoint_path)
-    variables = checkpoints.warm_start_variables(
-        checkpoint,
-        arguments.model_name,
-        num_classes,
-        arguments.checkpoint_exclude_scopes,
-        arguments.ignore_missing_vars,
-    )
-    return checkpoint, tf.compat.v1.train.Saver(variables)
+    if not checkpoints.all_in(train_dir):
+        return None
+    if (train_dir / LABELS_FILENAME).is_file() and read_labels(train_dir) != label_names:
+        raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
+    return checkpoints.newest(str(train_dir))
 
 
-def head_feeds(
-    session: tf.compat.v1.Session,
-    head: training_graph.HeadInputs,
-    look: Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]],
-    dataset: slim.dataset.Dataset,
-    image_size: int,
-    arguments: argparse.Namespace,
-    plan: Plan,
-) -> Iterator[dict[tf.Tensor, Any]]:
-    """Returns what each step of a head alone is fed, from features that are computed first where they are missing.
+def make_plan(settings: Settings, num_samples: int, newest: str | None, workers: Cluster) -> Plan:
+    """Returns how long the run is, from the newest checkpoint on."""
+    global_batch_size = settings.batch_size * workers.size
+    steps_per_epoch = num_samples / global_batch_size
+    total_steps = settings.max_number_of_steps or max(1, math.ceil(settings.num_epochs * steps_per_epoch))
+    schedule = settings.schedule._replace(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
+    return Plan(checkpoints.step(newest) if newest else 0, global_batch_size, schedule)
 
-    Args:
-        look: Yields (features, labels) of all pictures in one view, by its number.
+
+def trains_head_alone(settings: Settings, num_classes: int, workers: Cluster) -> bool:
+    """Returns whether the head trains alone, on features that are kept.
+
+    Raises:
+        UserError: It does, but several workers were started; or see `training_graph.trains_head_alone`.
     """
-    settings = {name: vars(arguments)[name] for name in ("random_seed", "min_crop_area", "precision")}
-    settings["image_size"] = image_size
-    frozen = [each for each in slim.get_model_variables() if not registry.is_in_scopes(each.op.name, head.scope)]
-    kept = frozen_features.kept_features(
-        Path(arguments.train_dir) / FEATURES_FOLDER,
-        frozen_features.identity(session, frozen, dataset.data_sources, settings),
-        arguments.feature_views,
-        (dataset.num_samples, head.features.shape[-1]),
-        look,
-    )
-    kept_batches = kept.batches(arguments.batch_size, arguments.random_seed, plan.first_step)
-    return ({head.features: seen, head.labels: labels} for seen, labels in kept_batches)
+    recipe, size = settings.recipe, settings.augmentation.image_size
+    if not training_graph.trains_head_alone(recipe.model_name, size, num_classes, recipe.trainable_scopes):
+        return False
+    if settings.feature_views and workers.size > 1:
+        raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
+    return settings.feature_views > 0
 
 
-def print_plan(arguments: argparse.Namespace, plan: Plan, dataset: slim.dataset.Dataset, cluster: Cluster) -> None:
+def print_plan(settings: Settings, plan: Plan, dataset: slim.dataset.Dataset, workers: Cluster) -> None:
     """Says how much there is to do."""
     print(
-        f"{dataset.num_samples:,} pictures of {dataset.num_classes} labels, {plan.steps_per_epoch:,.1f} steps of "
-        f"{plan.global_batch_size} an epoch; from step {plan.first_step:,} to {plan.total_steps:,}",
+        f"{dataset.num_samples:,} pictures of {dataset.num_classes} labels, {plan.schedule.steps_per_epoch:,.1f} steps "
+        f"of {plan.global_batch_size} an epoch; from step {plan.first_step:,} to {plan.total_steps:,}",
         flush=True,
     )
-    if cluster.size > 1:
+    if workers.size > 1:
         print(
-            f"worker {cluster.index} of {cluster.size}: {arguments.batch_size} pictures of each step. --learning_rate="
-            f"{arguments.learning_rate:g} is for all {plan.global_batch_size}; one tuned on a single worker, multiply "
-            f"by {cluster.size}",
+            f"worker {workers.index} of {workers.size}: {settings.batch_size} pictures of each step. --learning_rate="
+            f"{plan.schedule.learning_rate:g} is for all {plan.global_batch_size}; one tuned on a single worker, "
+            f"multiply by {workers.size}",
             flush=True,
         )
 
 
-def run_steps(
-    session: tf.compat.v1.Session,
-    model: Model,
-    feeds: Iterator[dict[tf.Tensor, Any]],
-    saver: tf.compat.v1.train.Saver,
-    plan: Plan,
-    label_names: list[str],
-    validation: Validation | None,
-    arguments: argparse.Namespace,
-    cluster: Cluster,
-    interruption: Interruption,
-) -> str:
-    """Runs steps, reports them, saves checkpoints and has them measured; see `train`."""
-    basename = str(Path(arguments.train_dir) / checkpoints.BASENAME)
-    saved = f"{basename}-{plan.first_step}" if plan.first_step else "none"
-    start = last_save = next_pictures = time.monotonic()
-    validation_steps = max(1, round((arguments.validation_epochs or 0) * plan.steps_per_epoch))
-    enough = False
-    summaries = Summaries(arguments.train_dir if cluster.index == 0 else None)
-    everybody_is_done = cluster.barrier()
-    with (
-        contextlib.closing(summaries),
-        Progress("training", plan.total_steps, "steps", initial=plan.first_step) as progress,
-    ):
-        for step in range(plan.first_step + 1, plan.total_steps + 1):
-            rate = rate_of_step(arguments, plan.total_steps, plan.steps_per_epoch, step - 1)
-            shown = []
-            if time.monotonic() >= next_pictures:
-                next_pictures += arguments.save_summaries_secs
-                shown = model.shown
-            inputs = {
-                model.learning_rate: rate,
-                model.stop: interruption.signal is not None,
-                model.enough: enough,
-                **next(feeds),
-            }
-            _, loss, stopping, finishing, *batch = session.run(
-                [model.train_op, model.loss, model.stopping, model.finishing, *shown], inputs
-            )
-            if step == plan.first_step + 1:
-                start = time.monotonic()  # The first step also compiles and fills the queues.
-            seen = (step - plan.first_step - 1) * plan.global_batch_size
-            images_per_second = seen / max(time.monotonic() - start, 1e-9)
-            progress.update(1, f"loss {loss:.3f}, {images_per_second:.1f} images/s")
-            if batch:
-                summaries.pictures(step, batch[0].clip(0, 255).astype(np.uint8), [label_names[i] for i in batch[1]])
-            is_last = step == plan.total_steps or stopping > 0 or finishing > 0
-            if step % arguments.log_every_n_steps == 0 or is_last:
-                values = {"loss": loss, "learning_rate": rate, "images_per_second": images_per_second}
-                summaries.scalars(step, values)
-            measures = arguments.validation_epochs and (step % validation_steps == 0 or step == plan.total_steps)
-            if (
-                measures
-                or is_last
-                or not math.isfinite(loss)
-                or (cluster.index == 0 and time.monotonic() - last_save >= arguments.save_interval_secs)
-            ):
-                pause = time.monotonic()
-                if not (math.isfinite(loss) and session.run(model.is_finite)):
-                    raise UserError(
-                        f"the loss or a weight is no longer a finite number at step {step:,} (loss {loss}); try "
-                        f"--learning_rate={arguments.learning_rate / 10:g} in a new --train_dir (last good "
-                        f"checkpoint: {saved})"
-                    )
-                if cluster.index == 0:
-                    checkpoints.save(session, saver, arguments.train_dir, step)
-                saved = f"{basename}-{step}"
-                last_save = time.monotonic()
-                if validation and measures:
-                    figures = validation.measure(saved)
-                    summaries.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
-                    progress.write(f"step {step:,}: validation top-1 {figures['top_1']:.4f}; {validation}")
-                    enough = validation.is_over(arguments.early_stop)  # All workers learn it with the next step.
-                start += time.monotonic() - pause
-            if is_last:
-                break
-    session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
-    if stopping > 0 and step < plan.total_steps:
-        interruption.leave(
-            f"saved {saved} at step {step:,} of {plan.total_steps:,}; run the same command again to go on"
+class Inputs(NamedTuple):
+    """What the network is given: batches for training or, of a head alone, every picture once in a view."""
+
+    iterator: tf.compat.v1.data.Iterator
+    images: tf.Tensor
+    labels: tf.Tensor
+    view: tf.Tensor  # Placeholder, fed to the iterator's initializer; of a head alone.
+
+
+def build_inputs(
+    settings: Settings, plan: Plan, dataset: slim.dataset.Dataset, workers: Cluster, head_alone: bool
+) -> Inputs:
+    """Builds the input in the current graph, and sets the graph's seed."""
+    tf.compat.v1.set_random_seed(settings.random_seed)  # One order of the pictures, from which all workers deal.
+    view = tf.compat.v1.placeholder_with_default(tf.constant(0, tf.int64), [], name="view")
+    sources, size = dataset.data_sources, settings.batch_size
+    if head_alone:
+        data = input_pipeline.view_batches(sources, size, settings.augmentation, view)
+    else:
+        data = input_pipeline.training_batches(
+            sources, size, settings.augmentation, plan.first_step, workers.size, workers.index
         )
-        raise Retry(f"{cluster.told_to_stop()} was told to stop at step {step:,}; run the same command again to go on")
-    reached = f"trained to step {step:,}: loss {loss:.3f}, {images_per_second:.1f} images/s, checkpoint {saved}"
-    return f"{reached}; {validation}" if validation else reached
+    iterator = tf.compat.v1.data.make_initializable_iterator(data)
+    images, labels = iterator.get_next()
+    tf.compat.v1.set_random_seed(settings.random_seed + workers.index)  # Dropout of its own on each worker.
+    return Inputs(iterator, images, labels, view)
+
+
+class Start(NamedTuple):
+    """The checkpoint that a run begins with, and what restores it."""
+
+    checkpoint: str | None
+    restorer: tf.compat.v1.train.Saver
+
+
+def build_savers(settings: Settings, newest: str | None, num_classes: int) -> tuple[tf.compat.v1.train.Saver, Start]:
+    """Returns what saves the run's checkpoints, and where it starts.
+
+    Raises:
+        UserError: A checkpoint does not fit the network in the current graph.
+    """
+    saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
+    if newest:
+        saver.recover_last_checkpoints(checkpoints.all_in(settings.train_dir))  # They count for max_to_keep.
+        checkpoints.check(newest, tf.compat.v1.global_variables(), settings.recipe.model_name, num_classes)
+        return saver, Start(newest, saver)
+    warm = settings.warm_start
+    if not warm.checkpoint_path:
+        return saver, Start(None, saver)
+    checkpoint = checkpoints.newest(warm.checkpoint_path)
+    variables = checkpoints.warm_start_variables(
+        checkpoint, settings.recipe.model_name, num_classes, warm.checkpoint_exclude_scopes, warm.ignore_missing_vars
+    )
+    return saver, Start(checkpoint, tf.compat.v1.train.Saver(variables))
+
+
+@contextlib.contextmanager
+def open_session(settings: Settings, workers: Cluster, interruption: Interruption) -> Iterator[tf.compat.v1.Session]:
+    """Yields a session when all workers are there; worker 0 has TRAIN_DIR to itself meanwhile."""
+    config = settings.device.session_config()
+    with (
+        locked(settings.train_dir) if workers.index == 0 else contextlib.nullcontext(),
+        workers.connect(config, interruption) as target,
+        tf.compat.v1.Session(target, config=config) as session,
+    ):
+        yield session
+
+
+def start_together(run: Run, start: Start, inputs: Inputs, written_flags: Mapping[str, Any]) -> None:
+    """Gives all workers the weights that the run begins with; worker 0 writes what it is about.
+
+    Raises:
+        Retry: The workers do not see the same checkpoints.
+        UserError: The checkpoint is damaged.
+    """
+    session = run.session
+    session.run([tf.compat.v1.global_variables_initializer(), inputs.iterator.initializer])
+    if run.workers.index == 0:
+        if start.checkpoint:
+            checkpoints.restore(session, start.restorer, start.checkpoint)
+        write_labels(run.label_names, run.train_dir)
+        with open_replacing(run.train_dir / checkpoints.SETTINGS_FILENAME) as file:
+            flags = {**written_flags, "max_number_of_steps": run.plan.total_steps}
+            json.dump(flags, file, indent=2, sort_keys=True, default=str)
+            file.write("\n")
+    session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
+    if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
+        raise Retry(f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker")
+
+
+def head_feeds(
+    run: Run,
+    settings: Settings,
+    dataset: slim.dataset.Dataset,
+    inputs: Inputs,
+    head: training_graph.HeadInputs,
+) -> Iterator[dict[tf.Tensor, Any]]:
+    """Returns what each step of a head alone is fed, from features that are computed first where they are missing."""
+
+    def look(view: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        run.session.run(inputs.iterator.initializer, {inputs.view: view})
+        with contextlib.suppress(tf.errors.OutOfRangeError):
+            while True:
+                run.interruption.leave("the features are not complete yet; run the same command again to go on")
+                yield run.session.run([head.of_pictures, inputs.labels])
+
+    frozen = [each for each in slim.get_model_variables() if not registry.is_in_scopes(each.op.name, head.scope)]
+    decisive = {**settings.augmentation._asdict(), "precision": settings.recipe.precision}
+    kept = frozen_features.kept_features(
+        run.train_dir / frozen_features.FOLDER,
+        frozen_features.identity(run.session, frozen, dataset.data_sources, decisive),
+        settings.feature_views,
+        (dataset.num_samples, head.features.shape[-1]),
+        look,
+    )
+    batches = kept.batches(settings.batch_size, settings.random_seed, run.plan.first_step)
+    return ({head.features: features, head.labels: labels} for features, labels in batches)
+
+
+def judge(best: BestCheckpoint, early_stop: int | None) -> Measure:
+    """Returns what measures a checkpoint, keeps the best and says whether to go on."""
+
+    def measure(checkpoint: str) -> Verdict:
+        figures = best.measure(checkpoint)
+        return Verdict(figures, f"validation top-1 {figures['top_1']:.4f}; {best}", best.is_over(early_stop))
+
+    return measure
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
-    arguments = parser.parse_args(argv)
-    if arguments.early_stop and not arguments.validation_epochs:
+    flags = parser.parse_args(argv)
+    if flags.early_stop and not flags.validation_epochs:
         parser.error("--early_stop needs --validation_epochs, how often to measure")
-    dataset = input_pipeline.open_split(arguments.dataset_name, arguments.dataset_split_name, arguments.dataset_dir)
-    label_names = read_labels(arguments.dataset_dir)
-    print(train(arguments, dataset, label_names, cluster_from_flags(arguments)))
+    dataset = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
+    held_out = None
+    if flags.validation_epochs:
+        held_out = input_pipeline.open_split(flags.dataset_name, "validation", flags.dataset_dir)
+    workers = cluster.from_flags(flags.worker_replicas, flags.task, flags.worker_address)
+    values = vars(flags)
+    image_size = flags.train_image_size or registry.NETWORKS[flags.model_name].image_size
+    groups = {
+        "recipe": select(Recipe, values),
+        "schedule": select(Schedule, values),
+        "augmentation": Augmentation(image_size, flags.random_seed, flags.min_crop_area),
+        "warm_start": select(WarmStart, values),
+        "intervals": select(Intervals, values),
+        "device": Device(flags.precision, use_gpu=not flags.clone_on_cpu),
+    }
+    settings = select(Settings, {**values, **groups})
+    print(train(settings, dataset, held_out, read_labels(flags.dataset_dir), workers, values))
 
 
 if __name__ == "__main__":

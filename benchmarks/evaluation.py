@@ -15,7 +15,7 @@ from metart.networks.slim_compat import slim, tf
 from metart.common.flags import Parser, number, run
 from metart.evaluation.inference import Classifier, open_classifier, predict
 from metart.networks import checkpoints, registry
-from metart.networks.session import PRECISIONS, session_config
+from metart.networks.session import PRECISIONS, Device
 from metart.training import input_pipeline
 
 
@@ -23,7 +23,7 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
-    add("--dataset_dir", required=True, help="folder with the records of convert.py")
+    add("--dataset_dir", type=Path, required=True, help="folder with the records of convert.py")
     add("--batch_size", type=number(int, 1), default=100)
     add("--batches", type=number(int, 1), default=3)
     add("--precision", default="float32", choices=PRECISIONS)
@@ -39,14 +39,16 @@ def unfold(classifier: Classifier, precision: str) -> None:
         logits, _ = registry.build(classifier.model_name, classifier.images, len(classifier.label_names))
         classifier.output = tf.nn.softmax(logits / classifier.temperature)
         saver = tf.compat.v1.train.Saver(checkpoints.averaged(classifier.checkpoint, slim.get_model_variables()))
-        classifier.session = tf.compat.v1.Session(config=session_config(precision, clone_on_cpu=True))
+        classifier.session = tf.compat.v1.Session(config=Device(precision, use_gpu=False).session_config())
         checkpoints.restore(classifier.session, saver, classifier.checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     dataset = input_pipeline.open_split("arts", "validation", flags.dataset_dir)
-    with open_classifier(flags.checkpoint_path, dataset_dir=flags.dataset_dir, precision=flags.precision) as classifier:
+    with open_classifier(
+        flags.checkpoint_path, dataset_dir=flags.dataset_dir, device=Device(flags.precision)
+    ) as classifier:
         if flags.unfolded:
             unfold(classifier, flags.precision)
         predict(classifier, dataset, flags.batch_size, max_num_batches=1)

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from metart.networks.slim_compat import tf  # noqa: E402, F401
 from metart.common.flags import Parser, number, run  # noqa: E402
 from metart.training import input_pipeline  # noqa: E402
+from metart.training.input_pipeline import Augmentation  # noqa: E402
 
 
 def build_parser() -> Parser:
@@ -31,7 +32,7 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     records = input_pipeline.open_split("arts", "train", flags.dataset_dir).data_sources
-    iterator = iter(input_pipeline.training_batches(records, flags.batch_size, flags.image_size, seed=0))
+    iterator = iter(input_pipeline.training_batches(records, flags.batch_size, Augmentation(flags.image_size)))
     for _ in range(3):  # What is prefetched must not count.
         next(iterator)
     start = time.monotonic()

@@ -33,13 +33,10 @@ from metart.common.flags import Parser, UserError, number, run  # noqa: E402
 REDUCE_PROGRAM = """
 import statistics, time
 from metart.networks.slim_compat import tf
-from metart.common.flags import Parser
 from metart.common.interruption import Interruption
-from metart.training.cluster import add_flags as add_cluster_flags, from_flags as cluster_from_flags
+from metart.training.cluster import from_flags
 
-parser = Parser("")
-add_cluster_flags(parser)
-cluster = cluster_from_flags(parser.parse_args([]))
+cluster = from_flags(1, 0, None)  # By TF_CONFIG.
 sizes = (1, 4, 16, 48, 96, 192)
 with tf.Graph().as_default(), Interruption() as interruption:
     # As gradients come: many tensors of about a megabyte.

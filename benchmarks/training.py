@@ -13,11 +13,12 @@ import numpy as np
 from stopwatch import Stopwatch
 
 from metart.networks.slim_compat import tf
-from metart.common.flags import Parser, number, run
+from metart.common.flags import Parser, number, run, select
 from metart.networks import registry
-from metart.networks.session import session_config
+from metart.networks.session import Device
 from metart.training import training_graph
-from metart.training.cluster import from_flags as cluster_from_flags
+from metart.training.cluster import Cluster
+from metart.training.training_graph import Recipe
 import train_image_classifier
 
 
@@ -36,9 +37,8 @@ def build_parser() -> Parser:
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     # All else as the script has it by default.
-    arguments = train_image_classifier.build_parser().parse_args(
-        ["--train_dir=", "--dataset_dir=", f"--model_name={flags.model_name}", f"--precision={flags.precision}"]
-    )
+    defaults = train_image_classifier.build_parser().parse_args(["--train_dir=", "--dataset_dir="])
+    recipe = select(Recipe, vars(defaults))._replace(model_name=flags.model_name, precision=flags.precision)
     size = flags.image_size or registry.NETWORKS[flags.model_name].image_size
     random = np.random.default_rng(0)
     stopwatch = Stopwatch(flags.batch_size)
@@ -50,13 +50,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "labels": random.integers(0, flags.num_classes, flags.batch_size),
             }.items()
         )
-        cluster = cluster_from_flags(arguments)
-        model = training_graph.build_network(arguments, [1.0] * flags.num_classes, images, labels, cluster)
-        with tf.compat.v1.Session(config=session_config(flags.precision, clone_on_cpu=True)) as session:
+        model = training_graph.build_network(recipe, [1.0] * flags.num_classes, images, labels, Cluster())
+        with tf.compat.v1.Session(config=Device(flags.precision, use_gpu=False).session_config()) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
             for _ in range(flags.steps):
-                inputs = {model.learning_rate: arguments.learning_rate, model.stop: False, model.enough: False}
-                session.run([model.train_op, model.loss, model.stopping, model.finishing], inputs)
+                requests = {model.stop_requested: False, model.early_stop_requested: False}
+                session.run(
+                    [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed],
+                    {model.learning_rate: defaults.learning_rate, **requests},
+                )
                 stopwatch.step_done()
     stopwatch.print_report()
 

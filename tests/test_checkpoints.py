@@ -40,7 +40,7 @@ def save(folder: Path, *steps: int, num_classes: int = 3) -> str:
         session.run(tf.compat.v1.global_variables_initializer())
         saver = tf.compat.v1.train.Saver(save_relative_paths=True)
         for step in steps:
-            saved = checkpoints.save(session, saver, str(folder), step)
+            saved = checkpoints.save(session, saver, folder, step)
     return saved
 
 
@@ -239,15 +239,15 @@ def test_labels_come_from_the_data_set_or_from_beside_the_checkpoint(tmp_path: P
     with pytest.raises(UserError, match=re.escape(f"{logs / 'labels.txt'} is missing; run convert.py")):
         checkpoints.label_names(checkpoint, None)
     with pytest.raises(UserError, match=re.escape(f"{data / 'labels.txt'} is missing; run convert.py")):
-        checkpoints.label_names(checkpoint, str(data))
+        checkpoints.label_names(checkpoint, data)
     write_labels(LABELS, data)
-    assert checkpoints.label_names(checkpoint, str(data)) == LABELS
+    assert checkpoints.label_names(checkpoint, data) == LABELS
     (data / "labels.txt").rename(logs / "labels.txt")
     assert checkpoints.label_names(checkpoint, None) == LABELS
-    assert checkpoints.label_names(checkpoint, str(data)) == LABELS
+    assert checkpoints.label_names(checkpoint, data) == LABELS
     write_labels(LABELS[::-1], data)
     with pytest.raises(UserError) as error:
-        checkpoints.label_names(checkpoint, str(data))
+        checkpoints.label_names(checkpoint, data)
     assert refusal(error) == (
         f"{data}/labels.txt differs from {logs}/labels.txt, which the checkpoint was trained with; "
         "use the data set it was trained on"
@@ -274,7 +274,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_clear_error(tmp_path: Path) 
         resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # Bytes a file: as if the disk were full.
         try:
             with pytest.raises(UserError) as error:
-                checkpoints.save(session, saver, str(tmp_path), 3)
+                checkpoints.save(session, saver, tmp_path, 3)
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert refusal(error).startswith(f"{tmp_path}/model.ckpt-3 cannot be written (")

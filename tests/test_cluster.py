@@ -22,11 +22,12 @@ import pytest
 from metart.networks.slim_compat import slim, tf
 from metart.common.flags import STATUS_RETRY, Parser, UserError
 from metart.common.interruption import Interruption
-from metart.networks.session import session_config
+from metart.networks.session import Device
 from metart.training import input_pipeline
 from metart.training.cluster import Cluster
 from metart.training.cluster import add_flags as add_cluster_flags
 from metart.training.cluster import from_flags as cluster_from_flags
+from metart.training.input_pipeline import Augmentation
 
 PICTURES = np.random.default_rng(0).normal(size=(12, 9, 9, 3)).astype(np.float32)
 LABELS = np.arange(12) % 4
@@ -142,7 +143,7 @@ def convolved_in_bfloat16(cluster: Cluster) -> np.ndarray:
         loss = tf.reduce_mean(tf.square(net - 1))
         (biases,) = slim.get_variables_by_name("last/biases")
         [gradient] = cluster.mean(tf.gradients(loss, [biases]))
-        config = session_config("bfloat16", clone_on_cpu=True)
+        config = Device("bfloat16", use_gpu=False).session_config()
         with cluster.connect(config, interruption) as target, tf.compat.v1.Session(target, config=config) as session:
             session.run(tf.compat.v1.global_variables_initializer())
             _, value = session.run([loss, gradient])
@@ -159,7 +160,8 @@ def test_a_server_takes_a_convolution_with_bias_in_bfloat16(pool: concurrent.fut
 def cluster_of(*flags: str) -> Cluster:
     parser = Parser("test")
     add_cluster_flags(parser)
-    return cluster_from_flags(parser.parse_args(flags))
+    parsed = parser.parse_args(flags)
+    return cluster_from_flags(parsed.worker_replicas, parsed.task, parsed.worker_address)
 
 
 @pytest.fixture(autouse=True)
@@ -235,7 +237,7 @@ def test_no_picture_goes_to_two_workers_or_twice_in_an_epoch(tmp_path: Path, num
     seen: list[int] = []
     for worker in range(num_workers):
         tf.random.set_seed(0)  # As the script does on all workers; the shuffles depend on it.
-        data = input_pipeline.training_batches(files, 5, 32, 0, num_workers=num_workers, worker=worker)
+        data = input_pipeline.training_batches(files, 5, Augmentation(32), num_workers=num_workers, worker=worker)
         for _, labels in data.take(60 // num_workers // 5):
             seen.extend(labels.numpy())
     assert sorted(seen) == list(range(60))

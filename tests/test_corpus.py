@@ -121,7 +121,8 @@ def test_evaluation_and_training_read_what_convert_stored(folder: Path, converte
     shards = sorted(map(str, folder.glob("*.tfrecord")))
     count = sum(len(images) for images, _, _ in input_pipeline.evaluation_batches(shards, 50, 32).as_numpy_iterator())
     assert count == 2 * len(KINDS) - len(refused())
-    for images, _ in input_pipeline.training_batches(shards, 50, 32, seed=1).take(2 * count // 50).as_numpy_iterator():
+    training = input_pipeline.training_batches(shards, 50, input_pipeline.Augmentation(32, seed=1))
+    for images, _ in training.take(2 * count // 50).as_numpy_iterator():
         assert images.shape == (50, 32, 32, 3)
 
 

@@ -305,11 +305,11 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken_only_when_ask
     whole = data.read_bytes()
     data.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match=f"{newer} is damaged or incomplete .* delete {newer}"):
-        open_classifier(str(logs), dataset_dir=str(dataset_dir))
+        open_classifier(str(logs), dataset_dir=dataset_dir)
     data.write_bytes(whole[:-1])
     with pytest.raises(UserError, match=f"{newer} is damaged or incomplete"):
         train_image_classifier.main(train_flags(logs, dataset_dir, *SMALL, "--optimizer=momentum"))
-    with open_classifier(str(logs / "model.ckpt-20"), dataset_dir=str(dataset_dir)) as classifier:
+    with open_classifier(str(logs / "model.ckpt-20"), dataset_dir=dataset_dir) as classifier:
         assert classifier.checkpoint == str(logs / "model.ckpt-20")
 
 

@@ -13,6 +13,7 @@ from metart.networks.slim_compat import tf
 from metart.common.flags import UserError
 from metart.records.record_set import SHARD_NAME
 from metart.training import input_pipeline
+from metart.training.input_pipeline import Augmentation
 
 COUNT = 23
 
@@ -61,7 +62,7 @@ def take(data: tf.data.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("batch_size", [1, 7, 50])
 def test_training_batches_are_full(records: Sequence[str], batch_size: int) -> None:
-    data = input_pipeline.training_batches(records, batch_size, 16, seed=0)
+    data = input_pipeline.training_batches(records, batch_size, Augmentation(16, seed=0))
     images, labels = take(data, 5)
     assert images.shape == (5, batch_size, 16, 16, 3)
     assert data.element_spec[0].shape == (batch_size, 16, 16, 3)  # Known to the network before it runs.
@@ -69,7 +70,7 @@ def test_training_batches_are_full(records: Sequence[str], batch_size: int) -> N
 
 
 def test_training_has_every_picture_once_before_any_again(records: Sequence[str]) -> None:
-    _, labels = take(input_pipeline.training_batches(records, 1, 16, seed=0), 3 * COUNT)
+    _, labels = take(input_pipeline.training_batches(records, 1, Augmentation(16, seed=0)), 3 * COUNT)
     epochs = labels.reshape(3, COUNT)
     for epoch in epochs:
         assert sorted(epoch) == list(range(COUNT))
@@ -77,18 +78,20 @@ def test_training_has_every_picture_once_before_any_again(records: Sequence[str]
 
 
 def test_training_repeats_with_its_seed(records: Sequence[str]) -> None:
-    images, labels = take(input_pipeline.training_batches(records, 4, 16, seed=3), 8)
+    images, labels = take(input_pipeline.training_batches(records, 4, Augmentation(16, seed=3)), 8)
     for order in (records, records[::-1]):
-        again, labels_again = take(input_pipeline.training_batches(order, 4, 16, seed=3), 8)
+        again, labels_again = take(input_pipeline.training_batches(order, 4, Augmentation(16, seed=3)), 8)
         np.testing.assert_array_equal(labels, labels_again)
         np.testing.assert_array_equal(images, again)
-    _, others = take(input_pipeline.training_batches(records, 4, 16, seed=4), 8)
+    _, others = take(input_pipeline.training_batches(records, 4, Augmentation(16, seed=4)), 8)
     assert not np.array_equal(labels, others)
 
 
 def test_a_resumed_run_sees_other_crops_in_another_order(records: Sequence[str]) -> None:
-    images, labels = take(input_pipeline.training_batches(records, COUNT, 16, seed=0), 1)
-    later, labels_later = take(input_pipeline.training_batches(records, COUNT, 16, seed=0, first_batch=7), 1)
+    images, labels = take(input_pipeline.training_batches(records, COUNT, Augmentation(16, seed=0)), 1)
+    later, labels_later = take(
+        input_pipeline.training_batches(records, COUNT, Augmentation(16, seed=0), first_batch=7), 1
+    )
     assert not np.array_equal(labels, labels_later)
     assert not np.array_equal(images[0][labels[0].argsort()], later[0][labels_later[0].argsort()])
 

@@ -34,7 +34,7 @@ def tracked() -> list[Path]:
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
     """Runs the check of ./test.sh on the modules below a folder."""
-    command = [Path(sys.executable).parent / "lint-imports", "--no-cache", "--no-logo"]
+    command = [str(Path(sys.executable).parent / "lint-imports"), "--no-cache", "--no-logo"]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True)
 
 

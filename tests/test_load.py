@@ -22,7 +22,8 @@ from metart.training import input_pipeline
 dataset = input_pipeline.open_split("arts", "train", sys.argv[1])
 number_of_batches = dataset.num_samples // 100
 read = 0
-for position, (images, labels) in enumerate(input_pipeline.training_batches(dataset.data_sources, 100, 32, seed=0)):
+batches = input_pipeline.training_batches(dataset.data_sources, 100, input_pipeline.Augmentation(32))
+for position, (images, labels) in enumerate(batches):
     read += len(labels)
     if position % (number_of_batches // 20) == 0:
         status = Path("/proc/self/status").read_text()

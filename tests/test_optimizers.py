@@ -1,6 +1,7 @@
 """Schedules and optimizers, against values worked out by hand and TensorFlow's own exponential decay."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,18 +9,27 @@ import pytest
 from metart.networks.slim_compat import tf
 from metart.training import optimizers
 
-RUN = {"peak": 0.1, "end": 0.01, "total_steps": 110, "warmup_steps": 10, "decay_steps": 25, "decay_factor": 0.5}
+RUN = optimizers.Schedule(
+    learning_rate_decay_type="fixed",
+    learning_rate=0.1,
+    end_learning_rate=0.01,
+    learning_rate_decay_factor=0.5,
+    num_epochs_per_decay=25,
+    warmup_epochs=10,
+    total_steps=110,
+    steps_per_epoch=1.0,
+)
 
 
-def rate(step: int, schedule: str, **changed: float) -> float:
-    return optimizers.learning_rate(step, schedule=schedule, **{**RUN, **changed})  # type: ignore[arg-type]
+def rate(step: int, schedule: str, **changed: Any) -> float:
+    return RUN._replace(learning_rate_decay_type=schedule, **changed).rate(step)
 
 
 @pytest.mark.parametrize("schedule", optimizers.SCHEDULES)
 def test_every_schedule_rises_to_its_peak(schedule: str) -> None:
     warmup = [rate(step, schedule) for step in range(11)]
     np.testing.assert_allclose(warmup, [0.01, 0.02, 0.03, 0.04, 0.05, 0.06, 0.07, 0.08, 0.09, 0.1, 0.1])
-    assert rate(0, schedule, warmup_steps=0) == pytest.approx(0.1)
+    assert rate(0, schedule, warmup_epochs=0) == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +52,7 @@ def test_a_step_after_the_end_keeps_the_last_rate(schedule: str) -> None:
 
 def test_a_run_of_one_step_has_a_rate() -> None:
     for schedule in optimizers.SCHEDULES:
-        assert rate(0, schedule, total_steps=1, warmup_steps=1) == pytest.approx(0.1)
+        assert rate(0, schedule, total_steps=1, warmup_epochs=1) == pytest.approx(0.1)
 
 
 def test_exponential_is_slims() -> None:
@@ -50,7 +60,8 @@ def test_exponential_is_slims() -> None:
         step = tf.compat.v1.placeholder(tf.int64, [])
         of_slim = tf.compat.v1.train.exponential_decay(0.01, step, decay_steps=74, decay_rate=0.94, staircase=True)
         for done in (0, 73, 74, 147, 148, 1000):
-            ours = rate(done, "exponential", peak=0.01, warmup_steps=0, decay_steps=74, decay_factor=0.94)
+            changed = {"learning_rate": 0.01, "warmup_epochs": 0, "steps_per_epoch": 37, "num_epochs_per_decay": 2}
+            ours = rate(done, "exponential", learning_rate_decay_factor=0.94, **changed)
             assert ours == pytest.approx(session.run(of_slim, {step: done}), rel=1e-5)
 
 
@@ -99,3 +110,35 @@ def test_adam_has_epsilon() -> None:
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
 def test_every_optimizer_goes_downhill(name: str) -> None:
     assert weights_after(name, [2.0])[0] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("changed", "rates"),
+    [
+        # 10 steps an epoch; a run of 40 steps has 4 of warm-up unless it is told how many.
+        ({"learning_rate_decay_type": "fixed"}, {0: 0.25, 3: 1.0, 39: 1.0}),
+        ({"learning_rate_decay_type": "polynomial", "end_learning_rate": 0.1}, {4: 1.0, 22: 0.55, 40: 0.1}),
+        (
+            {"learning_rate_decay_type": "exponential", "warmup_epochs": 0, "learning_rate_decay_factor": 0.94},
+            {0: 1.0, 19: 1.0, 20: 0.94, 40: 0.94**2},
+        ),
+        ({"learning_rate_decay_type": "fixed", "warmup_epochs": 2}, {0: 0.05, 9: 0.5, 19: 1.0, 20: 1.0}),
+        (
+            {"learning_rate_decay_type": "exponential", "warmup_epochs": 0, "num_epochs_per_decay": 1},
+            {9: 1.0, 10: 0.5, 35: 0.125},
+        ),
+        ({"learning_rate_decay_type": "cosine", "end_learning_rate": 5}, {4: 1.0, 40: 1.0}),  # Never rises again.
+    ],
+)
+def test_epochs_become_steps(changed: dict[str, Any], rates: dict[int, float]) -> None:
+    run = RUN._replace(
+        learning_rate=1.0, num_epochs_per_decay=2, warmup_epochs=None, total_steps=40, steps_per_epoch=10.0
+    )
+    for step, expected in rates.items():
+        assert run._replace(**changed).rate(step) == pytest.approx(expected)
+
+
+def test_a_run_shorter_than_an_epoch_begins_with_the_whole_rate() -> None:
+    for schedule in optimizers.SCHEDULES:
+        short = RUN._replace(learning_rate_decay_type=schedule, warmup_epochs=None, total_steps=1, steps_per_epoch=0.1)
+        assert short.rate(0) == short.learning_rate

@@ -31,7 +31,8 @@ NAME: str = MANIFESTS["Job"]["metadata"]["name"]
 def cluster_of_pod(index: int, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     """Returns what the script in a pod of the Job makes of its arguments."""
     monkeypatch.setenv("JOB_COMPLETION_INDEX", str(index))  # As Kubernetes does for an Indexed Job.
-    return cluster_from_flags(train_image_classifier.build_parser().parse_args(CONTAINER["args"]))
+    flags = train_image_classifier.build_parser().parse_args(CONTAINER["args"])
+    return cluster_from_flags(flags.worker_replicas, flags.task, flags.worker_address)
 
 
 def test_every_pod_is_one_of_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:

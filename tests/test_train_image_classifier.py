@@ -19,9 +19,13 @@ from metart.networks.slim_compat import tf
 import eval_image_classifier
 from metart.common.flags import UserError
 from metart.evaluation import inference
-from metart.evaluation.best_checkpoint import Validation
+from metart.evaluation.best_checkpoint import BestCheckpoint
 from metart.networks import checkpoints, registry
+from metart.networks.session import Device
 from metart.training import input_pipeline, optimizers
+from metart.training.cluster import Cluster
+from metart.training.loop import Intervals
+from metart.training.training_graph import Recipe
 import train_image_classifier
 
 SMALL = [
@@ -231,10 +235,10 @@ def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: 
     record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
     dataset = input_pipeline.open_split("arts", "validation", str(dataset_dir))
     for first_step, best in ((0, 0), (3, 2), (6, 4)):
-        assert Validation(str(tmp_path), dataset, 9, "float32", use_gpu=False, first_step=first_step).best_step == best
+        assert BestCheckpoint(tmp_path, dataset, 9, Device(), first_step).best_step == best
     record.write_text('{"2": 0.')
     with pytest.raises(UserError, match=r"validation.json is damaged; delete it"):
-        Validation(str(tmp_path), dataset, 9, "float32", use_gpu=False, first_step=6)
+        BestCheckpoint(tmp_path, dataset, 9, Device(), first_step=6)
 
 
 def test_early_stop_needs_to_know_how_often_to_measure(
@@ -313,40 +317,28 @@ def test_a_folder_of_another_run_is_refused(started: Path, dataset_dir: Path) ->
         train(started, dataset_dir, "--max_number_of_steps=30")
 
 
-@pytest.mark.parametrize(
-    ("flags", "rates"),
-    [
-        # 100 pictures in batches of 10: 10 steps an epoch; a run of 40 steps has 4 of warm-up.
-        (["--learning_rate_decay_type=fixed"], {0: 0.25, 3: 1.0, 39: 1.0}),
-        (["--learning_rate_decay_type=polynomial", "--end_learning_rate=0.1"], {4: 1.0, 22: 0.55, 40: 0.1}),
-        (["--warmup_epochs=0", "--learning_rate_decay_type=exponential"], {0: 1.0, 19: 1.0, 20: 0.94, 40: 0.94**2}),
-        (["--warmup_epochs=2", "--learning_rate_decay_type=fixed"], {0: 0.05, 9: 0.5, 19: 1.0, 20: 1.0}),
-        (
-            [
-                "--num_epochs_per_decay=1",
-                "--learning_rate_decay_factor=0.5",
-                "--warmup_epochs=0",
-                "--learning_rate_decay_type=exponential",
-            ],
-            {9: 1.0, 10: 0.5, 35: 0.125},
-        ),
-        (["--learning_rate_decay_type=cosine", "--end_learning_rate=5"], {4: 1.0, 40: 1.0}),  # Never rises again.
-    ],
-)
-def test_rates_by_the_flags(flags: list[str], rates: dict[int, float]) -> None:
-    arguments = train_image_classifier.build_parser().parse_args(
-        ["--train_dir=logs", "--dataset_dir=data", "--learning_rate=1", *flags]
+def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> None:
+    settings = train_image_classifier.Settings(
+        train_dir=tmp_path,
+        batch_size=4,
+        max_number_of_steps=2,
+        num_epochs=1,
+        class_balance=0.0,
+        feature_views=0,
+        early_stop=None,
+        random_seed=0,
+        device=Device(),
+        recipe=Recipe("inception_v2", "sgd", 0.9, 0.9, 1.0, 0.0, 0.0, "", None, "float32"),
+        schedule=optimizers.Schedule("fixed", 0.01, 0.01, 1.0, 1.0, 0.0),
+        augmentation=input_pipeline.Augmentation(IMAGE_SIZE),
+        warm_start=train_image_classifier.WarmStart(None, "", False),
+        intervals=Intervals(1, 600, 600, None),
     )
-    for step, rate in rates.items():
-        assert train_image_classifier.rate_of_step(arguments, 40, 10.0, step) == pytest.approx(rate)
-
-
-def test_every_schedule_has_a_flag_value() -> None:
-    for schedule in optimizers.SCHEDULES:
-        arguments = train_image_classifier.build_parser().parse_args(
-            ["--train_dir=logs", "--dataset_dir=data", f"--learning_rate_decay_type={schedule}"]
-        )
-        assert train_image_classifier.rate_of_step(arguments, 1, 0.1, 0) == arguments.learning_rate
+    dataset = input_pipeline.open_split("arts", "train", dataset_dir)
+    labels = sorted(LABEL_COLOURS)
+    reached = train_image_classifier.train(settings, dataset, None, labels, Cluster(), {"model_name": "inception_v2"})
+    assert reached.startswith("trained to step 2: loss ") and reached.endswith(f"checkpoint {tmp_path}/model.ckpt-2")
+    assert json.loads((tmp_path / "flags.json").read_text()) == {"max_number_of_steps": 2, "model_name": "inception_v2"}
 
 
 @contextlib.contextmanager

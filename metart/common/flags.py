@@ -1,17 +1,20 @@
 """The command line that every script shares: strict flags, one-line errors, exit statuses."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import errno
 import os
 from pathlib import Path
 import signal
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn, TypeVar
 
 STATUS_ERROR = 1  # The user can mend it: a wrong file, an empty folder, a full disk.
 STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
 STATUS_RETRY = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again.
+
+
+T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class UserError(Exception):
@@ -103,6 +106,11 @@ def number(
         return value
 
     return parse
+
+
+def select(kind: type[T], values: Mapping[str, Any]) -> T:
+    """Returns a NamedTuple filled from flags: each field that has the name of a flag gets its value."""
+    return kind(**{name: values[name] for name in kind._fields if name in values})  # type: ignore[attr-defined]
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:

@@ -12,22 +12,17 @@ from metart.common.labels import LABELS_FILENAME
 from metart.evaluation import metrics
 from metart.evaluation.inference import open_classifier, predict
 from metart.networks import checkpoints
+from metart.networks.session import Device
 
 BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
 RECORD_FILENAME = "validation.json"  # In TRAIN_DIR: top-1 by step, so that a resumed run knows what was measured.
 
 
-class Validation:
+class BestCheckpoint:
     """Measures checkpoints while training goes on; use from worker 0 only."""
 
     def __init__(
-        self,
-        train_dir: str,
-        dataset: slim.dataset.Dataset,
-        batch_size: int,
-        precision: str,
-        use_gpu: bool,
-        first_step: int,
+        self, train_dir: Path, dataset: slim.dataset.Dataset, batch_size: int, device: Device, first_step: int
     ):
         """Takes up what an earlier part of the run has measured.
 
@@ -35,18 +30,16 @@ class Validation:
             train_dir: Holds the checkpoints; the best is copied to BEST_FOLDER in it.
             dataset: The validation split.
             batch_size: Images at once.
-            precision: Of the arithmetic, see `networks.session_config`.
-            use_gpu: False keeps to the CPU.
+            device: Where to run, and in what precision.
             first_step: The step that the run goes on from; what was measured later belongs to weights that are gone.
 
         Raises:
             UserError: The record of what was measured is damaged.
         """
-        self._folder = Path(train_dir)
+        self._folder = train_dir
         self._dataset = dataset
         self._batch_size = batch_size
-        self._precision = precision
-        self._use_gpu = use_gpu
+        self._device = device
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
         if path.is_file():
@@ -78,9 +71,9 @@ class Validation:
         return figures
 
     def _figures(self, checkpoint: str) -> dict[str, float]:
-        with open_classifier(checkpoint, use_gpu=self._use_gpu, precision=self._precision) as classifier:
-            truth, probabilities, _ = predict(classifier, self._dataset, self._batch_size)
-        return metrics.summary(truth, probabilities)
+        with open_classifier(checkpoint, device=self._device) as classifier:
+            answers = predict(classifier, self._dataset, self._batch_size)
+        return metrics.summary(answers.truth, answers.probabilities)
 
     def _keep(self, checkpoint: str) -> None:
         """Puts a checkpoint, and what evaluation and inference need beside it, in the place of the best."""

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -12,7 +13,7 @@ from metart.common.flags import UserError
 from metart.common.progress import Progress
 from metart.networks import checkpoints, registry
 from metart.networks.folding import fold_batch_norm
-from metart.networks.session import session_config
+from metart.networks.session import DEFAULT_DEVICE, Device
 from metart.training import input_pipeline
 
 TEMPERATURE_SUFFIX = ".temperature.json"  # Of the file beside a checkpoint, as in model.ckpt-100.temperature.json.
@@ -28,8 +29,7 @@ class Classifier:
         image_size: int,
         label_names: list[str],
         temperature: float = 1.0,
-        use_gpu: bool = True,
-        precision: str = "float32",
+        device: Device = DEFAULT_DEVICE,
     ):
         """Builds the network and loads the weights; their moving averages where the checkpoint has them.
 
@@ -39,9 +39,8 @@ class Classifier:
             image_size: Side of the input, pixels.
             label_names: In the order of training.
             temperature: The logits are divided by it, see `metrics.fit_temperature`.
-            use_gpu: False keeps to the CPU.
-            precision: Of the arithmetic, see `session_config`; less than float32 moves a probability by a
-                percent on average, one of an unsure answer by ten.
+            device: Where to run, and in what precision; less than float32 moves a probability by a percent on average,
+                one of an unsure answer by ten.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
@@ -67,7 +66,7 @@ class Classifier:
             self.images, self.logits, self.output = tf.import_graph_def(
                 fold_batch_norm(frozen), return_elements=[images.name, logits.name, output.name], name=""
             )
-            self.session = tf.compat.v1.Session(config=session_config(precision, clone_on_cpu=not use_gpu))
+            self.session = tf.compat.v1.Session(config=device.session_config())
 
     def close(self) -> None:
         """Frees the memory of the network."""
@@ -85,8 +84,8 @@ class Classifier:
         """Returns the probability of each label.
 
         Args:
-            images: float32 [n, image_size, image_size, 3], RGB, range [0, 255], as `images.evaluation_image` makes
-                them; n is any number.
+            images: float32 [n, image_size, image_size, 3], RGB, range [0, 255], as `preprocessing.evaluation_image`
+                makes them; n is any number.
 
         Returns:
             float32 [n, labels]; rows add up to 1.
@@ -98,10 +97,9 @@ def open_classifier(
     checkpoint_path: str,
     model_name: str | None = None,
     image_size: int | None = None,
-    dataset_dir: str | None = None,
-    use_gpu: bool = True,
+    dataset_dir: Path | None = None,
     calibrated: bool = True,
-    precision: str = "float32",
+    device: Device = DEFAULT_DEVICE,
 ) -> Classifier:
     """Returns the classifier that the flags of a script mean.
 
@@ -110,9 +108,8 @@ def open_classifier(
         model_name: None for the network in the flags.json beside the checkpoint, inception_v3 without that.
         image_size: Side of the input, pixels; None for the size it was trained with, or the network's own.
         dataset_dir: Folder with labels.txt; None for the one beside the checkpoint.
-        use_gpu: False keeps to the CPU.
         calibrated: With the temperature saved beside the checkpoint, if there is one.
-        precision: Of the arithmetic, see `session_config`.
+        device: Where to run, and in what precision.
 
     Raises:
         UserError: No such checkpoint or labels, or they do not belong together.
@@ -125,16 +122,21 @@ def open_classifier(
         raise UserError(f"{checkpoint} was trained on {model_name}, which is no network here; give --model_name")
     image_size = image_size or trained_with.get("train_image_size") or registry.NETWORKS[model_name].image_size
     temperature = read_temperature(checkpoint) if calibrated else 1.0
-    return Classifier(checkpoint, model_name, image_size, label_names, temperature, use_gpu, precision)
+    return Classifier(checkpoint, model_name, image_size, label_names, temperature, device)
+
+
+class Answers(NamedTuple):
+    """What a classifier says of pictures whose labels are known."""
+
+    truth: np.ndarray  # int64 [n].
+    probabilities: np.ndarray  # float32 [n, labels].
+    names: list[str]  # The pictures' paths below met_art.
 
 
 def predict(
     classifier: Classifier, dataset: slim.dataset.Dataset, batch_size: int, max_num_batches: int | None = None
-) -> tuple[np.ndarray, np.ndarray, list[str]]:
+) -> Answers:
     """Answers for every picture of a data set once, in the order of the records.
-
-    Returns:
-        (truth int64 [n], probabilities float32 [n, labels], picture names).
 
     Raises:
         UserError: A records file is damaged.
@@ -150,7 +152,7 @@ def predict(
             probabilities.append(classifier.probabilities(images))
             names += of_batch
             progress.update(len(labels))
-    return np.concatenate(truth), np.concatenate(probabilities), names
+    return Answers(np.concatenate(truth), np.concatenate(probabilities), names)
 
 
 def read_temperature(checkpoint: str) -> float:

@@ -119,13 +119,13 @@ def restore(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, chec
         raise _damaged(checkpoint, error) from None
 
 
-def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder: str, step: int) -> str:
+def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder: Path, step: int) -> str:
     """Writes `model.ckpt-<step>.*` and returns its name; when it is whole, `checkpoint` names it as the newest.
 
     Raises:
         UserError: It cannot be written.
     """
-    basename = str(Path(folder) / BASENAME)
+    basename = str(folder / BASENAME)
     with writing(f"{basename}-{step}"):
         return saver.save(session, basename, global_step=step, write_meta_graph=False)
 
@@ -158,7 +158,7 @@ def settings(checkpoint: str) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON; delete it and give --model_name") from None
 
 
-def label_names(checkpoint: str, dataset_dir: str | None) -> list[str]:
+def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:
     """Returns the labels a checkpoint answers with.
 
     Args:
@@ -170,12 +170,12 @@ def label_names(checkpoint: str, dataset_dir: str | None) -> list[str]:
     """
     beside = Path(checkpoint).parent
     has_own = (beside / LABELS_FILENAME).is_file()
-    if dataset_dir is None or (has_own and not (Path(dataset_dir) / LABELS_FILENAME).is_file()):
+    if dataset_dir is None or (has_own and not (dataset_dir / LABELS_FILENAME).is_file()):
         return read_labels(beside)
     names = read_labels(dataset_dir)
     if has_own and read_labels(beside) != names:
         raise UserError(
-            f"{Path(dataset_dir) / LABELS_FILENAME} differs from {beside / LABELS_FILENAME}, which the checkpoint was "
+            f"{dataset_dir / LABELS_FILENAME} differs from {beside / LABELS_FILENAME}, which the checkpoint was "
             "trained with; use the data set it was trained on"
         )
     return names

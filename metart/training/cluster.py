@@ -5,7 +5,6 @@ collective operations, updates the weights of each in the same way. So N workers
 train like one worker with --batch_size=N*B, and any of them could write the checkpoint; worker 0 does.
 """
 
-import argparse
 from collections.abc import Iterator, Sequence
 import contextlib
 import itertools
@@ -166,20 +165,19 @@ def add_flags(parser: Parser) -> None:
     add("--worker_address", help="host:port of every worker, with {task} for its number, as in 127.0.0.1:222{task}")
 
 
-def from_flags(arguments: argparse.Namespace) -> Cluster:
+def from_flags(worker_replicas: int, task: int, worker_address: str | None) -> Cluster:
     """Returns the workers that the flags or, without them, the environment variable TF_CONFIG describe.
 
     Raises:
         UserError: Either is incomplete or wrong.
     """
-    if arguments.worker_replicas > 1:
-        if "{task}" not in (arguments.worker_address or ""):
+    if worker_replicas > 1:
+        if worker_address is None or "{task}" not in worker_address:
             raise UserError("--worker_replicas needs --worker_address with {task} in it, as in 127.0.0.1:222{task}")
-        addresses = [arguments.worker_address.replace("{task}", str(task)) for task in range(arguments.worker_replicas)]
-        return Cluster(addresses, arguments.task)
+        return Cluster([worker_address.replace("{task}", str(number)) for number in range(worker_replicas)], task)
     if os.environ.get("TF_CONFIG"):
         return _from_tf_config(os.environ["TF_CONFIG"])
-    return Cluster(index=arguments.task)
+    return Cluster(index=task)
 
 
 def _from_tf_config(text: str) -> Cluster:

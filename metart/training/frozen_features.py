@@ -13,6 +13,8 @@ from metart.networks.slim_compat import tf
 from metart.common.files import open_replacing, replacing
 from metart.common.progress import Progress
 
+FOLDER = "features"  # In TRAIN_DIR.
+
 
 class Features:
     """Several views of every training picture, as features."""

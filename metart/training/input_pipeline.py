@@ -1,6 +1,8 @@
 """From TFRecord files to batches of images, with tf.data."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
 
 from google.protobuf.message import DecodeError
 import numpy as np
@@ -17,32 +19,37 @@ SHUFFLE_BUFFER = 2048
 READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from different files.
 
 
+class Augmentation(NamedTuple):
+    """How training images are made from the pictures."""
+
+    image_size: int  # Side of the images, pixels.
+    seed: int = 0  # The same seed gives the same images in the same order.
+    min_crop_area: float = preprocessing.MIN_CROP_AREA  # See `preprocessing.training_image`.
+
+
 def training_batches(
     data_sources: Sequence[str],
     batch_size: int,
-    image_size: int,
-    seed: int,
+    augmentation: Augmentation,
     first_batch: int = 0,
     num_workers: int = 1,
     worker: int = 0,
-    min_crop_area: float = preprocessing.MIN_CROP_AREA,
 ) -> tf.data.Dataset:
     """Returns an endless data set of shuffled, randomly cropped and coloured training images.
 
     Args:
         data_sources: TFRecord files that convert.py wrote.
         batch_size: Images in a batch; every batch is full.
-        image_size: Side of the images, pixels.
-        seed: The same seed gives the same batches.
+        augmentation: Of the images, and the seed of their order.
         first_batch: Number of batches that an interrupted run has already used: it goes on with other ones.
         num_workers: The pictures are dealt to so many workers; none goes to two of them as long as the random seed of
             TensorFlow, on which the order of the files depends, is the same for all.
         worker: Which of them this is, from 0.
-        min_crop_area: See `preprocessing.training_image`.
 
     Returns:
         (images, labels): float32 [batch_size, image_size, image_size, 3], RGB, range [0, 255]; int64 [batch_size].
     """
+    image_size, seed, min_crop_area = augmentation
     shuffle_seed = seed + first_batch
     files = tf.data.Dataset.from_tensor_slices(sorted(data_sources))
     deal_files = len(data_sources) % num_workers == 0  # Otherwise every worker reads all and skips what is not its own.
@@ -104,26 +111,20 @@ def evaluation_arrays(
 
 
 def view_batches(
-    data_sources: Sequence[str],
-    batch_size: int,
-    image_size: int,
-    seed: int,
-    view: tf.Tensor,
-    min_crop_area: float = preprocessing.MIN_CROP_AREA,
+    data_sources: Sequence[str], batch_size: int, augmentation: Augmentation, view: tf.Tensor
 ) -> tf.data.Dataset:
     """Returns a data set of every image exactly once, in the order of the files, in one of many views.
 
     Args:
         data_sources: TFRecord files that convert.py wrote.
         batch_size: Images in a batch, in the last what is left.
-        image_size: Side of the images, pixels.
-        seed: The same seed gives the same views.
+        augmentation: Of the images; the same seed gives the same views.
         view: int64 scalar: 0 for the image that evaluation sees, others for a training image each.
-        min_crop_area: See `preprocessing.training_image`.
 
     Returns:
         (images, labels), as `training_batches`.
     """
+    image_size, seed, min_crop_area = augmentation
 
     def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
@@ -190,7 +191,7 @@ def raise_damaged(data_sources: Sequence[str]) -> None:
             ) from None
 
 
-def open_split(dataset_name: str, split_name: str, dataset_dir: str) -> slim.dataset.Dataset:
+def open_split(dataset_name: str, split_name: str, dataset_dir: str | Path) -> slim.dataset.Dataset:
     """Returns `dataset_factory.get_dataset`; what is wrong with the folder is an error of the user.
 
     Raises:

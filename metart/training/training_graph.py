@@ -1,6 +1,5 @@
 """What one training step runs: a network or its head alone, the losses, and the update of the weights."""
 
-import argparse
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -18,17 +17,34 @@ PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
 FLOAT16_LOSS_SCALE = 1024.0
 
 
+class Recipe(NamedTuple):
+    """What the graph of a training step is built from; the fields have the names of the flags."""
+
+    model_name: str  # A key of registry.NETWORKS.
+    optimizer: str  # One of optimizers.OPTIMIZERS; the next three are its parameters, see optimizers.build.
+    momentum: float
+    rmsprop_decay: float
+    opt_epsilon: float
+    weight_decay: float  # Factor of the L2 loss.
+    label_smoothing: float  # Share of the truth that is spread over all labels.
+    trainable_scopes: str  # Comma-separated; all where none is named.
+    moving_average_decay: float | None  # None keeps no averaged weights.
+    precision: str  # One of session.PRECISIONS.
+
+
 class Model(NamedTuple):
     """The parts of the graph that a training step runs or feeds."""
 
     train_op: tf.Operation
     loss: tf.Tensor  # Mean over the workers.
     learning_rate: tf.Tensor  # Placeholder, fed in each step.
-    stop: tf.Tensor  # Placeholder: whether this worker was told to stop, 0.0 or 1.0.
-    stopping: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
-    enough: tf.Tensor  # Placeholder and sum like the two above: worker 0 wants no further step.
-    finishing: tf.Tensor
-    shown: list[tf.Tensor]  # A few images of the batch and their labels, as in batches.training_batches; or nothing.
+    stop_requested: tf.Tensor  # Placeholder: whether this worker was told to stop, 0.0 or 1.0.
+    stop_agreed: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
+    early_stop_requested: tf.Tensor  # Placeholder and sum like the two above: worker 0 wants no further step.
+    early_stop_agreed: tf.Tensor
+    shown: list[
+        tf.Tensor
+    ]  # A few images of the batch and their labels, as in input_pipeline.training_batches; or nothing.
     is_finite: tf.Tensor  # False once a weight is infinite or no number.
 
 
@@ -42,45 +58,41 @@ class HeadInputs(NamedTuple):
 
 
 def build_network(
-    arguments: argparse.Namespace,
-    label_weights: Sequence[float],
-    images: tf.Tensor,
-    labels: tf.Tensor,
-    cluster: Cluster,
+    recipe: Recipe, label_weights: Sequence[float], images: tf.Tensor, labels: tf.Tensor, cluster: Cluster
 ) -> Model:
     """Builds network, losses and update in the current graph.
 
     Args:
-        arguments: The flags of train_image_classifier.py.
+        recipe: What to build.
         label_weights: How much a picture of each label counts in the loss, 1 on average.
         images: float32 [batch, size, size, 3], RGB, range [0, 255].
         labels: int64 [batch].
         cluster: Gradients are averaged over its workers.
     """
     logits, auxiliary_logits = registry.build(
-        arguments.model_name,
+        recipe.model_name,
         images,
         len(label_weights),
         is_training=True,
-        weight_decay=arguments.weight_decay,
-        trained_scopes=arguments.trainable_scopes,
+        weight_decay=recipe.weight_decay,
+        trained_scopes=recipe.trainable_scopes,
     )
-    _add_loss(logits, labels, label_weights, arguments.label_smoothing)
+    _add_loss(logits, labels, label_weights, recipe.label_smoothing)
     if auxiliary_logits is not None:
-        _add_loss(auxiliary_logits, labels, label_weights, arguments.label_smoothing, AUXILIARY_LOSS_WEIGHT)
-    trained = registry.in_scopes(tf.compat.v1.trainable_variables(), arguments.trainable_scopes)
-    return _build_update(arguments, trained, [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]], cluster)
+        _add_loss(auxiliary_logits, labels, label_weights, recipe.label_smoothing, AUXILIARY_LOSS_WEIGHT)
+    trained = registry.in_scopes(tf.compat.v1.trainable_variables(), recipe.trainable_scopes)
+    return _build_update(recipe, trained, [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]], cluster)
 
 
 def build_head(
-    arguments: argparse.Namespace, label_weights: Sequence[float], images: tf.Tensor, cluster: Cluster
+    recipe: Recipe, label_weights: Sequence[float], images: tf.Tensor, cluster: Cluster
 ) -> tuple[Model, HeadInputs]:
     """Builds a frozen network, its head as a layer that trains on features, and the update, in the current graph.
 
     Args: see `build_network`; `images` are those to compute the features of.
     """
     logits, _ = registry.build(
-        arguments.model_name, images, len(label_weights), weight_decay=arguments.weight_decay, with_auxiliary_head=True
+        recipe.model_name, images, len(label_weights), weight_decay=recipe.weight_decay, with_auxiliary_head=True
     )
     head_input, scope = registry.head(logits)
     of_pictures = registry.mean_over_places(head_input)
@@ -92,15 +104,15 @@ def build_head(
     )
     trained = registry.in_scopes(tf.compat.v1.trainable_variables(), scope)
     by_name = {variable.op.name.rpartition("/")[2]: variable for variable in trained}
-    kept = tf.nn.dropout(inputs.features, rate=1.0 - registry.dropout_keep_probability(arguments.model_name))
+    kept = tf.nn.dropout(inputs.features, rate=1.0 - registry.dropout_keep_probability(recipe.model_name))
     # The mean over the places of a 1 x 1 convolution is the same product with the mean over the places.
     _add_loss(
         tf.matmul(kept, tf.reshape(by_name["weights"], [of_pictures.shape[-1], -1])) + by_name["biases"],
         inputs.labels,
         label_weights,
-        arguments.label_smoothing,
+        recipe.label_smoothing,
     )
-    return _build_update(arguments, trained, [], cluster), inputs
+    return _build_update(recipe, trained, [], cluster), inputs
 
 
 def trains_head_alone(model_name: str, image_size: int, num_classes: int, trainable_scopes: str) -> bool:
@@ -148,22 +160,18 @@ def _add_loss(
     )
 
 
-def _build_update(
-    arguments: argparse.Namespace, trained: list[tf.Variable], shown: list[tf.Tensor], cluster: Cluster
-) -> Model:
+def _build_update(recipe: Recipe, trained: list[tf.Variable], shown: list[tf.Tensor], cluster: Cluster) -> Model:
     """Builds the update of the trained variables from the losses in the current graph."""
     loss = tf.compat.v1.losses.get_total_loss()
     rate = tf.compat.v1.placeholder(tf.float32, [], name="learning_rate")
-    optimizer = optimizers.build(
-        arguments.optimizer, rate, arguments.momentum, arguments.rmsprop_decay, arguments.opt_epsilon
-    )
+    optimizer = optimizers.build(recipe.optimizer, rate, recipe.momentum, recipe.rmsprop_decay, recipe.opt_epsilon)
     step = tf.compat.v1.train.get_or_create_global_step()
-    scale = FLOAT16_LOSS_SCALE if arguments.precision == "float16" else 1.0
+    scale = FLOAT16_LOSS_SCALE if recipe.precision == "float16" else 1.0
     gradients = [gradient for gradient, _ in optimizer.compute_gradients(loss * scale, trained)]
     gradients = cluster.mean([gradient / scale if scale != 1.0 else gradient for gradient in gradients])
     averages = [
         variable
-        for variable in registry.in_scopes(slim.get_model_variables(), arguments.trainable_scopes)
+        for variable in registry.in_scopes(slim.get_model_variables(), recipe.trainable_scopes)
         if not variable.trainable
     ]
     with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
@@ -172,12 +180,21 @@ def _build_update(
         optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=step),
         [average.assign(mean) for average, mean in zip(averages, batch_norm_means, strict=True)],
     )
-    stop = tf.compat.v1.placeholder(tf.float32, [], name="stop")
-    enough = tf.compat.v1.placeholder(tf.float32, [], name="enough")
-    loss, stopping, finishing = cluster.mean([loss, stop, enough])
-    if arguments.moving_average_decay:
-        average = tf.train.ExponentialMovingAverage(arguments.moving_average_decay, step)
+    requested = [tf.compat.v1.placeholder(tf.float32, [], name=name) for name in ("stop", "early_stop")]
+    loss, stop_agreed, early_stop_agreed = cluster.mean([loss, *requested])
+    if recipe.moving_average_decay:
+        average = tf.train.ExponentialMovingAverage(recipe.moving_average_decay, step)
         with tf.control_dependencies([train_op]):
             train_op = average.apply(slim.get_model_variables())
     is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in slim.get_model_variables()])
-    return Model(train_op, loss, rate, stop, stopping, enough, finishing, shown, is_finite)
+    return Model(
+        train_op,
+        loss,
+        rate,
+        requested[0],
+        stop_agreed,
+        requested[1],
+        early_stop_agreed,
+        shown=shown,
+        is_finite=is_finite,
+    )

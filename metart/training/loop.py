@@ -1,0 +1,217 @@
+"""The steps of a training run: reported as they go, saved now and then, stopped in an orderly way."""
+
+from collections.abc import Callable, Iterator
+import contextlib
+import math
+from pathlib import Path
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from metart.networks.slim_compat import tf
+from metart.common.flags import Retry, UserError
+from metart.common.interruption import Interruption
+from metart.common.progress import Progress
+from metart.networks import checkpoints
+from metart.training.cluster import Cluster
+from metart.training.optimizers import Schedule
+from metart.training.summaries import Summaries
+from metart.training.training_graph import Model
+
+
+class Plan(NamedTuple):
+    """How long a run is."""
+
+    first_step: int  # Steps already done.
+    global_batch_size: int  # Pictures of a step, all workers together.
+    schedule: Schedule
+
+    @property
+    def total_steps(self) -> int:
+        return self.schedule.total_steps
+
+
+class Intervals(NamedTuple):
+    """How often a run says or saves something; the fields have the names of the flags."""
+
+    log_every_n_steps: int
+    save_summaries_secs: int
+    save_interval_secs: int
+    validation_epochs: float | None  # None never measures.
+
+
+class Run(NamedTuple):
+    """A run that is under way."""
+
+    train_dir: Path
+    session: tf.compat.v1.Session
+    model: Model
+    saver: tf.compat.v1.train.Saver
+    plan: Plan
+    workers: Cluster
+    interruption: Interruption
+    label_names: list[str]
+
+
+class Verdict(NamedTuple):
+    """What a measurement on the validation split came to."""
+
+    figures: dict[str, float]
+    message: str
+    is_last: bool  # Further steps are not worth their time.
+
+
+Measure = Callable[[str], Verdict]  # Of a checkpoint.
+
+
+def run_steps(
+    run: Run, feeds: Iterator[dict[tf.Tensor, Any]], intervals: Intervals, measure: Measure | None = None
+) -> str:
+    """Runs the steps that are left, reports them, saves checkpoints and has them measured.
+
+    Args:
+        run: Its session is ready for the first step.
+        feeds: What each step is fed beside the learning rate.
+        intervals: How often things are done.
+        measure: Of worker 0 with a validation split.
+
+    Returns:
+        One line for the reader: what was reached and where it is.
+
+    Raises:
+        Retry, KeyboardInterrupt: The run was interrupted; what was reached is saved.
+        UserError: The loss or a weight is no longer a finite number, or a checkpoint cannot be written.
+    """
+    plan, model, session = run.plan, run.model, run.session
+    everybody_is_done = run.workers.barrier()
+    with (
+        contextlib.closing(Summaries(run.train_dir if run.workers.index == 0 else None)) as summaries,
+        Progress("training", plan.total_steps, "steps", initial=plan.first_step) as progress,
+    ):
+        log = _Log(run, intervals, summaries, progress)
+        keeper = _Keeper(run, intervals, measure, log)
+        for step in range(plan.first_step + 1, plan.total_steps + 1):
+            rate = plan.schedule.rate(step - 1)
+            shown = model.shown if log.wants_pictures() else []
+            inputs = {
+                model.learning_rate: rate,
+                model.stop_requested: run.interruption.signal is not None,
+                model.early_stop_requested: keeper.early_stop,
+                **next(feeds),
+            }
+            _, loss, stop, early_stop, *batch = session.run(
+                [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed, *shown], inputs
+            )
+            is_last = step == plan.total_steps or stop > 0 or early_stop > 0
+            log.step_done(step, loss, rate, is_last)
+            if batch:
+                log.pictures(step, *batch)
+            if keeper.is_due(step) or is_last or not math.isfinite(loss):
+                with log.paused():
+                    keeper.save(step, loss)
+            if is_last:
+                break
+    session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
+    if stop > 0 and step < plan.total_steps:
+        run.interruption.leave(
+            f"saved {keeper.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to go on"
+        )
+        who = run.workers.told_to_stop()
+        raise Retry(f"{who} was told to stop at step {step:,}; run the same command again to go on")
+    reached = f"trained to step {step:,}: loss {loss:.3f}, {log.images_per_second:.1f} images/s"
+    return f"{reached}, checkpoint {keeper.saved}"
+
+
+class _Log:
+    """Says how the run goes: on the terminal, and as curves and pictures for TensorBoard."""
+
+    def __init__(self, run: Run, intervals: Intervals, summaries: Summaries, progress: Progress):
+        self._plan = run.plan
+        self._label_names = run.label_names
+        self._intervals = intervals
+        self._summaries = summaries
+        self._progress = progress
+        self._start = self._next_pictures = time.monotonic()
+        self.images_per_second = 0.0
+
+    def wants_pictures(self) -> bool:
+        """Returns whether a sample of the input is due."""
+        if time.monotonic() < self._next_pictures:
+            return False
+        self._next_pictures += self._intervals.save_summaries_secs
+        return True
+
+    def pictures(self, step: int, images: np.ndarray, labels: np.ndarray) -> None:
+        self._summaries.pictures(
+            step, images.clip(0, 255).astype(np.uint8), [self._label_names[label] for label in labels]
+        )
+
+    def step_done(self, step: int, loss: float, rate: float, is_last: bool) -> None:
+        if step == self._plan.first_step + 1:
+            self._start = time.monotonic()  # The first step also compiles and fills the queues.
+        seen = (step - self._plan.first_step - 1) * self._plan.global_batch_size
+        self.images_per_second = seen / max(time.monotonic() - self._start, 1e-9)
+        self._progress.update(1, f"loss {loss:.3f}, {self.images_per_second:.1f} images/s")
+        if step % self._intervals.log_every_n_steps == 0 or is_last:
+            values = {"loss": loss, "learning_rate": rate, "images_per_second": self.images_per_second}
+            self._summaries.scalars(step, values)
+
+    def verdict(self, step: int, verdict: Verdict) -> None:
+        self._summaries.scalars(step, {f"validation/{name}": value for name, value in verdict.figures.items()})
+        self._progress.write(f"step {step:,}: {verdict.message}")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """Does not count the block's time as training."""
+        pause = time.monotonic()
+        yield
+        self._start += time.monotonic() - pause
+
+
+class _Keeper:
+    """Saves checkpoints when they are due, and has them measured."""
+
+    def __init__(self, run: Run, intervals: Intervals, measure: Measure | None, log: _Log):
+        self._run = run
+        self._intervals = intervals
+        self._measure = measure
+        self._log = log
+        self._last_save = time.monotonic()
+        self._basename = str(run.train_dir / checkpoints.BASENAME)
+        self.saved = f"{self._basename}-{run.plan.first_step}" if run.plan.first_step else "none"
+        self.early_stop = False
+
+    def is_due(self, step: int) -> bool:
+        """Returns whether a checkpoint has to be written after this step; on all workers, where it is for measuring."""
+        seconds = time.monotonic() - self._last_save
+        is_late = self._run.workers.index == 0 and seconds >= self._intervals.save_interval_secs
+        return is_late or self._is_measured(step)
+
+    def _is_measured(self, step: int) -> bool:
+        if not self._intervals.validation_epochs:
+            return False
+        steps = max(1, round(self._intervals.validation_epochs * self._run.plan.schedule.steps_per_epoch))
+        return step % steps == 0 or step == self._run.plan.total_steps
+
+    def save(self, step: int, loss: float) -> None:
+        """Saves, if the weights are worth it, and measures if it is time.
+
+        Raises:
+            UserError: The run has diverged.
+        """
+        run = self._run
+        if not (math.isfinite(loss) and run.session.run(run.model.is_finite)):
+            raise UserError(
+                f"the loss or a weight is no longer a finite number at step {step:,} (loss {loss}); try "
+                f"--learning_rate={run.plan.schedule.learning_rate / 10:g} in a new --train_dir (last good "
+                f"checkpoint: {self.saved})"
+            )
+        if run.workers.index == 0:
+            checkpoints.save(run.session, run.saver, run.train_dir, step)
+        self.saved = f"{self._basename}-{step}"
+        self._last_save = time.monotonic()
+        if self._measure and self._is_measured(step):
+            verdict = self._measure(self.saved)
+            self._log.verdict(step, verdict)
+            self.early_stop = verdict.is_last  # All workers learn it with the next step.
