@@ -14,7 +14,7 @@ before it is billed.
 
 import argparse
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
 import csv
 import functools
@@ -33,7 +33,8 @@ from google.cloud import bigquery
 import requests
 
 from metart.common.files import open_replacing
-from metart.common.flags import Parser, UserError, number, run
+from metart.common.flags import Parser, UserError, number, path, run
+from metart.common.labels import normalise_label
 from metart.common.progress import Progress
 from metart.museum.cleaning import clean_labels, read_labels_map
 from metart.museum.metobjects import Table, column_name, open_metadata_csv
@@ -66,43 +67,29 @@ WHERE objects.{column} IS NOT NULL
 ORDER BY objects.object_id"""
 
 Query = Callable[[str], Table]
-Clean = Callable[[dict[str, int]], dict[str, str]]
+Clean = Callable[[Mapping[str, int]], dict[str, str]]
 
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
-    parser.add_argument("--list", choices=["labels", "artworks"], default="artworks", help="what to list")
-    parser.add_argument(
-        "--attribute",
-        type=_attribute,
-        default="culture",
-        help="the column that is the label: artist, period, department, medium, …",
-    )
-    parser.add_argument("--project", help="Google Cloud project that runs the query; default: the account's own")
-    parser.add_argument(
-        "--metadata_csv", metavar="FILE", help="MetObjects.csv, also .gz or its https address, instead of BigQuery"
-    )
+    add = parser.add_argument
+    add("--list", choices=["labels", "artworks"], default="artworks", help="what to list")
+    attribute = "the column that is the label: artist, period, department, medium, …"
+    add("--attribute", type=_attribute, default="culture", help=attribute)
+    add("--project", help="Google Cloud project that runs the query; default: the account's own")
+    source = "MetObjects.csv, also .gz or its https address, instead of BigQuery"
+    add("--metadata_csv", metavar="FILE", help=source)
     query = parser.add_mutually_exclusive_group()
     query.add_argument("--sql", help="a query of your own, in BigQuery's dialect")
-    query.add_argument("--sql_file", metavar="FILE", type=Path, help="a file with such a query")
-    parser.add_argument(
-        "--labels_map",
-        metavar="FILE",
-        type=Path,
-        help="CSV from,to that renames labels, or drops them where `to` is empty; * stands for any text",
-    )
+    query.add_argument("--sql_file", metavar="FILE", type=path, help="a file with such a query")
+    rules = "CSV from,to that renames labels, or drops them where `to` is empty; * stands for any text"
+    add("--labels_map", metavar="FILE", type=path, help=rules)
     parser.add_boolean("before_comma", False, "keep what stands before the comma: Italian, Florence -> Italian")
-    parser.add_argument("--min_images", type=number(int, 0), default=0, help="drop labels with fewer artworks")
-    parser.add_argument(
-        "--maximum_bytes_billed",
-        type=number(int, 1),
-        default=MAXIMUM_BYTES_BILLED,
-        help="refuse queries that read more; default: 1 GiB",
-    )
-    parser.add_argument("--output", metavar="FILE", type=Path, help="default: stdout")
-    parser.add_argument(
-        "--api_endpoint", metavar="URL", help="a mirror of the BigQuery service, used without credentials"
-    )
+    add("--min_images", type=number(int, 0), default=0, help="drop labels with fewer artworks")
+    limit = "refuse queries that read more; default: 1 GiB"
+    add("--maximum_bytes_billed", type=number(int, 1), default=MAXIMUM_BYTES_BILLED, help=limit)
+    add("--output", metavar="FILE", type=path, help="default: stdout")
+    add("--api_endpoint", metavar="URL", help="a mirror of the BigQuery service, used without credentials")
     return parser
 
 
@@ -174,41 +161,49 @@ def _cost(read_bytes: int) -> str:
     return "MORE than the 1 TiB that is free each month"
 
 
-def read_counts(labels: Table) -> dict[str | None, int]:
-    """Reads the answer to LABELS_SQL; the artworks without a label count under None."""
-    return {None if label is None else str(label): count for label, count in labels.rows}
+def count_labels(rows: Iterable[Sequence[Any]]) -> tuple[Counter[str], dict[str, str]]:
+    """Reads the answer to LABELS_SQL; blanks count as no label.
+
+    Returns:
+        (artworks for each label, "" for none; the label for each spelling of the museum's).
+    """
+    spellings: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for spelling, count in rows:
+        label = "" if spelling is None else normalise_label(str(spelling))
+        spellings[str(spelling)] = label
+        counts[label] += count
+    return counts, spellings
 
 
-def rename_counts(counts: dict[str | None, int], new_labels: dict[str, str]) -> list[tuple[str | None, int]]:
-    """Returns the counts under the new labels, largest first; artworks without a label stay without."""
-    totals: Counter[str | None] = Counter()
-    for label, count in counts.items():
-        if label is None or label in new_labels:
-            totals[label and new_labels[label]] += count
-    return sorted(totals.items(), key=lambda item: (-item[1], item[0] or ""))
-
-
-def rename_artworks(rows: Iterable[Sequence[Any]], new_labels: dict[str, str]) -> Iterator[Sequence[Any]]:
+def rename_artworks(rows: Iterable[Sequence[Any]], rename: Callable[[str], str]) -> Iterator[Sequence[Any]]:
     """Yields the rows of ARTWORKS_SQL that keep a label, under their new one."""
-    for department, label, *others in rows:
-        if str(label) in new_labels:
-            yield department, new_labels[str(label)], *others
+    for department, spelling, *others in rows:
+        if label := rename(str(spelling)):
+            yield department, label, *others
 
 
 def list_museum(query: Query, kind: str, attribute: str, clean: Clean | None) -> Table:
-    """Lists the labels of an attribute or the artworks that have one, after cleaning."""
+    """Lists the labels of an attribute with their counts, largest first, or the artworks that have one."""
     column = ATTRIBUTES.get(attribute, attribute)
     labels_sql = LABELS_SQL.format(column=column, attribute=attribute)
     artworks_sql = ARTWORKS_SQL.format(column=column)
-    if clean is None:
-        return query(labels_sql if kind == "labels" else artworks_sql)
+    if kind == "artworks" and clean is None:
+        artworks = query(artworks_sql)
+        return Table(artworks.columns, rename_artworks(artworks.rows, functools.cache(normalise_label)))
     labels = query(labels_sql)
-    counts = read_counts(labels)
-    new_labels = clean({label: count for label, count in counts.items() if label is not None})
-    if kind == "labels":
-        return Table(labels.columns, rename_counts(counts, new_labels))
-    artworks = query(artworks_sql)
-    return Table(artworks.columns, rename_artworks(artworks.rows, new_labels))
+    counts, spellings = count_labels(labels.rows)
+    nameless = counts.pop("", 0)
+    new_labels = clean(counts) if clean else {label: label for label in counts}
+    if kind == "artworks":
+        artworks = query(artworks_sql)
+        return Table(
+            artworks.columns, rename_artworks(artworks.rows, lambda text: new_labels.get(spellings.get(text, ""), ""))
+        )
+    totals: Counter[str] = Counter({"": nameless} if nameless else {})
+    for label, new_label in new_labels.items():
+        totals[new_label] += counts[label]
+    return Table(labels.columns, sorted(totals.items(), key=lambda item: (-item[1], item[0])))
 
 
 def write_table(table: Table, output: Path | None) -> int:
@@ -233,25 +228,25 @@ def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> i
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    settings = build_parser().parse_args(argv)
-    own_query = read_query(settings.sql_file) if settings.sql_file else settings.sql
+    flags = build_parser().parse_args(argv)
+    own_query = read_query(flags.sql_file) if flags.sql_file else flags.sql
     clean = None
-    if settings.labels_map or settings.before_comma or settings.min_images:
+    if flags.labels_map or flags.before_comma or flags.min_images:
         if own_query is not None:
             raise UserError("--labels_map, --before_comma and --min_images do not go with a query of your own")
-        rules = read_labels_map(settings.labels_map) if settings.labels_map else []
+        rules = read_labels_map(flags.labels_map) if flags.labels_map else []
         clean = functools.partial(
-            clean_labels, rules=rules, before_comma=settings.before_comma, min_images=settings.min_images
+            clean_labels, rules=rules, before_comma=flags.before_comma, min_images=flags.min_images
         )
-    if settings.metadata_csv:
-        service = open_metadata_csv(settings.metadata_csv)
+    if flags.metadata_csv:
+        service = open_metadata_csv(flags.metadata_csv)
     else:
-        service = open_bigquery(settings.project, settings.api_endpoint, settings.maximum_bytes_billed)
+        service = open_bigquery(flags.project, flags.api_endpoint, flags.maximum_bytes_billed)
     with service as query:
-        table = list_museum(query, settings.list, settings.attribute, clean) if own_query is None else query(own_query)
-        count = write_table(table, settings.output)
-    unit = settings.list if own_query is None else "rows"
-    print(f"Wrote {count:,} {unit} to {settings.output or 'stdout'}", file=None if settings.output else sys.stderr)
+        table = list_museum(query, flags.list, flags.attribute, clean) if own_query is None else query(own_query)
+        count = write_table(table, flags.output)
+    unit = flags.list if own_query is None else "rows"
+    print(f"Wrote {count:,} {unit} to {flags.output or 'stdout'}", file=None if flags.output else sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,9 @@ Safe to run again. A picture that cannot be read is a row with the reason; the e
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
 import csv
+import functools
 import io
 import json
 from pathlib import Path
@@ -29,7 +31,7 @@ from metart.networks.slim_compat import tf
 import dataset_factory
 from metart.common.flags import Parser, UserError, number, run
 from metart.evaluation.inference import Classifier, open_classifier
-from metart.museum.remote_picture import fetch_picture
+from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
 from metart.networks.preprocessing import evaluation_image
 from metart.networks.session import PRECISIONS, Device
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 READERS = 4  # Threads that decode, and wait for the web, while the network works.
+MAX_PICTURE_SECONDS = 60  # For a picture from the web.
 UNKNOWN = "unknown"  # The label of a picture whose best answer is below --min_probability.
 
 
@@ -127,21 +130,24 @@ def find_files(paths: Sequence[str]) -> list[Path]:
     return files
 
 
-def read_image(source: Path | str, image_size: int, allow_private_hosts: bool) -> np.ndarray | str:
+def read_image(source: Path | str, image_size: int, web: Web | None = None) -> np.ndarray | str:
     """Returns what training would make of a picture, or what is wrong with it.
 
     Args:
         source: A file, or a web address as str.
         image_size: Side of the result, pixels.
-        allow_private_hosts: See `fetch_picture`.
+        web: Fetches what has an address; needed for these only.
 
     Returns:
         float32 [image_size, image_size, 3], RGB, range [0, 255]; or the reason why there is none.
     """
     try:
-        data = read_file(source) if isinstance(source, Path) else fetch_picture(source, allow_private_hosts)
-        jpeg, _, _ = normalise(data, MAX_SIDE)
-    except BadPicture as error:
+        if isinstance(source, Path):
+            jpeg = normalise(read_file(source), MAX_SIDE)[0]
+        else:
+            assert web is not None
+            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: normalise(body.read(), MAX_SIDE)[0])
+    except (BadPicture, Unavailable) as error:
         return str(error)
     return evaluation_image(tf.constant(jpeg), image_size).numpy()
 
@@ -150,12 +156,18 @@ def read_batches(
     sources: Sequence[Path | str], batch_size: int, image_size: int, allow_private_hosts: bool
 ) -> Iterator[list[tuple[str, np.ndarray | str]]]:
     """Yields lists of (name, result of `read_image`), in order, reading one list ahead."""
-    with ThreadPoolExecutor(READERS) as pool:
+    manners = Manners(timeout_seconds=MAX_PICTURE_SECONDS, max_attempts=1)
+    with contextlib.ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(READERS))
+        web = None
+        if any(isinstance(source, str) for source in sources):
+            say = functools.partial(print, file=sys.stderr)
+            web = stack.enter_context(Web(manners, say, allow_private_hosts))
         ahead: list[tuple[str, Future[np.ndarray | str]]] = []
         for start in range(0, len(sources) + batch_size, batch_size):
             batch = ahead
             ahead = [
-                (str(source), pool.submit(read_image, source, image_size, allow_private_hosts))
+                (str(source), pool.submit(read_image, source, image_size, web))
                 for source in sources[start : start + batch_size]
             ]
             if batch:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 import csv
+import functools
 import json
 import os
 from pathlib import Path
@@ -24,17 +25,16 @@ from typing import IO, NamedTuple
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
 from metart.common.files import locked, open_replacing, replacing
-from metart.common.flags import Parser, Unreachable, number, run
+from metart.common.flags import Parser, Unreachable, number, path, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, read_artworks, select
-from metart.museum.web import Unavailable, Web
-from metart.records.pictures import BadPicture, normalise
+from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
+from metart.records.pictures import normalise
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
 IN_BUCKET = re.compile(r"^(?:gs:/|https?://storage\.googleapis\.com)/gcs-public-data--met(?=/)")
 COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
-MAX_PICTURE_BYTES = 100_000_000  # The museum's largest have some 20 MB.
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
 
 # The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
@@ -63,49 +63,24 @@ class Failure(Exception):
 def build_parser() -> Parser:
     shard = os.environ.get("JOB_COMPLETION_INDEX", "0")  # Kubernetes sets it in the pods of an Indexed Job.
     parser = Parser(__doc__)
-    parser.add_argument("--list_file", type=Path, default="arts-select.list", help="the artworks")
-    parser.add_argument("--dataset_dir", type=Path, default="data", help="where met_art/ goes")
-    parser.add_argument(
-        "--image_size",
-        choices=sorted(SIZE_FOLDERS),
-        default="small",
-        help="small bounds the longest side to 1600 pixels",
-    )
-    parser.add_argument("--max_images", type=number(int, 1), help="take only the first artworks of the list")
-    parser.add_argument(
-        "--max_images_per_label", type=number(int, 1), help="take only the first artworks of each label"
-    )
+    add = parser.add_argument
+    add("--list_file", type=path, default="arts-select.list", help="the artworks")
+    add("--dataset_dir", type=path, default="data", help=f"where {PICTURES_FOLDER}/ goes")
+    add("--image_size", choices=sorted(MAX_SIDES), default="small", help="small bounds the longest side to 1600 pixels")
+    add("--max_images", type=number(int, 1), help="take only the first artworks of the list")
+    add("--max_images_per_label", type=number(int, 1), help="take only the first artworks of each label")
     parser.add_boolean("public_domain_only", True, "skip what is not in the public domain")
-    parser.add_argument("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once")
-    parser.add_argument(
-        "--requests_per_second",
-        type=number(float, 0.01),
-        default=10,
-        help="limit for each host, shared by all shards",
-    )
-    parser.add_argument("--timeout_seconds", type=number(float, 0.1), default=60, help="limit for one download")
-    parser.add_argument(
-        "--pause_seconds",
-        type=number(float, 0),
-        default=30,
-        help="first pause of a host that blocks robots; doubles",
-    )
-    parser.add_argument(
-        "--max_failed_percent",
-        type=number(float, 0, 100),
-        default=10,
-        help="fail if more artworks have no photograph",
-    )
-    parser.add_argument("--contact", default="", help="your e-mail or web address, for the hosts' administrators")
-    parser.add_argument("--num_shards", type=number(int, 1), default=1, help="split the list over so many machines")
-    parser.add_argument(
-        "--shard_index",
-        type=number(int, 0),
-        default=shard,
-        help="the part to fetch, from 0; default: JOB_COMPLETION_INDEX",
-    )
-    parser.add_argument("--bucket_url", default=BUCKET_URL, help="a mirror of the public bucket")
-    parser.add_argument("--collection_api_url", default=COLLECTION_API_URL, help="a mirror of the Collection API")
+    add("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once")
+    add("--requests_per_second", type=number(float, 0.01), default=10, help="limit for each host, shared by all shards")
+    add("--timeout_seconds", type=number(float, 0.1), default=60, help="limit for one download")
+    add("--pause_seconds", type=number(float, 0), default=30, help="first pause of a host that blocks robots; doubles")
+    add("--max_failed_percent", type=number(float, 0, 100), default=10, help="fail if more artworks have no photograph")
+    add("--contact", default="", help="your e-mail or web address, for the hosts' administrators")
+    add("--num_shards", type=number(int, 1), default=1, help="split the list over so many machines")
+    add("--shard_index", type=number(int, 0), default=shard, help="the part, from 0; default: JOB_COMPLETION_INDEX")
+    add("--bucket_url", default=BUCKET_URL, help="a mirror of the public bucket")
+    add("--collection_api_url", default=COLLECTION_API_URL, help="a mirror of the Collection API")
+    parser.add_boolean("allow_private_hosts", False, "let addresses reach this machine and its own network")
     return parser
 
 
@@ -117,10 +92,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
     """
 
     def parse(body: IO[bytes]) -> bytes:
-        try:
-            return normalise(body.read(), MAX_SIDES[sources.image_size])[0]
-        except BadPicture as error:
-            raise ValueError(str(error)) from None
+        return normalise(body.read(), MAX_SIDES[sources.image_size])[0]
 
     in_list = in_mirror(in_size(artwork.image_url, sources.image_size), sources.bucket_url)
     in_bucket = f"{sources.bucket_url}/{artwork.object_id}/0.jpg"
@@ -191,14 +163,13 @@ def in_parallel(
 
 
 def download_missing(
-    web: Web,
-    wanted: Iterable[tuple[Path, Artwork]],
-    sources: Sources,
-    num_workers: int,
-    progress: Progress,
-    failures: IO[str],
-) -> Counter[str]:
-    """Downloads what does not exist yet; counts "downloaded", "bytes" and "failed", and lists the failures."""
+    web: Web, wanted: Iterable[tuple[Path, Artwork]], sources: Sources, num_workers: int, failures: IO[str]
+) -> Iterator[Counter[str]]:
+    """Downloads what does not exist yet, and lists the failures.
+
+    Yields:
+        After each artwork the counts so far: "downloaded", "bytes" and "failed".
+    """
 
     def download(path: Path, artwork: Artwork) -> int:
         picture = fetch_photograph(web, artwork, sources)
@@ -218,72 +189,54 @@ def download_missing(
         except Failure as failure:
             writer.writerow((artwork.object_id, artwork.label, failure.address, failure))
             totals["failed"] += 1
-        progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
-    return totals
+        yield totals
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
-    settings = parser.parse_args(argv)
-    if settings.shard_index >= settings.num_shards:
-        parser.error(f"--shard_index={settings.shard_index} must be below --num_shards={settings.num_shards}")
-    shard = "" if settings.num_shards == 1 else f"-{settings.shard_index:05}-of-{settings.num_shards:05}"
-    failures_path = settings.dataset_dir / f"download-failures{shard}.csv"
+    flags = parser.parse_args(argv)
+    if flags.shard_index >= flags.num_shards:
+        parser.error(f"--shard_index={flags.shard_index} must be below --num_shards={flags.num_shards}")
+    shard = "" if flags.num_shards == 1 else f"-{flags.shard_index:05}-of-{flags.num_shards:05}"
+    failures_path = flags.dataset_dir / f"download-failures{shard}.csv"
+    pictures = flags.dataset_dir / PICTURES_FOLDER
 
     def wanted() -> Iterator[tuple[Path, Artwork]]:
-        for artwork in select(
-            read_artworks(settings.list_file),
-            settings.public_domain_only,
-            settings.max_images,
-            settings.max_images_per_label,
-            settings.num_shards,
-            settings.shard_index,
-        ):
-            yield (
-                settings.dataset_dir / PICTURES_FOLDER / folder_name(artwork.label) / f"{artwork.object_id}.jpg",
-                artwork,
-            )
+        limits = flags.max_images, flags.max_images_per_label
+        artworks = read_artworks(flags.list_file)
+        for artwork in select(artworks, flags.public_domain_only, *limits, flags.num_shards, flags.shard_index):
+            yield pictures / folder_name(artwork.label) / f"{artwork.object_id}.jpg", artwork
 
     # The whole list is checked before the first download.
-    listed = Counter(artwork.is_public_domain for artwork in read_artworks(settings.list_file))
-    if settings.public_domain_only and listed[False]:
-        print(
-            f"{listed[False]:,} artworks of {settings.list_file} are not in the public domain: skipped", file=sys.stderr
-        )
+    listed = Counter(artwork.is_public_domain for artwork in read_artworks(flags.list_file))
+    say = functools.partial(print, file=sys.stderr)
+    if flags.public_domain_only and listed[False]:
+        say(f"{listed[False]:,} artworks of {flags.list_file} are not in the public domain: skipped")
     there = Counter(path.is_file() for path, _ in wanted())
-    print(
-        f"{listed.total():,} artworks in {settings.list_file}, {there.total():,} wanted, {there[True]:,} there already",
-        file=sys.stderr,
-    )
+    count = there.total()
+    say(f"{listed.total():,} artworks in {flags.list_file}, {count:,} wanted, {there[True]:,} there already")
 
-    sources = Sources(
-        settings.bucket_url.rstrip("/"),
-        settings.collection_api_url.rstrip("/"),
-        settings.image_size,
-        settings.public_domain_only,
-    )
+    rate = flags.requests_per_second / flags.num_shards
+    manners = Manners(rate, flags.timeout_seconds, flags.pause_seconds, contact=flags.contact)
+    urls = flags.bucket_url.rstrip("/"), flags.collection_api_url.rstrip("/")
+    sources = Sources(*urls, flags.image_size, flags.public_domain_only)
+    totals: Counter[str] = Counter()
     with (
-        locked(settings.dataset_dir, f".download{shard}.lock"),
-        Progress("Downloading", there.total(), "pictures", initial=there[True]) as progress,
+        locked(flags.dataset_dir, f".download{shard}.lock"),
+        Progress("Downloading", count, "pictures", initial=there[True]) as progress,
         open_replacing(failures_path) as failures,
-        Web(
-            requests_per_second=settings.requests_per_second / settings.num_shards,
-            timeout_seconds=settings.timeout_seconds,
-            pause_seconds=settings.pause_seconds,
-            max_connections=settings.num_workers,
-            contact=settings.contact,
-            notify=progress.write,
-        ) as web,
+        Web(manners, progress.write, flags.allow_private_hosts, trusted=urls) as web,
     ):
-        totals = download_missing(web, wanted(), sources, settings.num_workers, progress, failures)
+        for totals in download_missing(web, wanted(), sources, flags.num_workers, failures):
+            progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
     print(
         f"{totals['downloaded']:,} pictures downloaded ({totals['bytes'] / 1e6:,.1f} MB), {there[True]:,} were there,"
-        f" {totals['failed']:,} failed: {settings.dataset_dir / 'met_art'}"
+        f" {totals['failed']:,} failed: {pictures}"
     )
-    if totals["failed"] > there.total() * settings.max_failed_percent / 100:
+    if totals["failed"] > count * flags.max_failed_percent / 100:
         raise Unreachable(
-            f"{totals['failed']:,} of {there.total():,} artworks have no photograph, more than"
-            f" --max_failed_percent={settings.max_failed_percent:g}; the reasons are in {failures_path},"
+            f"{totals['failed']:,} of {count:,} artworks have no photograph, more than"
+            f" --max_failed_percent={flags.max_failed_percent:g}; the reasons are in {failures_path},"
             " and running again tries them again"
         )
 

@@ -8,6 +8,7 @@ import io
 import json
 import random
 import sqlite3
+import ssl
 import threading
 import time
 from typing import Any
@@ -49,8 +50,10 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
 
-    def __init__(self, answer: Callable[[Handler], None]):
+    def __init__(self, answer: Callable[[Handler], None], tls: ssl.SSLContext | None = None):
         super().__init__(("127.0.0.1", 0), Handler)
+        if tls:
+            self.socket = tls.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self._answer = answer
         self.requests: list[tuple[float, str]] = []
 
@@ -68,8 +71,8 @@ class Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(answer: Callable[[Handler], None]) -> Iterator[Server]:
-    with Server(answer) as server:
+def serving(answer: Callable[[Handler], None], tls: ssl.SSLContext | None = None) -> Iterator[Server]:
+    with Server(answer, tls) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
         thread.start()
         try:
@@ -223,6 +226,7 @@ class Museum:
         return [
             f"--bucket_url={self.servers['bucket'].url}/bucket",
             f"--collection_api_url={self.servers['api'].url}/api",
+            "--allow_private_hosts",
         ]
 
     def listed_address(self, object_id: int) -> str:

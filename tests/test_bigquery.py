@@ -46,6 +46,10 @@ ARTWORKS = [
 ]
 
 
+def one_line(label: str) -> str:
+    return " ".join(label.replace("_x000D_", " ").split())
+
+
 def museum_row(object_id: int, culture: str, public: str, medium: str) -> list[str]:
     return [
         f"{object_id}.1",
@@ -141,7 +145,7 @@ def test_artworks_have_what_download_needs(metadata_csv: Path, capsys: pytest.Ca
 def test_any_column_can_be_the_label(metadata_csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = listing(capsys, "--attribute=medium", "--list=labels", f"--metadata_csv={metadata_csv}")
     assert rows[0] == ["medium", "objects"]
-    assert {label: int(count) for label, count in rows[1:]} == Counter(artwork[3] for artwork in ARTWORKS)
+    assert {label: int(count) for label, count in rows[1:]} == Counter(one_line(artwork[3]) for artwork in ARTWORKS)
     rows = listing(capsys, "--attribute=Accession Year", f"--metadata_csv={metadata_csv}")
     assert {row[1] for row in rows[1:]} == {"1999"}
 
@@ -153,7 +157,7 @@ def test_names_of_columns_are_never_run(tmp_path: Path, capsys: pytest.CaptureFi
         csv.writer(file).writerow([*HEADER, *columns])
         csv.writer(file).writerows([*museum_row(*artwork), "front", "back"] for artwork in ARTWORKS)
     rows = listing(capsys, "--attribute=medium", "--list=labels", f"--metadata_csv={path}")
-    assert {label: int(count) for label, count in rows[1:]} == Counter(artwork[3] for artwork in ARTWORKS)
+    assert {label: int(count) for label, count in rows[1:]} == Counter(one_line(artwork[3]) for artwork in ARTWORKS)
 
 
 @pytest.mark.parametrize(
@@ -463,10 +467,10 @@ def test_real_listings_equal_independent_counts(
     for attribute, name in (("culture", "Culture"), ("artist", "Artist Display Name"), ("period", "Period")):
         rows = listing(capsys, source, "--list=labels", f"--attribute={attribute}")
         assert rows[0] == [attribute, "objects"]
-        assert {label: int(count) for label, count in rows[1:]} == Counter(row[name] for row in museum_rows)
+        assert {label: int(count) for label, count in rows[1:]} == Counter(one_line(row[name]) for row in museum_rows)
     rows = listing(capsys, source)
     assert Counter(map(tuple, rows[1:])) == Counter(
-        (row["Department"], row["Culture"], row["Link Resource"], "", row["Is Public Domain"])
+        (row["Department"], one_line(row["Culture"]), row["Link Resource"], "", row["Is Public Domain"])
         for row in museum_rows
         if row["Culture"]
     )

@@ -72,7 +72,7 @@ def test_batches_hold_every_picture_in_order(batch_size: int, folder: Path) -> N
     results = [result for batch in batches for result in batch]
     assert [name for name, _ in results] == [str(source) for source in sources]
     for source, (_, image) in zip(sources, results, strict=True):
-        np.testing.assert_array_equal(image, classify.read_image(source, 32, allow_private_hosts=False))
+        np.testing.assert_array_equal(image, classify.read_image(source, 32))
 
 
 def test_csv_has_a_row_for_every_picture(folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

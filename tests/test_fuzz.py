@@ -17,7 +17,7 @@ from metart.networks.slim_compat import tf
 import arts
 import convert
 from metart.common.flags import UserError
-from metart.common.labels import label_of_folder, read_labels, write_folder, write_labels
+from metart.common.labels import label_of_folder, normalise_label, read_labels, write_folder, write_labels
 from metart.evaluation.inference import read_temperature
 from metart.museum.artworks import Artwork, read_artworks
 from metart.museum.cleaning import Rule, read_labels_map
@@ -52,10 +52,10 @@ JSON = strategies.recursive(
     lambda inner: strategies.lists(inner, max_size=3) | strategies.dictionaries(strategies.text(max_size=5), inner),
     max_leaves=8,
 )
-# Labels as bigquery.py hands them on: any text, white space as in artworks.py.
+# Labels as bigquery.py hands them on.
 LABELS = (
     strategies.text(strategies.characters(exclude_categories=["Cs"]), min_size=1, max_size=60)
-    .map(lambda text: " ".join(text.split()))
+    .map(normalise_label)
     .filter(bool)
 )
 
@@ -94,7 +94,7 @@ def test_lists_of_artworks(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     for artwork in read(lambda: list(read_artworks(path))) or []:
         assert artwork.object_id >= 0
-        assert artwork.label == " ".join(artwork.label.split()) != ""
+        assert artwork.label == normalise_label(artwork.label) != ""
         assert label_of_folder(write_folder(tmp_path / "met_art", artwork.label)) == artwork.label
 
 

@@ -130,6 +130,7 @@ def test_an_empty_label_has_no_folder() -> None:
         (" French ", "French"),
         ("Porcelain\n(Jingdezhen ware)", "Porcelain (Jingdezhen ware)"),
         ("Porcelain\r\n\t(Jingdezhen ware)\x0b", "Porcelain (Jingdezhen ware)"),
+        ("Cypriot_x000D_\n", "Cypriot"),
         ("Franc\u0327ais", "Fran\u00e7ais"),
         ("Italian,\u00a0Florence", "Italian, Florence"),
         ("a\x00b\x85c\u2028d", "a b c d"),

@@ -44,6 +44,7 @@ def normalise_label(text: str) -> str:
 
     One line with single blanks, in Unicode form NFC, and empty if there is nothing to see: a blank is no label.
     """
+    text = text.replace("_x000D_", " ")  # How Excel writes a carriage return.
     printable = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
     label = " ".join(unicodedata.normalize("NFC", printable).split())
     return label if any(unicodedata.category(letter) not in INVISIBLE for letter in label) else ""

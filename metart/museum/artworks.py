@@ -9,7 +9,7 @@ import re
 from typing import IO, NamedTuple
 
 from metart.common.flags import UserError
-from metart.common.labels import is_text
+from metart.common.labels import is_text, normalise_label
 
 LIST_FORM = "department,label,link_resource[,image_url,is_public_domain]"
 
@@ -82,7 +82,7 @@ def _read_csv(file: IO[str], path: Path) -> Iterator[Artwork]:
 
 
 def _artwork(where: str, label: object, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
-    name = " ".join(str(label or "").split())
+    name = normalise_label(str(label or ""))
     number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link))
     if not name:
         raise UserError(f"{where} has no label; remove the line")

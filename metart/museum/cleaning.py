@@ -4,7 +4,7 @@ The rules are a table that readers see and edit (culture-labels.csv), and each s
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 import csv
 from pathlib import Path
 import re
@@ -45,7 +45,7 @@ def read_labels_map(path: Path) -> list[Rule]:
     return [Rule(*line) for line in lines[1:] if line]
 
 
-def clean_labels(counts: dict[str, int], rules: list[Rule], before_comma: bool, min_images: int) -> dict[str, str]:
+def clean_labels(counts: Mapping[str, int], rules: list[Rule], before_comma: bool, min_images: int) -> dict[str, str]:
     """Decides what becomes of each label, and reports on stderr how many artworks each rule touched.
 
     Args:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import csv
+import functools
 import gzip
 import os
 from pathlib import Path
@@ -17,7 +18,7 @@ import sqlglot
 from sqlglot import exp
 
 from metart.common.flags import UserError
-from metart.museum.web import Unavailable, Web
+from metart.museum.web import Manners, Unavailable, Web
 
 PAGE_ROWS = 10_000
 MAX_THREADS = 4  # Each holds buffers of 32 MB for the CSV.
@@ -88,14 +89,15 @@ def _reason(error: duckdb.Error) -> str:
 
 
 def download_file(address: str, path: str) -> None:
-    print(f"Downloading {address}", file=sys.stderr)
+    say = functools.partial(print, file=sys.stderr)
+    say(f"Downloading {address}")
 
     def save(body: IO[bytes]) -> None:
         with open(path, "wb") as file:
             shutil.copyfileobj(body, file)
 
     try:
-        with Web(timeout_seconds=DOWNLOAD_SECONDS) as web:
+        with Web(Manners(timeout_seconds=DOWNLOAD_SECONDS), say, trusted=[address]) as web:
             web.fetch(address, MAX_METADATA_BYTES, save)
     except Unavailable as error:
         raise UserError(f"{address}: {error}; the museum's file is at {METADATA_URL}") from None

@@ -1,41 +1,64 @@
-"""Files from the web, fetched the way their hosts would want it.
+"""Files from the web, fetched the way their hosts would want it, and only from the web.
 
-Every host gets one rate limit for all threads, the pauses it asks for (Retry-After), an honest
-User-Agent, and rest when it answers with a bot wall: an HTML page in the place of a file.
+Every host gets one rate limit for all threads, the pauses it asks for (Retry-After), an honest User-Agent, and rest
+when it answers with a bot wall: an HTML page in the place of a file.
+
+An address in a list or an answer cannot reach into the network of this machine: a host is resolved, all its addresses
+are checked, and the connection goes to one of those, while Host header, SNI and certificate stay with the name. Each
+redirect starts from the top. A proxy that the environment names is used; it resolves the names and has to guard its
+own network. No password is sent but that of the proxy.
 """
 
-from collections import deque
-from collections.abc import Callable
-import math
+from collections.abc import Callable, Collection, Iterator, Mapping
+import contextlib
+import email.utils
+import http.client
+import ipaddress
+import os
+from pathlib import Path
 import random
-import sys
+import re
+import socket
+import ssl
 import tempfile
 import threading
 import time
-from types import TracebackType
-from typing import IO, TypeVar
-from urllib.parse import urljoin, urlsplit
+from typing import IO, NamedTuple, TypeVar
+from urllib.parse import quote, unquote, urljoin, urlsplit
 
-import requests
+import certifi
+import requests.utils
 import urllib3
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
-MAX_ATTEMPTS = 5  # For one address; the waits between them add up to 8 seconds at most.
-BACKOFF_SECONDS = 0.5  # Before the second attempt; doubles, with jitter.
+from metart import __version__
+from metart.common.flags import UserError
+
+PORTS = {"http": 80, "https": 443}
+BACKOFF_SECONDS = 0.5  # Before the second attempt; doubles, with jitter: at most 8 seconds for one address.
 MAX_REDIRECTS = 5
-CONNECT_TIMEOUT_SECONDS = 10
+CONNECT_SECONDS = 10
+IDLE_SECONDS = 60  # Without a byte.
 MAX_PAUSE_SECONDS = 600
-# A wall that outlasts these pauses (30 s, 60 s, …) stays: the host is given up. Not more than an address has
-# attempts, so that a wall costs no address its chance.
-MAX_PAUSES = MAX_ATTEMPTS - 1
+MAX_PAUSES = 4  # A wall that outlasts these (30 s, 60 s, …) stays: the host is given up.
 STREAK = 20  # Failed answers in a row that mean the host, not the address.
+SILENT_SECONDS = 10  # Longer waits are announced.
 CHUNK_BYTES = 1 << 16
 MEMORY_BYTES = 1 << 26  # Larger bodies wait on disk.
+MAX_PICTURE_BYTES = 100_000_000  # The museum's largest have some 20 MB.
+CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE")  # The first that is set counts.
 
-# A host counts arrivals, which the network and a busy machine shift by milliseconds. So requests start a little
-# further apart than the limit allows, and a full window of them a little earlier than a second ago.
-SPACING = 1.02
-WINDOW_MARGIN_SECONDS = 0.015  # 0.005 was too little on a machine with more to do; below SPACING it costs nothing.
-CATCH_UP_SECONDS = 0.1  # So much of a late start is made good by the next ones.
+_UNESCAPED = "/%:@!$&'()*+,;=~"  # In a path; letters and digits as well.
+_PAGE = re.compile(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html)", re.IGNORECASE)
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")  # The only part of IPv6 given out to hosts (RFC 4291).
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind a translator (RFC 6052): the last 32 bits.
+# Python's releases differ on these: protocol assignments (some clouds' metadata service, Teredo), 6to4 and its
+# relays, documentation.
+_NOT_GLOBAL = [
+    ipaddress.ip_network(network)
+    for network in ("192.0.0.0/24", "192.88.99.0/24", "2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20")
+]
 
 T = TypeVar("T")
 
@@ -48,78 +71,103 @@ class _Trouble(Exception):
     """This attempt failed, another may succeed."""
 
 
-class _Request:
-    """When a request started, and when it had reached its host at the latest (monotonic seconds)."""
+class _Redirect(Exception):
+    """The answer is elsewhere; the text is where."""
 
-    def __init__(self, started: float):
-        self.started = self.arrived = started
+
+class Manners(NamedTuple):
+    """How hosts are asked."""
+
+    requests_per_second: float = 10  # Limit for each host, over all threads.
+    timeout_seconds: float = 60  # Limit for one request, body included.
+    pause_seconds: float = 30  # First pause of a host that shows a bot wall or fails all the time; doubles.
+    max_attempts: int = MAX_PAUSES + 1  # For one address; with fewer a wall costs addresses their chance.
+    contact: str = ""  # E-mail or web address for the User-Agent, so that a host can complain before it blocks.
+
+
+class _Target(NamedTuple):
+    """An address taken apart, each part as it is sent."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str  # With the query.
+
+    @property
+    def name(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == PORTS[self.scheme] else f"{host}:{self.port}"
+
+    @property
+    def address(self) -> str:
+        return f"{self.scheme}://{self.name}{self.path}"
+
+
+def _parse(address: str, base: str = "") -> _Target:
+    try:
+        parts = urlsplit(urljoin(base, address))
+        if parts.scheme not in PORTS or not parts.hostname:
+            raise Unavailable("refused: neither an http nor an https address")
+        if parts.username is not None:
+            raise Unavailable("refused: the address has a user name in it")
+        host = parts.hostname.encode("idna").decode()
+        path = quote(parts.path or "/", _UNESCAPED, errors="surrogateescape")
+        if parts.query:
+            path += "?" + quote(parts.query, _UNESCAPED + "?[]", errors="surrogateescape")
+        return _Target(parts.scheme, host, parts.port or PORTS[parts.scheme], path)
+    except ValueError:  # Of Unicode as well.
+        raise Unavailable("refused: not a valid address") from None
 
 
 class _Host:
     """What one host is owed: when the next request may start, when to rest, when to give up."""
 
-    def __init__(self, name: str, requests_per_second: float, pause_seconds: float, notify: Callable[[str], None]):
+    def __init__(self, name: str, manners: Manners, notify: Callable[[str], None]):
+        self.idle: list[HTTPConnection] = []
+        self.has_answered = False
         self._name = name
-        self._interval_seconds = SPACING / requests_per_second
-        # As many requests as a window may hold, the oldest first.
-        self._recent: deque[_Request] = deque(maxlen=math.ceil(requests_per_second))
-        self._window_seconds = math.ceil(requests_per_second) / requests_per_second + WINDOW_MARGIN_SECONDS
-        self._fastest_seconds = 0.0
-        self._pause_seconds = pause_seconds
+        self._interval_seconds = 1 / manners.requests_per_second
+        self._pause_seconds = manners.pause_seconds
         self._notify = notify
-        self._turn = threading.Lock()
-        self._state = threading.Lock()
-        self._next_start = 0.0
-        self._resume_at = 0.0
-        self._pauses = 0
-        self._streak = 0
-        self.given_up = ""
+        self._lock = threading.Lock()
+        self._next_start = self._resume_at = 0.0  # Monotonic seconds.
+        self._pauses = self._streak = 0
+        self._given_up = ""
 
-    def wait_for_turn(self, stopped: threading.Event) -> _Request:
-        """Sleeps until a request may start."""
-        with self._turn:  # One thread waits for the next start, the others wait for that thread.
-            while (wait := self._earliest_start() - time.monotonic()) > 0:
-                if self.given_up or stopped.wait(wait):
-                    break
-            request = _Request(time.monotonic())
-            self._recent.append(request)
-            self._next_start = max(self._next_start, request.started - CATCH_UP_SECONDS) + self._interval_seconds
-        if stopped.is_set() or self.given_up:
-            raise Unavailable(self.given_up or "stopped")
-        return request
+    def wait_for_turn(self, stopped: threading.Event) -> float:
+        """Sleeps until a request may start; returns when that is."""
+        while True:
+            with self._lock:
+                if self._given_up:
+                    raise Unavailable(self._given_up)
+                now = time.monotonic()
+                start = max(now, self._next_start, self._resume_at)
+                self._next_start = start + self._interval_seconds
+            if stopped.wait(start - now):
+                raise Unavailable("stopped")
+            if start >= self._resume_at:  # Otherwise a pause has begun meanwhile.
+                return start
 
-    def _earliest_start(self) -> float:
-        full = len(self._recent) == self._recent.maxlen
-        window_end = self._recent[0].arrived + self._window_seconds if full else 0.0
-        return max(self._next_start, self._resume_at, window_end)
-
-    def answered(self, request: _Request) -> None:
-        """Learns when a request arrived: what it took longer than the fastest may have passed on the way there."""
-        seconds = time.monotonic() - request.started
-        with self._state:
-            request.arrived = request.started + max(0.0, seconds - self._fastest_seconds)
-            self._fastest_seconds = min(self._fastest_seconds or seconds, seconds)
-
-    def served(self, request: _Request) -> None:
+    def served(self, started: float) -> None:
         """Forgets earlier trouble if the host answers what was asked after it."""
-        with self._state:
-            if request.started >= self._resume_at:
+        with self._lock:
+            if started >= self._resume_at:
                 self._pauses = self._streak = 0
 
-    def failed(self, request: _Request, reason: str) -> None:
+    def failed(self, started: float, reason: str) -> None:
         """Counts a failed answer; a row of them is treated as a refusal."""
-        with self._state:
+        with self._lock:
             self._streak += 1
             if self._streak < STREAK:
                 return
-            if not self._fastest_seconds and not self.given_up:
-                self._give_up(f"host given up, it has never answered: {reason}")
-        self.refused(request, reason)
+            if not self.has_answered:
+                return self._give_up(f"host given up, it has never answered: {reason}")
+        self.refused(started, reason)
 
-    def refused(self, request: _Request, reason: str) -> None:
+    def refused(self, started: float, reason: str) -> None:
         """Leaves the host alone, twice as long each time; gives it up in the end."""
-        with self._state:
-            if self.given_up or request.started < self._resume_at:
+        with self._lock:
+            if started < self._resume_at:
                 return  # Sent before the last pause was over, so it says nothing new.
             self._pauses += 1
             if self._pauses > MAX_PAUSES:
@@ -129,60 +177,65 @@ class _Host:
         self._notify(f"{self._name}: {reason}; pausing {pause:g} s")
 
     def _give_up(self, reason: str) -> None:
-        self.given_up = reason
-        self._notify(f"{self._name}: {reason}")
+        if not self._given_up:
+            self._given_up = reason
+            self._notify(f"{self._name}: {reason}")
 
-    def rest(self, seconds: float) -> None:
+    def rest(self, seconds: float, reason: str) -> None:
         """Leaves the host alone as long as it asked for."""
-        with self._state:
-            self._resume_at = max(self._resume_at, time.monotonic() + min(seconds, MAX_PAUSE_SECONDS))
-
-
-def _print_notice(line: str) -> None:
-    print(line, file=sys.stderr)
+        seconds = min(seconds, MAX_PAUSE_SECONDS)
+        with self._lock:
+            resume_at = time.monotonic() + seconds
+            is_news = seconds > SILENT_SECONDS and resume_at > self._resume_at + SILENT_SECONDS
+            self._resume_at = max(self._resume_at, resume_at)
+        if is_news:
+            self._notify(f"{self._name}: {reason}, asks for a pause; waiting {seconds:.0f} s")
 
 
 class Web:
     """A polite client for many threads; use as a context manager, which stops all waiting at its end.
 
     Args:
-        requests_per_second: Limit for each host, over all threads.
-        timeout_seconds: Limit for one attempt at one address, body included.
-        pause_seconds: First pause of a host that shows a bot wall or fails all the time; doubles.
-        max_connections: Connections kept open to each host.
-        contact: E-mail or web address for the User-Agent, so that a host can complain before it blocks.
+        manners: How hosts are asked.
         notify: Gets a line for each pause.
+        allow_private_hosts: Also this machine and private networks, as inside a museum. Link-local addresses stay
+            refused: the metadata services of clouds answer there.
+        trusted: Addresses that a person typed; their hosts are asked wherever they are.
+
+    Raises:
+        UserError: What is trusted is no address; see also `load_certificates`.
     """
 
     def __init__(
         self,
-        requests_per_second: float = 10,
-        timeout_seconds: float = 60,
-        pause_seconds: float = 30,
-        max_connections: int = 16,
-        contact: str = "",
-        notify: Callable[[str], None] = _print_notice,
+        manners: Manners,
+        notify: Callable[[str], None],
+        allow_private_hosts: bool = False,
+        trusted: Collection[str] = (),
     ):
-        self._timeout_seconds = timeout_seconds
-        self._new_host = lambda name: _Host(name, requests_per_second, pause_seconds, notify)
+        self._manners = manners
+        self._allow_private_hosts = allow_private_hosts
+        self._trusted = set()
+        for address in trusted:
+            try:
+                self._trusted.add(_parse(address).name)
+            except Unavailable as error:
+                raise UserError(f"{address}: {error}") from None
+        self._notify = notify
+        self._certificates = load_certificates()
+        # A letter that no header can hold is percent-encoded, as in an address.
+        contact = quote(manners.contact, "".join(map(chr, range(32, 127))), errors="surrogateescape")
+        purpose = "; ".join(filter(None, ["image classification tutorial", contact]))
+        self._user_agent = f"met-art/{__version__} ({purpose}) urllib3/{urllib3.__version__}"
         self._hosts: dict[str, _Host] = {}
         self._hosts_lock = threading.Lock()
         self._stopped = threading.Event()
-        self._session = requests.Session()
-        purpose = "; ".join(filter(None, ["image classification tutorial", contact]))
-        self._session.headers["User-Agent"] = f"met-art/1.0 ({purpose}) {requests.utils.default_user_agent()}"
-        adapter = requests.adapters.HTTPAdapter(pool_maxsize=max_connections)
-        self._session.mount("http://", adapter)
-        self._session.mount("https://", adapter)
 
     def __enter__(self) -> "Web":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self._stopped.set()
-        self._session.close()
 
     def fetch(self, address: str, max_bytes: int, parse: Callable[[IO[bytes]], T]) -> T:
         """Fetches an address and returns what `parse` makes of the body.
@@ -195,108 +248,239 @@ class Web:
         Raises:
             Unavailable: Not there, not allowed, or still in trouble after several attempts.
         """
-        reason = ""
-        for attempt in range(MAX_ATTEMPTS):
+        attempts = self._manners.max_attempts
+        for attempt in range(attempts):
             if attempt:
                 self._stopped.wait(BACKOFF_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 return self._follow(address, max_bytes, parse)
             except _Trouble as trouble:
                 reason = str(trouble)
-        raise Unavailable(f"{reason} ({MAX_ATTEMPTS} attempts)")
+        raise Unavailable(reason if attempts == 1 else f"{reason} ({attempts} attempts)")
 
     def _follow(self, address: str, max_bytes: int, parse: Callable[[IO[bytes]], T]) -> T:
+        target = _parse(address)
         for _ in range(MAX_REDIRECTS + 1):
-            host = self._host_of(address)
-            request = host.wait_for_turn(self._stopped)
+            with self._hosts_lock:
+                if target.name not in self._hosts:
+                    self._hosts[target.name] = _Host(target.name, self._manners, self._notify)
+            host = self._hosts[target.name]
+            started = host.wait_for_turn(self._stopped)
             with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
                 try:
-                    response = self._get(host, request, address, max_bytes, body)
-                    location = self._judge(host, request, response, body)
-                except requests.exceptions.InvalidURL:
-                    raise Unavailable("not a valid address") from None
-                except (_Trouble, requests.RequestException, urllib3.exceptions.HTTPError) as error:
-                    reason = str(error) if isinstance(error, _Trouble) else _reason(error)
-                    host.failed(request, reason)
-                    raise _Trouble(reason) from None
-                if not location:
-                    body.seek(0)
-                    try:
-                        return parse(body)
-                    except ValueError as error:
-                        raise _Trouble(str(error)) from None
-            address = urljoin(address, location)
+                    return _judge(host, started, self._get(host, target, max_bytes, body), body, parse)
+                except _Trouble as trouble:
+                    host.failed(started, str(trouble))
+                    raise
+                except _Redirect as redirect:
+                    target = _parse(str(redirect), target.address)
         raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
 
-    def _host_of(self, address: str) -> _Host:
-        try:
-            parts = urlsplit(address)
-            known = parts.scheme in ("http", "https") and parts.hostname
-        except ValueError:
-            known = None
-        if not known:
-            raise Unavailable("neither an http nor an https address")
-        name = parts.netloc.lower()
-        with self._hosts_lock:
-            if name not in self._hosts:
-                self._hosts[name] = self._new_host(name)
-            return self._hosts[name]
-
-    def _get(self, host: _Host, request: _Request, address: str, max_bytes: int, body: IO[bytes]) -> requests.Response:
+    def _get(self, host: _Host, target: _Target, max_bytes: int, body: IO[bytes]) -> urllib3.HTTPResponse:
         """Sends one request and reads the answer into `body`, within the limits of bytes and time."""
-        deadline = time.monotonic() + self._timeout_seconds
-        timeouts = (min(CONNECT_TIMEOUT_SECONDS, self._timeout_seconds), self._timeout_seconds)
-        with self._session.get(address, stream=True, allow_redirects=False, timeout=timeouts) as response:
-            host.answered(request)
-            while chunk := response.raw.read1(CHUNK_BYTES, decode_content=True):
-                body.write(chunk)
-                if body.tell() > max_bytes:
-                    raise Unavailable(f"larger than {max_bytes:,} bytes")
-                if time.monotonic() > deadline:
-                    raise _Trouble(f"took longer than {self._timeout_seconds:g} s")
-        return response
+        seconds = self._manners.timeout_seconds
+        deadline = time.monotonic() + seconds
+        try:
+            connection = self._connect(host, target, deadline)
+            with _until(deadline, connection):
+                answer = self._ask(connection, target)
+                host.has_answered = True
+                while chunk := answer.read1(CHUNK_BYTES):
+                    body.write(chunk)
+                    if body.tell() > max_bytes:
+                        raise Unavailable(f"larger than {max_bytes:,} bytes")
+        except (OSError, HTTPError, http.client.HTTPException) as error:
+            is_late = time.monotonic() >= deadline
+            raise _Trouble(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
+        if not connection.is_closed:  # The host keeps it open for the next request.
+            host.idle.append(connection)
+        return answer
 
-    def _judge(self, host: _Host, request: _Request, response: requests.Response, body: IO[bytes]) -> str:
-        """Returns where a redirect leads, or "" for a good answer; raises for all others."""
-        status = response.status_code
-        reason = f"{status} {response.reason}"
-        if status in (200, 403) and _is_web_page(response, body):
-            # Not `served`, so that a wall on every answer is recognised as one that stays.
-            reason += ", a web page in the place of the file (bot wall?)"
-            host.refused(request, reason)
-            raise _Trouble(reason)
-        if status in (429, 503):
-            host.rest(_retry_after_seconds(response))
-            raise _Trouble(reason)
-        if status == 408 or status >= 500:
-            raise _Trouble(reason)
-        host.served(request)
-        if response.is_redirect:
-            return response.headers["Location"]
-        if status != 200:
-            raise Unavailable(reason)
-        return ""
+    def _ask(self, connection: HTTPConnection, target: _Target) -> urllib3.HTTPResponse:
+        headers = {"Host": target.name, "User-Agent": self._user_agent, "Accept": "*/*"}
+        if connection.proxy_is_forwarding:
+            headers |= _authorization(connection.proxy)
+        path = target.address if connection.proxy_is_forwarding else target.path
+        connection.request("GET", path, headers=headers, preload_content=False)
+        return connection.getresponse()
+
+    def _connect(self, host: _Host, target: _Target, deadline: float) -> HTTPConnection:
+        """Returns a connection that is still open, or a new one to an address that was checked."""
+        while host.idle:
+            with contextlib.suppress(IndexError):  # Another thread took it.
+                connection = host.idle.pop()
+                if connection.is_connected:
+                    return connection
+                connection.close()
+        proxy = _proxy_for(target)
+        error: Exception = OSError("the host has no address")
+        for address in self._resolve(target, proxy):
+            connection = self._connection(target, address, proxy)
+            connection.timeout = max(0.001, min(CONNECT_SECONDS, deadline - time.monotonic()))
+            try:
+                connection.connect()
+                connection.timeout = min(IDLE_SECONDS, self._manners.timeout_seconds)
+                return connection
+            except BaseException as failure:
+                connection.close()
+                if not isinstance(failure, (NewConnectionError, ConnectTimeoutError)):
+                    raise
+                error = failure  # The next address may do.
+        raise error
+
+    def _resolve(self, target: _Target, proxy: urllib3.util.Url | None) -> list[str]:
+        """Returns the addresses to connect to, once it is sure that the host may be asked at each of them."""
+        try:
+            flags = socket.AI_NUMERICHOST if proxy else 0
+            found = socket.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM, flags=flags)
+        except socket.gaierror:
+            if proxy is None:
+                raise
+            found = []  # A name, for the proxy to resolve.
+        addresses = [str(address[0]) for *_, address in found]
+        for address in addresses if target.name not in self._trusted else ():
+            reason = refusal(ipaddress.ip_address(address), self._allow_private_hosts)
+            if reason:
+                raise Unavailable(f"refused: {target.host} is {address}, {reason}")
+        return [str(proxy.host)] if proxy else addresses
+
+    def _connection(self, target: _Target, address: str, proxy: urllib3.util.Url | None) -> HTTPConnection:
+        port = (proxy.port or 80) if proxy else target.port
+        if target.scheme == "http":
+            return HTTPConnection(address, port, proxy=proxy)
+        tls = self._certificates
+        connection = HTTPSConnection(address, port, proxy=proxy, ssl_context=tls, server_hostname=target.host)
+        if proxy:
+            connection.set_tunnel(target.host, target.port, _authorization(proxy))
+        return connection
 
 
-def _is_web_page(response: requests.Response, body: IO[bytes]) -> bool:
-    body.seek(0)
-    start = body.read(256).lstrip().lower()
-    return "html" in response.headers.get("Content-Type", "") or start.startswith((b"<!doctype html", b"<html"))
+def refusal(address: ipaddress.IPv4Address | ipaddress.IPv6Address, allow_private_hosts: bool) -> str | None:
+    """Returns why an address must not be asked, or None."""
+    if isinstance(address, ipaddress.IPv6Address):
+        embedded = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        if address.ipv4_mapped or address in _NAT64:
+            return refusal(embedded, allow_private_hosts)
+    is_special = address.is_link_local or address.is_multicast or address.is_unspecified
+    if is_special or any(address in network for network in _NOT_GLOBAL):
+        return "an address that no picture comes from"
+    if address.is_private:
+        return None if allow_private_hosts else "an address of a private network (see --allow_private_hosts)"
+    is_public = address.is_global and (address.version == 4 or address in _GLOBAL_UNICAST)
+    return None if is_public else "not a public address"
 
 
-def _retry_after_seconds(response: requests.Response) -> float:
+def load_certificates() -> ssl.SSLContext:
+    """Returns whom to trust: what the environment names, otherwise the lists of the system and of certifi.
+
+    Raises:
+        UserError: What the environment names is not there, or holds no certificate.
+    """
+    for variable in CA_VARIABLES:
+        if path := os.environ.get(variable):
+            try:
+                is_folder = Path(path).is_dir()
+                return ssl.create_default_context(
+                    cafile=None if is_folder else path, capath=path if is_folder else None
+                )
+            except OSError as error:  # Of ssl as well.
+                reason = error.strerror or error
+                raise UserError(f"{variable}={path} gives no certificates: {reason}; mend or unset it") from None
+    certificates = ssl.create_default_context()
+    certificates.load_verify_locations(certifi.where())
+    return certificates
+
+
+def _proxy_for(target: _Target) -> urllib3.util.Url | None:
+    text = requests.utils.select_proxy(target.address, requests.utils.get_environ_proxies(target.address))
+    if not text:
+        return None
+    with contextlib.suppress(HTTPError):
+        proxy = urllib3.util.parse_url(text if "://" in text else f"http://{text}")
+        if proxy.scheme == "http" and proxy.host:
+            return proxy
+    raise Unavailable(f"the environment names a proxy for {target.scheme} that is not http://host:port")
+
+
+def _authorization(proxy: urllib3.util.Url | None) -> dict[str, str]:
+    return urllib3.make_headers(proxy_basic_auth=unquote(proxy.auth)) if proxy and proxy.auth else {}
+
+
+@contextlib.contextmanager
+def _until(deadline: float, connection: HTTPConnection) -> Iterator[None]:
+    """Ends all waiting on a connection at the deadline: a timeout alone starts again with every byte received."""
+    sock = connection.sock
+
+    def shut_down() -> None:
+        with contextlib.suppress(OSError):  # Closed meanwhile.
+            socket.socket.shutdown(sock, socket.SHUT_RDWR)  # Below TLS, whose own shutdown is not thread-safe.
+
+    timer = threading.Timer(deadline - time.monotonic(), shut_down)
+    timer.daemon = True
+    timer.start()
     try:
-        return urllib3.util.Retry().parse_retry_after(response.headers.get("Retry-After", "1"))
-    except urllib3.exceptions.InvalidHeader:
+        yield
+        if time.monotonic() >= deadline:  # A body of unknown size just looks shorter.
+            raise TimeoutError
+    except BaseException:
+        connection.close()
+        raise
+    finally:
+        timer.cancel()
+
+
+def _judge(
+    host: _Host, started: float, answer: urllib3.HTTPResponse, body: IO[bytes], parse: Callable[[IO[bytes]], T]
+) -> T:
+    """Returns what `parse` makes of a good answer: what it can read is good, whatever the host calls it."""
+    words = "".join(letter for letter in answer.reason or "" if letter.isprintable())
+    reason = f"{answer.status} {words[:100]}".rstrip()
+    body.seek(0)
+    is_page = bool(_PAGE.match(body.read(256)))
+    if answer.status == 200 and not is_page:
+        body.seek(0)
+        try:
+            result = parse(body)
+            host.served(started)
+            return result
+        except (ValueError, RecursionError) as error:
+            damage = str(error)
+    if answer.status in (200, 403) and (is_page or "html" in answer.headers.get("Content-Type", "").lower()):
+        # Not `served`, so that a wall on every answer is recognised as one that stays.
+        reason += ", a web page in the place of the file (bot wall?)"
+        host.refused(started, reason)
+        raise _Trouble(reason)
+    if answer.status in (429, 503):
+        host.rest(_retry_after_seconds(answer.headers), reason)
+    if answer.status in (408, 429) or answer.status >= 500:
+        raise _Trouble(reason)
+    host.served(started)
+    if answer.status == 200:
+        raise _Trouble(damage)
+    if answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
+        # Bytes that are not ASCII are UTF-8, as in browsers; others are handed back as they are.
+        raise _Redirect(answer.headers["Location"].encode("latin-1").decode("utf-8", "surrogateescape"))
+    raise Unavailable(reason)
+
+
+def _retry_after_seconds(headers: Mapping[str, str]) -> float:
+    """Returns how long a host wants to be left alone; a date counts from the host's own Date, not from our clock."""
+    text = headers.get("Retry-After", "").strip()
+    if re.fullmatch(r"[0-9]{1,9}", text):
+        return float(text)
+    try:
+        until, now = (email.utils.parsedate_to_datetime(date) for date in (text, headers["Date"]))
+        return max(0.0, (until - now).total_seconds())
+    except (KeyError, TypeError, ValueError, OverflowError):
         return 1.0
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: BaseException) -> str:
     """Returns the innermost cause of a connection error, without addresses of objects in memory."""
-    if isinstance(error, (requests.Timeout, urllib3.exceptions.TimeoutError)):
-        return "no answer in time"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not trusted"
-    while error.__context__ is not None and isinstance(error.__context__, Exception):
+    while isinstance(error.__context__, Exception):
         error = error.__context__
-    return f"connection failed: {error or type(error).__name__}"
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    return f"connection failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"

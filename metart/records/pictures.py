@@ -42,7 +42,7 @@ _END_OF_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # The same without +:
 assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
 
-class BadPicture(Exception):
+class BadPicture(ValueError):
     """There is no whole picture of a known format; the text says why."""
 
 
