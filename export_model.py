@@ -61,7 +61,9 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    network = classifier.session.graph.as_graph_def()
+    network = tf.compat.v1.graph_util.convert_variables_to_constants(
+        classifier.session, classifier.session.graph.as_graph_def(), [classifier.output.op.name]
+    )
     with tf.Graph().as_default():
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="image_bytes")
         images = tf.map_fn(

@@ -11,10 +11,8 @@ import time
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from metart.networks.slim_compat import slim, tf
 from metart.common.flags import Parser, number, run
-from metart.evaluation.inference import Classifier, open_classifier, predict
-from metart.networks import checkpoints, registry
+from metart.evaluation.inference import open_classifier, predict
 from metart.networks.session import PRECISIONS, Device
 from metart.training import input_pipeline
 
@@ -27,30 +25,14 @@ def build_parser() -> Parser:
     add("--batch_size", type=number(int, 1), default=100)
     add("--batches", type=number(int, 1), default=3)
     add("--precision", default="float32", choices=PRECISIONS)
-    parser.add_boolean("unfolded", False, "with batch norm as a layer of its own, as training has it")
     return parser
-
-
-def unfold(classifier: Classifier, precision: str) -> None:
-    """Replaces the graph of a classifier by the one that its checkpoint describes."""
-    classifier.close()
-    with tf.Graph().as_default():
-        classifier.images = tf.compat.v1.placeholder(tf.float32, classifier.images.shape)
-        logits, _ = registry.build(classifier.model_name, classifier.images, len(classifier.label_names))
-        classifier.output = tf.nn.softmax(logits / classifier.temperature)
-        saver = tf.compat.v1.train.Saver(checkpoints.averaged(classifier.checkpoint, slim.get_model_variables()))
-        classifier.session = tf.compat.v1.Session(config=Device(precision, use_gpu=False).session_config())
-        checkpoints.restore(classifier.session, saver, classifier.checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     dataset = input_pipeline.open_split("arts", "validation", flags.dataset_dir)
-    with open_classifier(
-        flags.checkpoint_path, dataset_dir=flags.dataset_dir, device=Device(flags.precision)
-    ) as classifier:
-        if flags.unfolded:
-            unfold(classifier, flags.precision)
+    device = Device(flags.precision)
+    with open_classifier(flags.checkpoint_path, dataset_dir=flags.dataset_dir, device=device) as classifier:
         predict(classifier, dataset, flags.batch_size, max_num_batches=1)
         start = time.monotonic()
         truth, _, _ = predict(classifier, dataset, flags.batch_size, flags.batches)

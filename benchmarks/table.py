@@ -53,7 +53,7 @@ DECODE = "decoding with Pillow and nothing else"
 CONVERT_FEW, CONVERT_MANY = "`convert.py`", f"`convert.py`, {MANY} x the pictures"
 KERAS, TIMM = "step of Keras 3", "step of PyTorch + timm"
 TRAIN_FEW, TRAIN_MANY = "training from records", f"training from {MANY} x the records"
-EVALUATION, UNFOLDED = "evaluation", "evaluation, batch norm not folded"
+EVALUATION = "evaluation"
 HEAD = "training the head alone, features kept"
 
 COLUMNS = {  # Figure: (heading, format).
@@ -215,16 +215,10 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
             "--feature_views=1",
         ),
     }
-    for name, more in {EVALUATION: [], UNFOLDED: ["--unfolded"]}.items():
-        for precision in PRECISIONS:
-            found[f"{name}, {precision}"] = functools.partial(
-                measure,
-                "benchmarks/evaluation.py",
-                checkpoint,
-                f"--dataset_dir={many}",
-                f"--precision={precision}",
-                *more,
-            )
+    for precision in PRECISIONS:
+        found[f"{EVALUATION}, {precision}"] = functools.partial(
+            measure, "benchmarks/evaluation.py", checkpoint, f"--dataset_dir={many}", f"--precision={precision}"
+        )
     return found | {
         "`classify.py`, one picture": lambda: measure(
             "classify.py", checkpoint, f"--image_file={next(few.glob('met_art/*/*'))}"
@@ -247,7 +241,6 @@ def ratios(model: str) -> list[tuple[str, str, str, str, str]]:
         (f"step of {model}, of its own float32", "images_per_second", ours, f"{ours}, float32", "2.5"),
         ("training from records, of the step alone", "images_per_second", TRAIN_MANY, ours, "0.95"),
         ("epoch of the head alone, of an epoch of all", "images_per_second", HEAD, TRAIN_FEW, "50"),
-        ("evaluation, of that with batch norm not folded", "images_per_second", EVALUATION, UNFOLDED, "1.3"),
         ("evaluation, of its own float32", "images_per_second", EVALUATION, f"{EVALUATION}, float32", "1.3"),
         (f"speed of training, {MANY} x the records", "images_per_second", TRAIN_MANY, TRAIN_FEW, "1"),
         (f"memory of training, {MANY} x the records", "peak_megabytes", TRAIN_MANY, TRAIN_FEW, "1"),

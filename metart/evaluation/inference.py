@@ -12,7 +12,6 @@ from metart.common.files import open_replacing
 from metart.common.flags import UserError
 from metart.common.progress import Progress
 from metart.networks import checkpoints, registry
-from metart.networks.folding import fold_batch_norm
 from metart.networks.session import DEFAULT_DEVICE, Device
 from metart.training import input_pipeline
 
@@ -50,23 +49,15 @@ class Classifier:
         self.image_size = image_size
         self.label_names = label_names
         self.temperature = temperature
-        with tf.Graph().as_default() as graph:
-            images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
-            logits, _ = registry.build(model_name, images, len(label_names))
-            output = tf.nn.softmax(logits / temperature, name="probabilities")
+        with tf.Graph().as_default():
+            self.images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
+            self.logits, _ = registry.build(model_name, self.images, len(label_names))
+            self.output = tf.nn.softmax(self.logits / temperature, name="probabilities")
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
-            with tf.compat.v1.Session() as session:
-                saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
-                checkpoints.restore(session, saver, checkpoint)
-                frozen = tf.compat.v1.graph_util.convert_variables_to_constants(
-                    session, graph.as_graph_def(), [output.op.name]
-                )
-        with tf.Graph().as_default():
-            self.images, self.logits, self.output = tf.import_graph_def(
-                fold_batch_norm(frozen), return_elements=[images.name, logits.name, output.name], name=""
-            )
+            saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
             self.session = tf.compat.v1.Session(config=device.session_config())
+            checkpoints.restore(self.session, saver, checkpoint)
 
     def close(self) -> None:
         """Frees the memory of the network."""
