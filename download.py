@@ -24,6 +24,7 @@ from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 
+from metart.common.cores import available_cores
 from metart.common.files import locked, open_replacing, replacing
 from metart.common.flags import Parser, Unreachable, number, path, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
@@ -50,6 +51,7 @@ class Sources(NamedTuple):
     collection_api_url: str
     image_size: str  # A key of SIZE_FOLDERS.
     public_domain_only: bool
+    decoders: ThreadPoolExecutor  # Few threads: a large picture takes up to a gigabyte, and a thread keeps some of it.
 
 
 class Failure(Exception):
@@ -92,7 +94,8 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
     """
 
     def parse(body: IO[bytes]) -> bytes:
-        return normalise(body.read(), MAX_SIDES[sources.image_size])[0]
+        data = body.read()
+        return sources.decoders.submit(normalise, data, MAX_SIDES[sources.image_size]).result()[0]
 
     in_list = in_mirror(in_size(artwork.image_url, sources.image_size), sources.bucket_url)
     in_bucket = f"{sources.bucket_url}/{artwork.object_id}/0.jpg"
@@ -219,7 +222,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     rate = flags.requests_per_second / flags.num_shards
     manners = Manners(rate, flags.timeout_seconds, flags.pause_seconds, contact=flags.contact)
     urls = flags.bucket_url.rstrip("/"), flags.collection_api_url.rstrip("/")
-    sources = Sources(*urls, flags.image_size, flags.public_domain_only)
+    decoders = ThreadPoolExecutor(available_cores())
+    sources = Sources(*urls, flags.image_size, flags.public_domain_only, decoders)
     totals: Counter[str] = Counter()
     with (
         locked(flags.dataset_dir, f".download{shard}.lock"),
