@@ -19,6 +19,7 @@ Manifest = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(ROOT.glob("*.yaml"))
+PREPARE_DATA = ROOT / "prepare-data.yaml"
 OLDEST_KUBERNETES = (1, 28)
 # Each is listed twice, as its schemas are: open ones and strict ones.
 VERSIONS = [v for v in dict.fromkeys(all_versions()) if tuple(map(int, v.split("."))) >= OLDEST_KUBERNETES]
@@ -107,6 +108,7 @@ def test_the_script_parses_its_arguments(path: Path, manifest: Manifest, spec: M
                     "--model_name",
                     "--model_base_path",
                     "--rest_api_port",
+                    "--tensorflow_session_parallelism",
                 }
             case command:
                 assert command == ["sleep", "infinity"] and not arguments
@@ -174,13 +176,88 @@ def test_volumes_mounts_and_claims_agree(path: Path) -> None:
     assert_mounts_agree(read(path))
 
 
-def test_the_local_volume_is_for_the_claim_of_the_logs() -> None:
+def test_no_manifest_names_a_namespace() -> None:
+    """So that `-n art` is all it takes."""
+    for path, manifest in MANIFESTS:
+        assert "namespace" not in str(manifest), path.name
+
+
+def test_the_local_volume_fits_the_claims_of_the_logs() -> None:
     (volume,) = read(ROOT / "local-volume.yaml")
-    claim = read(ROOT / "train-model.yaml")[0]
-    assert volume["spec"]["claimRef"]["name"] == claim["metadata"]["name"] == "met-art-logs"
-    assert volume["spec"]["capacity"] == claim["spec"]["resources"]["requests"]
-    assert volume["spec"]["accessModes"] == claim["spec"]["accessModes"]
-    assert "storageClassName" not in volume["spec"] and "storageClassName" not in claim["spec"]
+    for file in ("train-model.yaml", "train-distributed.yaml"):
+        claim = read(ROOT / file)[0]
+        assert volume["spec"]["capacity"] == claim["spec"]["resources"]["requests"]
+        assert set(claim["spec"]["accessModes"]) <= set(volume["spec"]["accessModes"])
+        assert "storageClassName" not in volume["spec"] and "storageClassName" not in claim["spec"]
+
+
+def test_applying_the_jobs_again_leaves_them_as_they_are() -> None:
+    """A field that has to be changed while a Job runs (suspend) would be set back by `kubectl apply`."""
+    for path, manifest in MANIFESTS:
+        if manifest["kind"] == "Job":
+            assert "suspend" not in manifest["spec"], path.name
+
+
+def test_each_part_of_prepare_data_is_chosen_by_its_component() -> None:
+    components = [manifest["metadata"]["labels"]["app.kubernetes.io/component"] for _, manifest in MANIFESTS]
+    parts = [manifest["metadata"]["labels"]["app.kubernetes.io/component"] for manifest in read(PREPARE_DATA)]
+    assert parts == ["storage", "download", "convert"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for part in parts:
+        command = f"kubectl apply -f prepare-data.yaml --selector=app.kubernetes.io/component={part}\n"
+        assert command in PREPARE_DATA.read_text(encoding="utf-8") and command in readme
+    assert components.count("download") == components.count("convert") == 1
+
+
+def test_jobs_try_again_only_what_may_succeed() -> None:
+    for path, manifest in MANIFESTS:
+        if manifest["kind"] == "Job":
+            rules = {rule["action"]: rule for rule in manifest["spec"]["podFailurePolicy"]["rules"]}
+            assert rules["FailJob"]["onExitCodes"]["values"] == [STATUS_ERROR, STATUS_USAGE], path.name
+
+
+def quantity(text: str) -> float:
+    """Returns what Kubernetes makes of "500m" (processors) or "2500Mi" (bytes)."""
+    number, unit = re.fullmatch(r"(\d+)(m|Mi|Gi|)", text).groups()  # type: ignore[union-attr]
+    return int(number) * {"m": 0.001, "Mi": 2**20, "Gi": 2**30, "": 1}[unit]
+
+
+def requested(spec: Manifest, resource: str) -> float:
+    """Returns what the scheduler wants a node to have free for a pod: its containers, or its first one."""
+    first, main = (
+        [quantity(container["resources"]["requests"][resource]) for container in spec.get(kind, [])]
+        for kind in ("initContainers", "containers")
+    )
+    return max([sum(main), *first])
+
+
+BESIDE = [(path, spec) for path, _, spec in PODS if path.name in ("access-model-logs.yaml", "tensorboard.yaml")]
+# Two processors less the 0.75 that the system's pods request; 8 GB less what the system keeps and they request.
+MINIKUBE = {"cpu": 1.25, "memory": 7.4 * 2**30}
+
+
+@pytest.mark.parametrize("resource", MINIKUBE)
+@each_pod
+def test_every_manifest_fits_the_readmes_minikube(
+    path: Path, manifest: Manifest, spec: Manifest, resource: str
+) -> None:
+    """Together with the pods that look at its results; a Job with all its pods."""
+    beside = [other for _, other in BESIDE if other is not spec]
+    copies = manifest["spec"].get("parallelism", 1) if manifest["kind"] == "Job" else 1
+    total = copies * requested(spec, resource) + sum(requested(other, resource) for other in beside)
+    assert total <= MINIKUBE[resource]
+    if manifest["kind"] == "Pod" and path.name == "train-model.yaml":  # Evaluated meanwhile with --watch.
+        (evaluation,) = (other for file, _, other in PODS if file.name == "eval-model.yaml")
+        assert total + requested(evaluation, resource) <= MINIKUBE[resource]
+
+
+def test_processes_follow_the_limit_of_the_processor() -> None:
+    """Both scripts decode as many pictures at once as they have cores; the largest takes 1.4 GB."""
+    for manifest in read(PREPARE_DATA)[1:]:
+        (container,) = manifest["spec"]["template"]["spec"]["containers"]
+        limits = container["resources"]["limits"]
+        assert quantity(limits["memory"]) >= quantity(limits["cpu"]) * 1.421e9  # doc/reliability.md
+        assert not any("num_workers" in argument for argument in container["args"])
 
 
 def test_shards_agree_with_completions() -> None:
