@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 import metart
+from metart.common.flags import STATUS_ERROR, STATUS_USAGE
 
 Manifest = dict[str, Any]
 
