@@ -19,7 +19,7 @@ TEMPERATURE_RANGE = (0.05, 20.0)
 def summary(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     """Returns the figures that describe a classifier, each in [0, 1] except log_loss.
 
-    `macro_f1` and `balanced_accuracy` (mean recall) count each label once however many pictures it has;
+    `macro_f1` and `balanced_accuracy` (mean recall) count each label once however many pictures it has, if it has any;
     `majority_baseline` is the top_1 of always answering the most frequent label. Fewer than TOP + 1 labels have no
     `top_5`: it would be 1 whatever the answers.
     """
@@ -32,7 +32,7 @@ def summary(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         # Answers with a label that no picture has are an ordinary thing in a small split.
         warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true")
         figures["balanced_accuracy"] = sklearn_metrics.balanced_accuracy_score(truth, answers)
-    figures["macro_f1"] = sklearn_metrics.f1_score(truth, answers, average="macro")
+    figures["macro_f1"] = sklearn_metrics.f1_score(truth, answers, labels=np.unique(truth), average="macro")
     figures["log_loss"] = sklearn_metrics.log_loss(truth, probabilities, labels=labels)
     figures["calibration_error"] = calibration_error(truth, probabilities)
     figures["majority_baseline"] = np.bincount(truth).max() / len(truth)

@@ -31,7 +31,7 @@ def write_predictions(
     count = min(ANSWERS, len(label_names))
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     with open_replacing(path) as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         numbered = [column for rank in range(1, count + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
         writer.writerow(["picture", "truth", "probability_of_truth", *numbered])
         for name, label, row, answers in zip(names, truth, probabilities, best, strict=True):
@@ -42,7 +42,7 @@ def write_predictions(
 def write_label_table(path: Path, figures: Sequence[metrics.LabelFigures], label_names: Sequence[str]) -> None:
     """Writes a CSV row for each label, the one with most pictures first."""
     with open_replacing(path) as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["label", "pictures", "precision", "recall", "f1", "most_confused_with", "times_confused"])
         for each in sorted(figures, key=lambda each: -each.pictures):
             scores = [f"{score:.4f}" for score in (each.precision, each.recall, each.f1)]
@@ -53,7 +53,7 @@ def write_label_table(path: Path, figures: Sequence[metrics.LabelFigures], label
 def write_confusion_matrix(path: Path, matrix: np.ndarray, label_names: Sequence[str]) -> None:
     """Writes the matrix of `metrics.confusion_matrix` as CSV with the labels on both sides."""
     with open_replacing(path) as file:
-        writer = csv.writer(file)
+        writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["truth \\ answer", *label_names])
         writer.writerows([name, *row] for name, row in zip(label_names, matrix.tolist(), strict=True))
 

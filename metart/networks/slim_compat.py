@@ -9,8 +9,9 @@ from collections.abc import Iterator
 import contextlib
 import logging
 import os
+import signal
 import sys
-import tempfile
+from typing import NoReturn
 import warnings
 
 # TensorFlow's banners say nothing about a run; its warnings and errors still come through.
@@ -24,20 +25,34 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 def _without_banners() -> Iterator[None]:
     """Lets through all that the block writes to stderr but TensorFlow's notices.
 
-    That Intel's kernels are on is logged before TensorFlow reads TF_CPP_MIN_LOG_LEVEL, by C++ code.
+    That Intel's kernels are on is logged before TensorFlow reads TF_CPP_MIN_LOG_LEVEL, by C++ code. A process of its
+    own reads along, so that nothing is lost where TensorFlow ends this one, as on a CPU that it was not built for.
     """
     stderr = os.dup(2)
-    with tempfile.TemporaryFile() as held:
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            held.seek(0)
-            for line in held.read().decode(errors="replace").splitlines():
-                if not line.startswith(("WARNING: All log messages before absl::InitializeLog()", "I0000 ")):
-                    print(line, file=sys.stderr)
+    reader, writer = os.pipe()
+    child = os.fork()
+    if child == 0:
+        _pass_on(reader, stderr, writer)
+    os.dup2(writer, 2)
+    os.close(writer)
+    os.close(reader)
+    try:
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.waitpid(child, 0)
+
+
+def _pass_on(reader: int, stderr: int, writer: int) -> NoReturn:
+    """Copies lines that are no notices, until nobody can write any more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.close(writer)
+    with open(reader, "rb") as lines:
+        for line in lines:
+            if not line.startswith((b"WARNING: All log messages before absl::InitializeLog()", b"I0000 ")):
+                os.write(stderr, line)
+    os._exit(0)
 
 
 @contextlib.contextmanager

@@ -80,8 +80,8 @@ def build_network(
     _add_loss(logits, labels, label_weights, recipe.label_smoothing)
     if auxiliary_logits is not None:
         _add_loss(auxiliary_logits, labels, label_weights, recipe.label_smoothing, AUXILIARY_LOSS_WEIGHT)
-    trained = registry.in_scopes(tf.compat.v1.trainable_variables(), recipe.trainable_scopes)
-    return _build_update(recipe, trained, [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]], cluster)
+    shown = [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]]
+    return _build_update(recipe, recipe.trainable_scopes, shown, cluster)
 
 
 def build_head(
@@ -112,7 +112,7 @@ def build_head(
         label_weights,
         recipe.label_smoothing,
     )
-    return _build_update(recipe, trained, [], cluster), inputs
+    return _build_update(recipe, scope, [], cluster), inputs
 
 
 def trains_head_alone(model_name: str, image_size: int, num_classes: int, trainable_scopes: str) -> bool:
@@ -160,20 +160,21 @@ def _add_loss(
     )
 
 
-def _build_update(recipe: Recipe, trained: list[tf.Variable], shown: list[tf.Tensor], cluster: Cluster) -> Model:
-    """Builds the update of the trained variables from the losses in the current graph."""
-    loss = tf.compat.v1.losses.get_total_loss()
+def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], cluster: Cluster) -> Model:
+    """Builds the update of the variables in some scopes, all where none is named, from the losses in the graph."""
+    trained = registry.in_scopes(tf.compat.v1.trainable_variables(), trained_scopes)
+    model_variables = registry.in_scopes(slim.get_model_variables(), trained_scopes)
+    # The L2 losses of what is frozen are a constant that takes most of the time of a head that trains alone.
+    weight_losses = tf.compat.v1.losses.get_regularization_losses()
+    weight_losses = [loss for loss in weight_losses if registry.is_in_scopes(loss.op.name, trained_scopes)]
+    loss = tf.add_n([*tf.compat.v1.losses.get_losses(), *weight_losses])
     rate = tf.compat.v1.placeholder(tf.float32, [], name="learning_rate")
     optimizer = optimizers.build(recipe.optimizer, rate, recipe.momentum, recipe.rmsprop_decay, recipe.opt_epsilon)
     step = tf.compat.v1.train.get_or_create_global_step()
     scale = FLOAT16_LOSS_SCALE if recipe.precision == "float16" else 1.0
     gradients = [gradient for gradient, _ in optimizer.compute_gradients(loss * scale, trained)]
     gradients = cluster.mean([gradient / scale if scale != 1.0 else gradient for gradient in gradients])
-    averages = [
-        variable
-        for variable in registry.in_scopes(slim.get_model_variables(), recipe.trainable_scopes)
-        if not variable.trainable
-    ]
+    averages = [variable for variable in model_variables if not variable.trainable]
     with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
         batch_norm_means = cluster.mean([average.read_value() for average in averages])
     train_op = tf.group(
@@ -185,8 +186,8 @@ def _build_update(recipe: Recipe, trained: list[tf.Variable], shown: list[tf.Ten
     if recipe.moving_average_decay:
         average = tf.train.ExponentialMovingAverage(recipe.moving_average_decay, step)
         with tf.control_dependencies([train_op]):
-            train_op = average.apply(slim.get_model_variables())
-    is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in slim.get_model_variables()])
+            train_op = average.apply(model_variables)
+    is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in model_variables])
     return Model(
         train_op,
         loss,
