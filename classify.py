@@ -35,6 +35,7 @@ from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
 from metart.networks.preprocessing import evaluation_image
 from metart.networks.session import PRECISIONS, Device
+from metart.records import record_set
 from metart.records.pictures import FORMATS, MAX_SIDE, BadPicture, normalise, read_file
 from metart.training import input_pipeline
 
@@ -199,10 +200,12 @@ def open_explainer(
     # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
     from metart.evaluation import explanations
 
-    training = None
+    training, fingerprint = None, None
     if dataset_dir and any(dataset_dir.glob("*.tfrecord")):
         training = input_pipeline.open_split(dataset_name, "train", dataset_dir)
-    return explanations.Explainer(classifier, explain_dir, training, batch_size)
+        records = record_set.read(dataset_dir)
+        fingerprint = records.fingerprint if records else None
+    return explanations.Explainer(classifier, explain_dir, training, fingerprint, batch_size)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -212,9 +215,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"no pictures ({', '.join(FORMATS)}); give --image_file or --image_url")
     device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
     failed = 0
-    with open_classifier(
-        flags.checkpoint_path, flags.model_name, flags.eval_image_size, flags.dataset_dir, device=device
-    ) as classifier:
+    with (
+        record_set.reading(flags.dataset_dir) if flags.explain_dir and flags.dataset_dir else contextlib.nullcontext(),
+        open_classifier(
+            flags.checkpoint_path, flags.model_name, flags.eval_image_size, flags.dataset_dir, device=device
+        ) as classifier,
+    ):
         explainer = None
         if flags.explain_dir:
             explainer = open_explainer(

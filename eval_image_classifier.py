@@ -31,11 +31,13 @@ from metart.evaluation import metrics, reports
 from metart.evaluation.inference import Answers, open_classifier, predict, write_temperature
 from metart.networks import checkpoints, registry
 from metart.networks.session import PRECISIONS, Device
+from metart.records import record_set, seen_pictures
 from metart.training import input_pipeline
 from metart.training.summaries import Summaries
 
 WATCH_SECONDS = 10  # Between two looks for a new checkpoint.
 LABELS_WITH_CURVE = 30  # In TensorBoard; labels.csv has all.
+METRICS_FILENAME = "metrics.json"
 PICTURE_NAMES = ("confusion_matrix", "reliability", "mistakes")
 
 
@@ -52,6 +54,7 @@ def build_parser() -> Parser:
     add("--batch_size", type=number(int, 1), default=100, help="images at once; changes nothing but memory")
     add("--max_num_batches", type=number(int, 1), help="stop after so many; default: the whole split")
     parser.add_boolean("calibrate", False, "fit a temperature to this split and save it for classify.py")
+    parser.add_boolean("allow_seen_pictures", False, "measure although the checkpoint was trained on such pictures")
     parser.add_boolean("watch", False, "go on with each new checkpoint, to the last step of the training run")
     add("--precision", default="float32", choices=PRECISIONS, help="of the arithmetic; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
@@ -70,6 +73,7 @@ class Settings(NamedTuple):
     batch_size: int
     max_num_batches: int | None
     calibrate: bool
+    allow_seen_pictures: bool
     device: Device
 
 
@@ -125,7 +129,15 @@ def describe(figures: dict[str, float]) -> str:
 def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str) -> str:
     """Measures one checkpoint, writes all reports and returns the last line for the reader."""
     eval_dir, split = settings.eval_dir, settings.dataset_split_name
+    records = record_set.read(settings.dataset_dir)
+    # Whoever evaluates on the training split knows that the network has seen it.
+    allow = settings.allow_seen_pictures or split == "train"
+    trained_on = checkpoints.settings(checkpoint).get("records") or {}
+    seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
+    if seen:
+        print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
     make_folder(eval_dir)
+    (eval_dir / METRICS_FILENAME).unlink(missing_ok=True)  # Where it is, all reports are about the same checkpoint.
     with open_classifier(
         checkpoint,
         settings.model_name,
@@ -137,13 +149,17 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
         answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
     temperature = classifier.temperature
     if settings.calibrate:
-        temperature, answers = calibrate(checkpoint, answers)
+        temperature, answers = calibrate(checkpoint, answers, records.fingerprint if records else None)
     figures = metrics.summary(answers.truth, answers.probabilities)
     label_figures = write_reports(eval_dir, dataset, classifier.label_names, answers)
     write_summaries(eval_dir, checkpoints.step(checkpoint), figures, label_figures, classifier.label_names)
-    with open_replacing(eval_dir / "metrics.json") as file:
+    record_set.require_still(settings.dataset_dir, records)
+    with open_replacing(eval_dir / METRICS_FILENAME) as file:
         about = {
             "checkpoint": checkpoint,
+            "checkpoint_fingerprint": checkpoints.fingerprint(checkpoint),
+            "records_fingerprint": records.fingerprint if records else None,
+            "pictures_seen_in_training": seen,
             "model_name": classifier.model_name,
             "image_size": classifier.image_size,
             "split": split,
@@ -160,12 +176,13 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     )
 
 
-def calibrate(checkpoint: str, answers: Answers) -> tuple[float, Answers]:
+def calibrate(checkpoint: str, answers: Answers, records_fingerprint: str | None) -> tuple[float, Answers]:
     """Fits a temperature and saves it beside the checkpoint; returns it and what the answers are with it."""
     before = metrics.summary(answers.truth, answers.probabilities)
     temperature = metrics.fit_temperature(answers.truth, answers.probabilities)
+    path = write_temperature(checkpoint, temperature, records_fingerprint)
     print(
-        f"temperature {temperature:.3f}, saved as {write_temperature(checkpoint, temperature)}; without it: "
+        f"temperature {temperature:.3f}, saved as {path}; without it: "
         f"log loss {before['log_loss']:.4f}, calibration error {before['calibration_error']:.4f}"
     )
     return temperature, answers._replace(probabilities=metrics.calibrated(answers.probabilities, temperature))
@@ -180,23 +197,26 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: str) -> Non
         if checkpoint != done:
             print(evaluate(settings, dataset, checkpoint), flush=True)
             done = checkpoint
-            last_step = checkpoints.settings(checkpoint).get("max_number_of_steps")
-            if last_step and checkpoints.step(checkpoint) >= last_step:
+        if done:
+            trained_with = checkpoints.settings(done)
+            last_step = trained_with.get("finished_step") or trained_with.get("max_number_of_steps")
+            if last_step and checkpoints.step(done) >= last_step:
                 return
         time.sleep(WATCH_SECONDS)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
-    dataset = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
     device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
     settings = select(Settings, {**vars(flags), "device": device})
-    if flags.watch:
-        if Path(flags.checkpoint_path + ".index").is_file():
+    with record_set.reading(flags.dataset_dir):
+        dataset = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
+        if not flags.watch:
+            print(evaluate(settings, dataset, checkpoints.newest(flags.checkpoint_path)))
+        elif Path(flags.checkpoint_path + ".index").is_file():
             raise UserError(f"--watch needs a folder, --checkpoint_path={flags.checkpoint_path} is one checkpoint")
-        watch(settings, dataset, flags.checkpoint_path)
-    else:
-        print(evaluate(settings, dataset, checkpoints.newest(flags.checkpoint_path)))
+        else:
+            watch(settings, dataset, flags.checkpoint_path)
 
 
 if __name__ == "__main__":

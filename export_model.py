@@ -3,15 +3,19 @@
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt beside it or in DATASET_DIR;
         the records of DATASET_DIR for the 8-bit model; EVAL_DIR/metrics.json for the model card.
-Writes  EXPORT_DIR/<step>/: a SavedModel (encoded pictures in, labels and probabilities out), model.tflite and
-        model_int8.tflite (pixels in, probabilities out), labels.txt, README.md (the model card).
+Writes  EXPORT_DIR/<number>/, the step if that is new: a SavedModel (encoded pictures in, labels and probabilities
+        out), model.tflite and model_int8.tflite (pixels in, probabilities out), labels.txt, README.md (the model
+        card), export.json (what all this was made from).
 
     python export_model.py --checkpoint_path=logs --export_dir=export --dataset_dir=data --eval_dir=logs/eval
 
-Safe to run again: a step that has been exported stays as it is. serve-model.yaml serves the newest step.
+Safe to run again: what has been exported stays as it is. Other weights, labels, temperature or figures get a new
+number above all that are there: serve-model.yaml serves the highest, which so is what was exported last.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import json
 from pathlib import Path
 import platform
@@ -25,17 +29,22 @@ import numpy as np
 
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
-from metart.common.files import make_folder
+from metart import __version__
 from metart.common.flags import Parser, UserError, number, run
 from metart.common.labels import write_labels
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import uploaded_image
 from metart.networks.session import Device
+from metart.records import record_set
 from metart.records.pictures import MAX_SIDE
+from metart.records.record_set import RecordSet
 from metart.training import input_pipeline
 
 CALIBRATION_PICTURES = 200  # What TensorFlow Lite's guide calls enough to find the range of each activation.
+
+EXPORT_FILENAME = "export.json"
+LITE_FILES = {"model.tflite": "float32", "model_int8.tflite": "uint8"}  # With the type of their input.
 
 
 def build_parser() -> Parser:
@@ -111,20 +120,17 @@ def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ())
 
 def calibration_images(dataset: slim.dataset.Dataset, image_size: int) -> list[np.ndarray]:
     """Returns some training images as `tflite_model` takes them; the records are in random order."""
-    return [
-        images
-        for images, _, _ in input_pipeline.evaluation_arrays(dataset.data_sources, 1, image_size, CALIBRATION_PICTURES)
-    ]
+    return [images for images, _, _ in input_pipeline.evaluation_arrays(dataset, 1, image_size, CALIBRATION_PICTURES)]
 
 
-def read_metrics(eval_dir: Path, checkpoint: str) -> dict[str, Any]:
-    """Returns the figures of eval_image_classifier.py for a checkpoint.
+def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
+    """Returns the figures of eval_image_classifier.py for a classifier.
 
     Raises:
-        UserError: There are none, or those of another checkpoint.
+        UserError: There are none, or those of something else.
     """
     path = eval_dir / "metrics.json"
-    evaluate = f"run eval_image_classifier.py --checkpoint_path={checkpoint} --eval_dir={eval_dir}"
+    evaluate = f"run eval_image_classifier.py --checkpoint_path={classifier.checkpoint} --eval_dir={eval_dir}"
     if not path.is_file():
         raise UserError(f"{path} is missing; {evaluate}")
     try:
@@ -132,39 +138,59 @@ def read_metrics(eval_dir: Path, checkpoint: str) -> dict[str, Any]:
         about = Path(figures["checkpoint"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; {evaluate}") from None
-    if about.name != Path(checkpoint).name:
+    if about.name != Path(classifier.checkpoint).name:
         raise UserError(f"{path} is about {about}; {evaluate}")
+    measured = {
+        "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
+        "model_name": classifier.model_name,
+        "image_size": classifier.image_size,
+        "temperature": classifier.temperature,
+    }
+    for name, value in measured.items():
+        if figures.get(name) != value:
+            raise UserError(
+                f"{path} is about {name.replace('_', ' ')} {figures.get(name, 'unknown')}, not {value}; {evaluate}"
+            )
     return figures
 
 
-def model_card(classifier: Classifier, dataset_dir: Path | None, figures: dict[str, Any] | None) -> str:
-    """Returns what a user of the model has to know, as Markdown."""
-    if dataset_dir and (dataset_dir / "splits.json").is_file():
-        counts = json.loads((dataset_dir / "splits.json").read_text(encoding="utf-8"))["counts"]
-        data = ", ".join(f"{sum(of_label.values()):,} pictures for {split}" for split, of_label in counts.items())
-    else:
-        data = "not recorded"
+def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping[str, Any]) -> str:
+    """Returns what a user of the model has to know, as Markdown; `about` is the content of export.json."""
+    data = "not recorded"
+    if records:
+        counts = Counter(source.split for source in records.sources.values())
+        data = ", ".join(f"{counts[split]:,} pictures for {split}" for split in ("train", "validation"))
+        data += f" (records {records.fingerprint})"
+    figures = about["figures"]
     measured = "Not measured; eval_image_classifier.py does it."
     if figures:
         rows = [
             f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in figures.items() if type(value) is float
         ]
-        title = f"On {figures['pictures']:,} pictures of the {figures['split']} split:"
+        title = f"On {figures['pictures']:,} pictures of the {figures['split']} split (records "
+        title += f"{figures['records_fingerprint'] or 'without a fingerprint'}):"
+        if figures["pictures_seen_in_training"]:
+            title = f"The network was trained on {figures['pictures_seen_in_training']:,} of these pictures. {title}"
         measured = "\n".join([title, "", "| figure | value |", "|---|---|", *rows])
     names = "\n".join(f"- {name}" for name in classifier.label_names)
     size, step = classifier.image_size, checkpoints.step(classifier.checkpoint)
+    lite = "".join(
+        f"- `{name}`: {kind} RGB pixels, range 0 to 255, {size} x {size}, of the central 87.5 % of width and height\n"
+        "  of the upright picture, transparent parts white, to probabilities in the order of `labels.txt`.\n"
+        for name, kind in LITE_FILES.items()
+        if name in about["files"]
+    )
     return f"""# {classifier.model_name} for {len(classifier.label_names)} labels of artworks
 
 Names the label (such as the culture) of a photograph of an artwork. {classifier.model_name} of TF-Slim at
-{size} x {size} pixels, step {step:,}, temperature {classifier.temperature:.3f}.
+{size} x {size} pixels, step {step:,}, weights {about["checkpoint_fingerprint"]}, temperature
+{classifier.temperature:.3f}.
 
 ## Use
 
 - SavedModel, signature `serving_default`: `image_bytes`, any number of JPEG or PNG files, to `labels` and
   `probabilities`, the most probable first.
-- `model.tflite`, `model_int8.tflite`: RGB pixels, range 0 to 255, {size} x {size}, of the central 87.5 % of the picture
-  (float32 and uint8), to probabilities in the order of `labels.txt`.
-
+{lite}
 ## Data
 
 Photographs of the Metropolitan Museum of Art's Open Access collection (CC0), unless its user trained it on others:
@@ -187,34 +213,62 @@ may be used as their training data allows.
 """
 
 
+def newest_export(export_dir: Path) -> tuple[int, Mapping[str, Any]]:
+    """Returns the highest number in a folder, 0 where there is none, and what its export.json says."""
+    highest = max((int(path.name) for path in export_dir.glob("*") if path.name.isdecimal()), default=0)
+    try:
+        return highest, json.loads((export_dir / str(highest) / EXPORT_FILENAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # None, of an older release, or damaged: then a new number is right.
+        return highest, {}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
-    checkpoint = checkpoints.newest(flags.checkpoint_path)
-    folder = flags.export_dir / str(checkpoints.step(checkpoint))
-    if folder.exists():
-        print(f"nothing to do: {folder} is there; delete it to export {checkpoint} again")
-        return
-    figures = read_metrics(flags.eval_dir, checkpoint) if flags.eval_dir else None
-    training = None
-    if flags.dataset_dir and any(flags.dataset_dir.glob("*.tfrecord")):
-        training = input_pipeline.open_split(flags.dataset_name, "train", flags.dataset_dir)
-    partial = folder.with_name(f"partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
-    make_folder(partial)
-    with open_classifier(
-        checkpoint, flags.model_name, flags.eval_image_size, flags.dataset_dir, device=Device(use_gpu=False)
-    ) as classifier:
+    with_records = flags.dataset_dir and any(flags.dataset_dir.glob("*.tfrecord"))
+    with (
+        record_set.reading(flags.dataset_dir) if with_records else contextlib.nullcontext() as records,
+        open_classifier(
+            flags.checkpoint_path,
+            flags.model_name,
+            flags.eval_image_size,
+            flags.dataset_dir,
+            device=Device(use_gpu=False),
+        ) as classifier,
+    ):
+        training = input_pipeline.open_split(flags.dataset_name, "train", flags.dataset_dir) if with_records else None
+        files = [name for name in LITE_FILES if flags.tflite and (training or name == "model.tflite")]
+        about = {
+            "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
+            "records_fingerprint": records.fingerprint if records else None,
+            "model_name": classifier.model_name,
+            "image_size": classifier.image_size,
+            "labels": classifier.label_names,
+            "temperature": classifier.temperature,
+            "figures": read_metrics(flags.eval_dir, classifier) if flags.eval_dir else None,
+            "files": files,
+            "version": __version__,
+        }
+        highest, there = newest_export(flags.export_dir)
+        if there == about:
+            print(f"nothing to do: {flags.export_dir / str(highest)} is this very model; delete it to export it again")
+            return
+        folder = flags.export_dir / str(max(checkpoints.step(classifier.checkpoint), highest + 1))
+        partial = folder.with_name(f"partial-{folder.name}")
+        shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
+        partial.mkdir(parents=True)
         write_saved_model(classifier, partial)
         write_labels(classifier.label_names, partial)
-        (partial / "README.md").write_text(model_card(classifier, flags.dataset_dir, figures), encoding="utf-8")
-        if flags.tflite:
+        (partial / "README.md").write_text(model_card(classifier, records, about), encoding="utf-8")
+        if "model.tflite" in files:
             (partial / "model.tflite").write_bytes(tflite_model(classifier))
-        if flags.tflite and training:
+        if "model_int8.tflite" in files:
             calibration = calibration_images(training, classifier.image_size)
             (partial / "model_int8.tflite").write_bytes(tflite_model(classifier, calibration))
-    partial.rename(folder)
+        record_set.require_still(flags.dataset_dir, records)
+        (partial / EXPORT_FILENAME).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        partial.rename(folder)
     without = "" if training or not flags.tflite else "; no model_int8.tflite: that needs records in --dataset_dir"
-    print(f"{checkpoint} exported to {folder}{without}")
+    print(f"{classifier.checkpoint} exported to {folder}{without}")
 
 
 if __name__ == "__main__":

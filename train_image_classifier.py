@@ -12,6 +12,7 @@ Safe to run again: it goes on from the newest checkpoint in TRAIN_DIR. Ctrl-C an
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import functools
 import itertools
 import json
 import math
@@ -33,14 +34,18 @@ from metart.evaluation.best_checkpoint import BestCheckpoint
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import MIN_CROP_AREA
 from metart.networks.session import PRECISIONS, Device
+from metart.records import record_set, seen_pictures
+from metart.records.record_set import RecordSet
 from metart.training import cluster, frozen_features, input_pipeline, optimizers, training_graph
 from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
 from metart.training.loop import Intervals, Measure, Plan, Run, Verdict, run_steps
 from metart.training.optimizers import Schedule
+from metart.training.summaries import Summaries
 from metart.training.training_graph import Recipe
 
 CHECKPOINTS_TO_KEEP = 5
+MAX_SEED = 2**31 - 1  # TensorFlow's random numbers take no larger one.
 
 
 def build_parser() -> Parser:
@@ -78,11 +83,12 @@ def build_parser() -> Parser:
     add("--checkpoint_exclude_scopes", default="", help="comma-separated scopes not to take from --checkpoint_path")
     add("--trainable_scopes", default="", help="comma-separated scopes to train; default: all")
     parser.add_boolean("ignore_missing_vars", False, "leave out what --checkpoint_path does not have")
+    parser.add_boolean("allow_seen_pictures", False, "go on although validation pictures were trained on")
     add("--feature_views", type=number(int, 0), default=4, help="looks at a picture if the head alone is trained")
     add("--validation_epochs", type=number(float, 0), help="epochs between two measurements on the validation split")
     add("--early_stop", type=number(int, 1), help="stop after so many measurements without a better one")
     add("--precision", default="auto", choices=PRECISIONS, help="of the arithmetic")
-    add("--random_seed", type=number(int, 0), default=0, help="of the first weights, order and crops")
+    add("--random_seed", type=number(int, 0, MAX_SEED), default=0, help="of the first weights, order and crops")
     add("--log_every_n_steps", type=number(int, 1), default=10, help="steps between two points of the curves")
     add("--save_summaries_secs", type=number(int, 1), default=600, help="seconds between two samples of input pictures")
     add("--save_interval_secs", type=number(int, 1), default=600, help="seconds between two checkpoints")
@@ -110,6 +116,7 @@ class Settings(NamedTuple):
     class_balance: float
     feature_views: int
     early_stop: int | None
+    allow_seen_pictures: bool
     random_seed: int
     device: Device
     recipe: Recipe
@@ -119,21 +126,23 @@ class Settings(NamedTuple):
     intervals: Intervals
 
 
-def train(
-    settings: Settings,
-    dataset: slim.dataset.Dataset,
-    held_out: slim.dataset.Dataset | None,
-    label_names: list[str],
-    workers: Cluster,
-    written_flags: Mapping[str, Any],
-) -> str:
+class Data(NamedTuple):
+    """What a run learns from."""
+
+    training: slim.dataset.Dataset
+    held_out: slim.dataset.Dataset | None  # The validation split, if checkpoints are to be measured.
+    label_names: list[str]  # In the order of their numbers.
+    records: RecordSet | None  # None without splits.json: nobody can tell which pictures were seen.
+    dataset_dir: Path
+    split_name: str
+
+
+def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mapping[str, Any]) -> str:
     """Trains up to the last step, from the newest checkpoint in TRAIN_DIR or from the start.
 
     Args:
         settings: What to do.
-        dataset: The training split.
-        held_out: The validation split, if checkpoints are to be measured.
-        label_names: In the order of their numbers.
+        data: What to learn from; nobody changes it meanwhile.
         workers: All that train together, this process among them.
         written_flags: What flags.json shall say.
 
@@ -144,44 +153,49 @@ def train(
         Retry, KeyboardInterrupt: The run was interrupted; what was reached is saved.
         UserError: A checkpoint or records file does not fit or is damaged, or the loss is no longer a number.
     """
-    if workers.index == 0 and settings.train_dir.is_dir():
-        with locked(settings.train_dir):
+    train_dir, num_classes = settings.train_dir, len(data.label_names)
+    if workers.index == 0 and train_dir.is_dir():
+        with locked(train_dir):
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
-    newest = newest_checkpoint(settings.train_dir, label_names)
-    plan = make_plan(settings, dataset.num_samples, newest, workers)
-    if newest and plan.first_step >= plan.total_steps:
-        return f"nothing to do: {newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
-    best = None
-    if held_out:
-        best = BestCheckpoint(settings.train_dir, held_out, settings.batch_size, settings.device, plan.first_step)
-        if best.is_over(settings.early_stop):
+    newest = newest_checkpoint(train_dir, data.label_names)
+    plan = make_plan(settings, data.training.num_samples, newest, workers)
+    best = open_best(settings, data, plan) if data.held_out and workers.index == 0 else None  # It measures for all.
+    if newest:
+        refuse_seen_pictures(newest, data, settings)
+        if best and settings.intervals.is_measured(plan.first_step, plan):
+            make_up_measurement(best, newest, train_dir)
+        if plan.first_step >= plan.total_steps:
+            return f"nothing to do: {newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
+        if best and best.is_over(settings.early_stop):
             return f"nothing to do: stopped at step {plan.first_step:,}, {best}"
-        if workers.index > 0:
-            best = None  # Worker 0 measures for all.
-    head_alone = trains_head_alone(settings, len(label_names), workers)
-    counts = input_pipeline.label_counts(dataset) if settings.class_balance else [1] * len(label_names)
+    head_alone = trains_head_alone(settings, num_classes, workers)
+    counts = input_pipeline.label_counts(data.training) if settings.class_balance else [1] * num_classes
     label_weights = training_graph.label_weights(counts, settings.class_balance)
-    print_plan(settings, plan, dataset, workers)
+    print_plan(settings, plan, data.training, workers)
     with tf.Graph().as_default(), Interruption() as interruption:
-        inputs = build_inputs(settings, plan, dataset, workers, head_alone)
+        inputs = build_inputs(settings, plan, data.training, workers, head_alone)
         head = None
         if head_alone:
             model, head = training_graph.build_head(settings.recipe, label_weights, inputs.images, workers)
         else:
             model = training_graph.build_network(settings.recipe, label_weights, inputs.images, inputs.labels, workers)
-        saver, start = build_savers(settings, newest, len(label_names))
+        saver, start = build_savers(settings, data, newest)
         with open_session(settings, workers, interruption) as session:
-            if newest_checkpoint(settings.train_dir, label_names) != newest:
-                raise Retry(f"another process has saved a checkpoint in {settings.train_dir} meanwhile")
-            under_way = Run(settings.train_dir, session, model, saver, plan, workers, interruption, label_names)
-            start_together(under_way, start, inputs, written_flags)
+            if newest_checkpoint(train_dir, data.label_names) != newest:
+                raise Retry(f"another process has saved a checkpoint in {train_dir} meanwhile")
+            check_records = functools.partial(record_set.require_still, data.dataset_dir, data.records)
+            run = Run(train_dir, session, model, saver, plan, workers, interruption, data.label_names, check_records)
+            start_together(run, start, inputs, data, written_flags)
             try:
-                feeds = head_feeds(under_way, settings, dataset, inputs, head) if head else itertools.repeat({})
+                feeds = head_feeds(run, settings, data, inputs, head) if head else itertools.repeat({})
                 measure = judge(best, settings.early_stop) if best else None
-                reached = run_steps(under_way, feeds, settings.intervals, measure)
+                reached = run_steps(run, feeds, settings.intervals, measure)
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
-                input_pipeline.raise_damaged(dataset.data_sources)
+                input_pipeline.raise_damaged(data.training)
                 raise
+            if workers.index == 0:
+                last = checkpoints.step(checkpoints.newest(str(train_dir)))
+                write_settings(run, data, {**written_flags, "finished_step": last})
     return f"{reached}; {best}" if best else reached
 
 
@@ -205,6 +219,35 @@ def make_plan(settings: Settings, num_samples: int, newest: str | None, workers:
     total_steps = settings.max_number_of_steps or max(1, math.ceil(settings.num_epochs * steps_per_epoch))
     schedule = settings.schedule._replace(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
     return Plan(checkpoints.step(newest) if newest else 0, global_batch_size, schedule)
+
+
+def open_best(settings: Settings, data: Data, plan: Plan) -> BestCheckpoint:
+    """Returns what measures checkpoints and keeps the best."""
+    fingerprint = data.records.fingerprint if data.records else None
+    return BestCheckpoint(
+        settings.train_dir, data.held_out, fingerprint, settings.batch_size, settings.device, plan.first_step
+    )
+
+
+def make_up_measurement(best: BestCheckpoint, newest: str, train_dir: Path) -> None:
+    """Measures a checkpoint if the run was killed before it could."""
+    step = checkpoints.step(newest)
+    if not best.has_measured(step):
+        with locked(train_dir), contextlib.closing(Summaries(train_dir)) as summaries:
+            figures = best.measure(newest)
+            summaries.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
+        print(f"step {step:,}: validation top-1 {figures['top_1']:.4f}, which the interrupted run had left; {best}")
+
+
+def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> None:
+    """Makes sure that no picture of the validation split has been trained on.
+
+    Raises:
+        UserError: See `seen_pictures.refuse_seen`.
+    """
+    former = checkpoints.settings(checkpoint).get("records") or {}
+    folder = Path(checkpoint).parent
+    seen_pictures.refuse_seen(folder, data.records, "validation", former, settings.allow_seen_pictures)
 
 
 def trains_head_alone(settings: Settings, num_classes: int, workers: Cluster) -> bool:
@@ -272,12 +315,13 @@ class Start(NamedTuple):
     restorer: tf.compat.v1.train.Saver
 
 
-def build_savers(settings: Settings, newest: str | None, num_classes: int) -> tuple[tf.compat.v1.train.Saver, Start]:
+def build_savers(settings: Settings, data: Data, newest: str | None) -> tuple[tf.compat.v1.train.Saver, Start]:
     """Returns what saves the run's checkpoints, and where it starts.
 
     Raises:
-        UserError: A checkpoint does not fit the network in the current graph.
+        UserError: A checkpoint does not fit the network in the current graph, or has seen pictures that it should not.
     """
+    num_classes = len(data.label_names)
     saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
     if newest:
         saver.recover_last_checkpoints(checkpoints.all_in(settings.train_dir))  # They count for max_to_keep.
@@ -287,8 +331,10 @@ def build_savers(settings: Settings, newest: str | None, num_classes: int) -> tu
     if not warm.checkpoint_path:
         return saver, Start(None, saver)
     checkpoint = checkpoints.newest(warm.checkpoint_path)
+    refuse_seen_pictures(checkpoint, data, settings)
+    excluded = warm.checkpoint_exclude_scopes or checkpoints.foreign_heads(checkpoint, data.label_names)
     variables = checkpoints.warm_start_variables(
-        checkpoint, settings.recipe.model_name, num_classes, warm.checkpoint_exclude_scopes, warm.ignore_missing_vars
+        checkpoint, settings.recipe.model_name, num_classes, excluded, warm.ignore_missing_vars
     )
     return saver, Start(checkpoint, tf.compat.v1.train.Saver(variables))
 
@@ -305,7 +351,7 @@ def open_session(settings: Settings, workers: Cluster, interruption: Interruptio
         yield session
 
 
-def start_together(run: Run, start: Start, inputs: Inputs, written_flags: Mapping[str, Any]) -> None:
+def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_flags: Mapping[str, Any]) -> None:
     """Gives all workers the weights that the run begins with; worker 0 writes what it is about.
 
     Raises:
@@ -317,22 +363,28 @@ def start_together(run: Run, start: Start, inputs: Inputs, written_flags: Mappin
     if run.workers.index == 0:
         if start.checkpoint:
             checkpoints.restore(session, start.restorer, start.checkpoint)
-        write_labels(run.label_names, run.train_dir)
-        with open_replacing(run.train_dir / checkpoints.SETTINGS_FILENAME) as file:
-            flags = {**written_flags, "max_number_of_steps": run.plan.total_steps}
-            json.dump(flags, file, indent=2, sort_keys=True, default=str)
-            file.write("\n")
+            seen_pictures.inherit(run.train_dir, Path(start.checkpoint).parent)
+        if data.records:
+            seen_pictures.add(run.train_dir, data.records, data.split_name)
+        write_settings(run, data, written_flags)
     session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
     if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
         raise Retry(f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker")
 
 
+def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> None:
+    """Leaves beside the checkpoints what evaluation and inference need to know of the run."""
+    write_labels(run.label_names, run.train_dir)
+    settings = {**written_flags, "max_number_of_steps": run.plan.total_steps}
+    if data.records:
+        settings["records"] = {"fingerprint": data.records.fingerprint, **data.records.settings._asdict()}
+    with open_replacing(run.train_dir / checkpoints.SETTINGS_FILENAME) as file:
+        json.dump(settings, file, indent=2, sort_keys=True, default=str)
+        file.write("\n")
+
+
 def head_feeds(
-    run: Run,
-    settings: Settings,
-    dataset: slim.dataset.Dataset,
-    inputs: Inputs,
-    head: training_graph.HeadInputs,
+    run: Run, settings: Settings, data: Data, inputs: Inputs, head: training_graph.HeadInputs
 ) -> Iterator[dict[tf.Tensor, Any]]:
     """Returns what each step of a head alone is fed, from features that are computed first where they are missing."""
 
@@ -345,11 +397,12 @@ def head_feeds(
 
     frozen = [each for each in slim.get_model_variables() if not registry.is_in_scopes(each.op.name, head.scope)]
     decisive = {**settings.augmentation._asdict(), "precision": settings.recipe.precision}
+    decisive["records_fingerprint"] = data.records.fingerprint if data.records else None
     kept = frozen_features.kept_features(
         run.train_dir / frozen_features.FOLDER,
-        frozen_features.identity(run.session, frozen, dataset.data_sources, decisive),
+        frozen_features.identity(run.session, frozen, data.training.data_sources, decisive),
         settings.feature_views,
-        (dataset.num_samples, head.features.shape[-1]),
+        (data.training.num_samples, head.features.shape[-1]),
         look,
     )
     batches = kept.batches(settings.batch_size, settings.random_seed, run.plan.first_step)
@@ -371,10 +424,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     if flags.early_stop and not flags.validation_epochs:
         parser.error("--early_stop needs --validation_epochs, how often to measure")
-    dataset = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
-    held_out = None
-    if flags.validation_epochs:
-        held_out = input_pipeline.open_split(flags.dataset_name, "validation", flags.dataset_dir)
     workers = cluster.from_flags(flags.worker_replicas, flags.task, flags.worker_address)
     values = vars(flags)
     image_size = flags.train_image_size or registry.NETWORKS[flags.model_name].image_size
@@ -387,7 +436,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "device": Device(flags.precision, use_gpu=not flags.clone_on_cpu),
     }
     settings = select(Settings, {**values, **groups})
-    print(train(settings, dataset, held_out, read_labels(flags.dataset_dir), workers, values))
+    with record_set.reading(flags.dataset_dir) as records:
+        training = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
+        held_out = None
+        if flags.validation_epochs:
+            held_out = input_pipeline.open_split(flags.dataset_name, "validation", flags.dataset_dir)
+        labels = read_labels(flags.dataset_dir)
+        data = Data(training, held_out, labels, records, flags.dataset_dir, flags.dataset_split_name)
+        print(train(settings, data, workers, values))
 
 
 if __name__ == "__main__":

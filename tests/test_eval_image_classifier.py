@@ -40,6 +40,9 @@ def copy_checkpoint(train_dir: Path, folder: Path, step: int) -> None:
         shutil.copy(train_dir / f"model.ckpt-20{suffix}", folder / f"model.ckpt-{step}{suffix}")
 
 
+MUDDLED = ["--batch_size=4", "--allow_seen_pictures"]
+
+
 @pytest.fixture(scope="module")
 def muddled_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of the same pictures, every third of them under the label of another: work for the metrics."""
@@ -58,7 +61,7 @@ def muddled_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 def eval_dir(muddled_dir: Path, train_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("eval")
     eval_image_classifier.main(
-        [f"--checkpoint_path={train_dir}", f"--eval_dir={folder}", f"--dataset_dir={muddled_dir}", "--batch_size=4"]
+        [f"--checkpoint_path={train_dir}", f"--eval_dir={folder}", f"--dataset_dir={muddled_dir}", *MUDDLED]
     )
     return folder
 
@@ -161,6 +164,7 @@ def test_a_temperature_is_saved_for_its_checkpoint(
 ) -> None:
     copy_checkpoint(train_dir, tmp_path / "logs", 20)
     flags = [f"--checkpoint_path={tmp_path}/logs", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={muddled_dir}"]
+    flags += MUDDLED
     eval_image_classifier.main([*flags, "--calibrate"])
     calibrated = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     without = re.search(r"without it: log loss ([\d.]+), ", capsys.readouterr().out)

@@ -22,7 +22,9 @@ def classifier(train_dir: Path) -> Classifier:
 
 @pytest.fixture(scope="module")
 def explainer(classifier: Classifier, dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Explainer:
-    return Explainer(classifier, tmp_path_factory.mktemp("pages"), arts.get_split("train", dataset_dir), batch_size=5)
+    return Explainer(
+        classifier, tmp_path_factory.mktemp("pages"), arts.get_split("train", dataset_dir), None, batch_size=5
+    )
 
 
 def training_images(dataset_dir: Path) -> tuple[np.ndarray, list[str]]:

@@ -145,7 +145,9 @@ def test_an_export_is_made_once(
 ) -> None:
     before = (exported / "saved_model.pb").stat().st_mtime_ns
     export_model.main(flags(train_dir, exported.parent, dataset_dir, eval_dir))
-    assert capsys.readouterr().out.startswith(f"nothing to do: {exported} is there; delete it to export ")
+    assert capsys.readouterr().out.startswith(
+        f"nothing to do: {exported} is this very model; delete it to export it again"
+    )
     assert (exported / "saved_model.pb").stat().st_mtime_ns == before
 
 

@@ -82,7 +82,11 @@ def test_tensorboard_gets_curves_and_pictures(train_dir: Path) -> None:
             for value in event.summary.value:
                 steps.setdefault(value.tag, []).append(event.step)
     assert steps["loss"] == steps["learning_rate"] == steps["images_per_second"] == [10, 20]
-    assert any(tag.startswith(tuple(LABEL_COLOURS)) for tag in steps)
+    shown = sorted(
+        tag for tag in steps if tag.startswith("input ")
+    )  # Four pictures of three labels: none hides another.
+    assert [tag.partition(":")[0] for tag in shown] == ["input 1", "input 2", "input 3", "input 4"]
+    assert {tag.partition(": ")[2] for tag in shown} <= LABEL_COLOURS.keys()
 
 
 def test_a_finished_run_has_nothing_to_do(started: Path, dataset_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -211,7 +215,9 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
         return capsys.readouterr().out.splitlines()[-1]
 
     last = run()
-    top_1 = {int(step): value for step, value in json.loads((tmp_path / "validation.json").read_text()).items()}
+    top_1 = {
+        int(step): value for step, value in json.loads((tmp_path / "validation.json").read_text())["top_1"].items()
+    }
     *_, best, _, third = top_1  # Two measurements brought nothing better; the step after them is the last.
     assert list(top_1) == list(range(2, third + 1, 2))
     assert top_1[best] == max(top_1.values())
@@ -235,10 +241,10 @@ def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: 
     record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
     dataset = input_pipeline.open_split("arts", "validation", str(dataset_dir))
     for first_step, best in ((0, 0), (3, 2), (6, 4)):
-        assert BestCheckpoint(tmp_path, dataset, 9, Device(), first_step).best_step == best
+        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == best
     record.write_text('{"2": 0.')
     with pytest.raises(UserError, match=r"validation.json is damaged; delete it"):
-        BestCheckpoint(tmp_path, dataset, 9, Device(), first_step=6)
+        BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step=6)
 
 
 def test_early_stop_needs_to_know_how_often_to_measure(
@@ -326,6 +332,7 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
         class_balance=0.0,
         feature_views=0,
         early_stop=None,
+        allow_seen_pictures=False,
         random_seed=0,
         device=Device(),
         recipe=Recipe("inception_v2", "sgd", 0.9, 0.9, 1.0, 0.0, 0.0, "", None, "float32"),
@@ -334,11 +341,15 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
         warm_start=train_image_classifier.WarmStart(None, "", False),
         intervals=Intervals(1, 600, 600, None),
     )
-    dataset = input_pipeline.open_split("arts", "train", dataset_dir)
-    labels = sorted(LABEL_COLOURS)
-    reached = train_image_classifier.train(settings, dataset, None, labels, Cluster(), {"model_name": "inception_v2"})
+    training = input_pipeline.open_split("arts", "train", dataset_dir)
+    data = train_image_classifier.Data(training, None, sorted(LABEL_COLOURS), None, dataset_dir, "train")
+    reached = train_image_classifier.train(settings, data, Cluster(), {"model_name": "inception_v2"})
     assert reached.startswith("trained to step 2: loss ") and reached.endswith(f"checkpoint {tmp_path}/model.ckpt-2")
-    assert json.loads((tmp_path / "flags.json").read_text()) == {"max_number_of_steps": 2, "model_name": "inception_v2"}
+    assert json.loads((tmp_path / "flags.json").read_text()) == {
+        "finished_step": 2,
+        "max_number_of_steps": 2,
+        "model_name": "inception_v2",
+    }
 
 
 @contextlib.contextmanager

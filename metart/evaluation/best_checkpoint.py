@@ -4,6 +4,7 @@ from concurrent.futures import ThreadPoolExecutor
 import json
 from pathlib import Path
 import shutil
+import sys
 
 from metart.networks.slim_compat import slim
 from metart.common.files import open_replacing
@@ -13,22 +14,31 @@ from metart.evaluation import metrics
 from metart.evaluation.inference import open_classifier, predict
 from metart.networks import checkpoints
 from metart.networks.session import Device
+from metart.records import seen_pictures
 
 BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
-RECORD_FILENAME = "validation.json"  # In TRAIN_DIR: top-1 by step, so that a resumed run knows what was measured.
+# In TRAIN_DIR: the records that were measured on and the top-1 by step, so that a resumed run knows them.
+RECORD_FILENAME = "validation.json"
 
 
 class BestCheckpoint:
     """Measures checkpoints while training goes on; use from worker 0 only."""
 
     def __init__(
-        self, train_dir: Path, dataset: slim.dataset.Dataset, batch_size: int, device: Device, first_step: int
+        self,
+        train_dir: Path,
+        held_out: slim.dataset.Dataset,
+        records_fingerprint: str | None,
+        batch_size: int,
+        device: Device,
+        first_step: int,
     ):
         """Takes up what an earlier part of the run has measured.
 
         Args:
             train_dir: Holds the checkpoints; the best is copied to BEST_FOLDER in it.
-            dataset: The validation split.
+            held_out: The validation split.
+            records_fingerprint: Of its set; what was measured on another one does not count.
             batch_size: Images at once.
             device: Where to run, and in what precision.
             first_step: The step that the run goes on from; what was measured later belongs to weights that are gone.
@@ -37,17 +47,26 @@ class BestCheckpoint:
             UserError: The record of what was measured is damaged.
         """
         self._folder = train_dir
-        self._dataset = dataset
+        self._held_out = held_out
+        self._records_fingerprint = records_fingerprint
         self._batch_size = batch_size
         self._device = device
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
         if path.is_file():
             try:
-                measured = {int(step): float(top_1) for step, top_1 in json.loads(path.read_text("utf-8")).items()}
+                record = json.loads(path.read_text("utf-8"))
+                measured = {int(step): float(top_1) for step, top_1 in record.get("top_1", record).items()}
+                measured_on = record.get("records_fingerprint", records_fingerprint)
             except (ValueError, TypeError, AttributeError):
                 raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for anew") from None
-            self._top_1 = {step: top_1 for step, top_1 in measured.items() if step <= first_step}
+            if measured_on == records_fingerprint:
+                self._top_1 = {step: top_1 for step, top_1 in measured.items() if step <= first_step}
+            else:
+                print(f"notice: {path} is about other records; what it says does not count any more", file=sys.stderr)
+
+    def has_measured(self, step: int) -> bool:
+        return step in self._top_1
 
     @property
     def best_step(self) -> int:
@@ -67,12 +86,12 @@ class BestCheckpoint:
         if self.best_step == step:
             self._keep(checkpoint)
         with open_replacing(self._folder / RECORD_FILENAME) as file:
-            json.dump(self._top_1, file)
+            json.dump({"records_fingerprint": self._records_fingerprint, "top_1": self._top_1}, file)
         return figures
 
     def _figures(self, checkpoint: str) -> dict[str, float]:
         with open_classifier(checkpoint, device=self._device) as classifier:
-            answers = predict(classifier, self._dataset, self._batch_size)
+            answers = predict(classifier, self._held_out, self._batch_size)
         return metrics.summary(answers.truth, answers.probabilities)
 
     def _keep(self, checkpoint: str) -> None:
@@ -85,8 +104,10 @@ class BestCheckpoint:
             *self._folder.glob(Path(checkpoint).name + ".*"),
             self._folder / LABELS_FILENAME,
             self._folder / checkpoints.SETTINGS_FILENAME,
+            self._folder / seen_pictures.FILENAME,
         ]:
-            shutil.copy2(path, partial)
+            if path.is_file():  # Runs on records without splits.json note no pictures.
+                shutil.copy2(path, partial)
         shutil.rmtree(best, ignore_errors=True)
         partial.rename(best)
 

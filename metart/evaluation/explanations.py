@@ -11,7 +11,7 @@ from metart.common.files import open_replacing
 from metart.common.progress import Progress
 from metart.evaluation import reports
 from metart.evaluation.inference import Classifier
-from metart.networks import registry
+from metart.networks import checkpoints, registry
 from metart.training import input_pipeline
 
 FEATURES_FILENAME = "training-features.npz"
@@ -21,13 +21,21 @@ NEIGHBOURS = 5
 class Explainer:
     """Writes a page for each picture that a classifier answered."""
 
-    def __init__(self, classifier: Classifier, folder: Path, training: slim.dataset.Dataset | None, batch_size: int):
+    def __init__(
+        self,
+        classifier: Classifier,
+        folder: Path,
+        training: slim.dataset.Dataset | None,
+        records_fingerprint: str | None,
+        batch_size: int,
+    ):
         """Looks at all training pictures once, if there are any; the folder keeps what it saw for the next run.
 
         Args:
             classifier: Its graph gets the operations that explain.
             folder: Gets a PNG file for each picture.
             training: The pictures to find similar ones among.
+            records_fingerprint: Of their set; None for records without splits.json.
             batch_size: Training pictures to look at together.
         """
         self._classifier = classifier
@@ -41,6 +49,7 @@ class Explainer:
             self._heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
             self._features = tf.math.l2_normalize(tf.reduce_mean(features, axis=[1, 2]), axis=-1)
         self._training = training
+        self._records_fingerprint = records_fingerprint
         if training is not None:
             self._training_features, self._training_names = self._look_at_training_pictures(training, batch_size)
 
@@ -92,17 +101,17 @@ class Explainer:
     ) -> tuple[np.ndarray, list[str]]:
         """Returns (features [n, depth], names [n]) of the training pictures; an earlier run's, if its file fits."""
         path = self._folder / FEATURES_FILENAME
-        checkpoint = Path(self._classifier.checkpoint + ".index")
-        made_of = repr(
-            [(str(file), file.stat().st_mtime_ns) for file in [checkpoint, *map(Path, training.data_sources)]]
-        )
+        records = self._records_fingerprint or [
+            (file, Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in training.data_sources
+        ]
+        made_of = repr([checkpoints.fingerprint(self._classifier.checkpoint), self._classifier.image_size, records])
         if path.is_file():
             with np.load(path) as saved:
                 if str(saved["made_of"]) == made_of:
                     return saved["features"], saved["names"].tolist()
         features: list[np.ndarray] = []
         names: list[str] = []
-        data = input_pipeline.evaluation_arrays(training.data_sources, batch_size, self._classifier.image_size)
+        data = input_pipeline.evaluation_arrays(training, batch_size, self._classifier.image_size)
         with Progress("looking at the training pictures", training.num_samples, "pictures") as progress:
             for images, _, of_batch in data:
                 features.append(self.features(images))

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+import sys
 from types import TracebackType
 from typing import NamedTuple
 
@@ -96,7 +97,8 @@ def open_classifier(
 
     Args:
         checkpoint_path: A checkpoint, or a folder for its newest.
-        model_name: None for the network in the flags.json beside the checkpoint, inception_v3 without that.
+        model_name: None for the network in the flags.json beside the checkpoint, without that for the one whose
+            variables it has.
         image_size: Side of the input, pixels; None for the size it was trained with, or the network's own.
         dataset_dir: Folder with labels.txt; None for the one beside the checkpoint.
         calibrated: With the temperature saved beside the checkpoint, if there is one.
@@ -108,9 +110,16 @@ def open_classifier(
     checkpoint = checkpoints.newest(checkpoint_path)
     label_names = checkpoints.label_names(checkpoint, dataset_dir)
     trained_with = checkpoints.settings(checkpoint)
-    model_name = model_name or trained_with.get("model_name", "inception_v3")
+    model_name = model_name or trained_with.get("model_name") or checkpoints.recognise(checkpoint)
     if model_name not in registry.NETWORKS:
         raise UserError(f"{checkpoint} was trained on {model_name}, which is no network here; give --model_name")
+    if not trained_with and image_size is None:
+        image_size = registry.NETWORKS[model_name].image_size
+        print(
+            f"notice: no {checkpoints.SETTINGS_FILENAME} beside {checkpoint}; taken for {model_name}, trained at "
+            f"{image_size} x {image_size} pixels. Where that is not so, give --eval_image_size: the answers are wrong",
+            file=sys.stderr,
+        )
     image_size = image_size or trained_with.get("train_image_size") or registry.NETWORKS[model_name].image_size
     temperature = read_temperature(checkpoint) if calibrated else 1.0
     return Classifier(checkpoint, model_name, image_size, label_names, temperature, device)
@@ -133,12 +142,14 @@ def predict(
         UserError: A records file is damaged.
     """
     num_pictures = min(dataset.num_samples, batch_size * (max_num_batches or dataset.num_samples))
-    data = input_pipeline.evaluation_arrays(dataset.data_sources, batch_size, classifier.image_size, max_num_batches)
+    data = input_pipeline.evaluation_arrays(dataset, batch_size, classifier.image_size, max_num_batches)
     truth: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []
     names: list[str] = []
     with Progress("evaluating", num_pictures, "pictures") as progress:
         for images, labels, of_batch in data:
+            if labels.max() >= len(classifier.label_names):
+                input_pipeline.raise_damaged(dataset)
             truth.append(labels)
             probabilities.append(classifier.probabilities(images))
             names += of_batch
@@ -150,23 +161,33 @@ def read_temperature(checkpoint: str) -> float:
     """Returns the temperature fitted for a checkpoint, 1.0 where none was.
 
     Raises:
-        UserError: The file with it is damaged.
+        UserError: The file with it is damaged, or about other weights.
     """
     path = Path(checkpoint + TEMPERATURE_SUFFIX)
     if not path.is_file():
         return 1.0
     try:
-        temperature = float(json.loads(path.read_text(encoding="utf-8"))["temperature"])
+        fitted = json.loads(path.read_text(encoding="utf-8"))
+        temperature = float(fitted["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError
-        return temperature
-    except (ValueError, KeyError, TypeError):
+        fitted_to = fitted.get("checkpoint_fingerprint")
+    except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; delete it, or fit it again with eval_image_classifier.py") from None
+    if fitted_to is None:
+        print(f"notice: {path} does not say which weights it was fitted to; taken for those beside it", file=sys.stderr)
+    elif fitted_to != checkpoints.fingerprint(checkpoint):
+        raise UserError(
+            f"{path} was fitted to other weights than those of {checkpoint}; delete it, or fit it again with "
+            "eval_image_classifier.py --calibrate"
+        )
+    return temperature
 
 
-def write_temperature(checkpoint: str, temperature: float) -> str:
-    """Saves a temperature beside its checkpoint and returns the path."""
+def write_temperature(checkpoint: str, temperature: float, records_fingerprint: str | None) -> str:
+    """Saves a temperature beside its checkpoint, with what it was fitted to, and returns the path."""
     path = checkpoint + TEMPERATURE_SUFFIX
+    about = {"checkpoint_fingerprint": checkpoints.fingerprint(checkpoint), "records_fingerprint": records_fingerprint}
     with open_replacing(path) as file:
-        json.dump({"temperature": temperature}, file)
+        json.dump({"temperature": temperature, **about}, file)
     return path

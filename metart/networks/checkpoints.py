@@ -1,7 +1,9 @@
 """Checkpoints in slim's form: `model.ckpt-N.*` and what lies beside them."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -54,6 +56,16 @@ def step(checkpoint: str) -> int:
     return int(match[1]) if match else 0
 
 
+def fingerprint(checkpoint: str) -> str:
+    """Returns 16 hexadecimal digits that stand for the weights, wherever the checkpoint was moved or copied to.
+
+    They are a hash of the index, a small file that holds name, shape and checksum of every variable; of a checkpoint in
+    TensorFlow's first form, of the whole file.
+    """
+    index = Path(checkpoint + ".index")
+    return hashlib.sha256((index if index.is_file() else Path(checkpoint)).read_bytes()).hexdigest()[:16]
+
+
 def shapes(checkpoint: str) -> dict[str, list[int]]:
     """Returns the shape of every variable in a checkpoint.
 
@@ -64,6 +76,13 @@ def shapes(checkpoint: str) -> dict[str, list[int]]:
         return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise _damaged(checkpoint, error) from None
+
+
+def recognise(checkpoint: str) -> str:
+    """Returns the network whose variables a checkpoint has, by the scope that most of them share; or inception_v3."""
+    scopes = Counter(name.split("/")[0] for name in shapes(checkpoint) if "/" in name)
+    common = scopes.most_common(1)[0][0].replace("_", "").lower() if scopes else ""
+    return next((name for name in registry.NETWORKS if name.replace("_", "") == common), "inception_v3")
 
 
 def _damaged(checkpoint: str, error: Exception) -> UserError:
@@ -179,6 +198,28 @@ def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:
             "trained with; use the data set it was trained on"
         )
     return names
+
+
+def foreign_heads(checkpoint: str, label_names: list[str]) -> str:
+    """Returns the comma-separated scopes of heads that answer with other labels, as labels.txt beside them says.
+
+    Raises:
+        UserError: They are the same labels in another order.
+    """
+    beside = Path(checkpoint).parent / LABELS_FILENAME
+    if not beside.is_file():
+        return ""
+    names = read_labels(beside.parent)
+    if names == label_names:
+        return ""
+    scopes = ",".join(registry.head_scopes())
+    if sorted(names) == sorted(label_names):
+        raise UserError(
+            f"{beside} has the labels of the records in another order, so its head would answer wrongly; add "
+            f"--checkpoint_exclude_scopes={scopes}"
+        )
+    print(f"{beside} has other labels than the records; the layers that answer are trained anew: {scopes}", flush=True)
+    return scopes
 
 
 def warm_start_variables(

@@ -21,6 +21,7 @@ from metart.networks.wide_resnet import wide_resnet_10_4
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
 # of a Keras layer that TensorFlow no longer has. The training step runs what is collected here.
 BATCH_NORM_UPDATES = "batch_norm_updates"
+HEADS = "heads"  # The collection of the scopes of the layers that answer.
 
 # Slim's 0.9997 averages over some 3,000 steps: after a short run the averages are still near their initial
 # values and evaluation answers at random. 100 steps are enough pictures for a mean and a variance.
@@ -163,7 +164,10 @@ def build(
             raise
         raise UserError(f"{images.shape[1]} x {images.shape[2]} pixels are too few for {model_name}") from None
     auxiliary_logits = end_points.get("AuxLogits")
-    return mean_over_places(logits), None if auxiliary_logits is None else mean_over_places(auxiliary_logits)
+    answers = [mean_over_places(each) for each in (logits, auxiliary_logits) if each is not None]
+    for each in answers:
+        tf.compat.v1.add_to_collection(HEADS, head(each)[1])
+    return answers[0], answers[1] if len(answers) > 1 else None
 
 
 def mean_over_places(net: tf.Tensor) -> tf.Tensor:
@@ -221,6 +225,11 @@ def head(logits: tf.Tensor) -> tuple[tf.Tensor, str]:
     while operation.type not in ("Conv2D", "MatMul"):
         operation = operation.inputs[0].op
     return operation.inputs[0], operation.name.rpartition("/")[0]
+
+
+def head_scopes() -> list[str]:
+    """Returns the scopes of the last layers of the network in the current graph; see HEADS."""
+    return tf.compat.v1.get_collection(HEADS)
 
 
 def dropout_keep_probability(model_name: str) -> float:

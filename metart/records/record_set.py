@@ -129,6 +129,33 @@ def reading(dataset_dir: str | os.PathLike[str]) -> Iterator[RecordSet | None]:
         yield records
 
 
+def is_still(dataset_dir: str | os.PathLike[str], records: RecordSet | None) -> bool:
+    """Returns whether a folder still holds the set that was read from it; True for records without splits.json."""
+    if records is None:
+        return True
+    try:
+        with open(Path(dataset_dir) / SPLITS_FILENAME, encoding="utf-8") as file:
+            start = file.read(200)  # convert.py writes the fingerprint first; it need not read half a million pictures.
+    except FileNotFoundError:
+        return False
+    if '"fingerprint"' in start:
+        return f'"{records.fingerprint}"' in start
+    return read(dataset_dir) == records
+
+
+def require_still(dataset_dir: str | os.PathLike[str], records: RecordSet | None) -> None:
+    """Stops a reader that would write down what it learned from two sets, on a file system without locks.
+
+    Raises:
+        UserError: The folder no longer holds the set that was read from it.
+    """
+    if not is_still(dataset_dir, records):
+        raise UserError(
+            f"the records in {dataset_dir} were changed meanwhile; nothing of the new ones is saved. Run the same "
+            "command again, of a training with another --train_dir if labels or split have changed"
+        )
+
+
 def raise_if_read(dataset_dir: Path) -> None:
     """Tells early what `write` would wait for.
 

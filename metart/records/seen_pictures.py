@@ -4,9 +4,11 @@ A few bytes a picture, beside the checkpoints. A picture is known by its content
 split has become since.
 """
 
+from collections.abc import Mapping
 import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,10 +21,7 @@ FILENAME = "seen-pictures.npy"
 
 def add(train_dir: str | os.PathLike[str], records: RecordSet, split: str) -> None:
     """Adds the pictures of a split to those that the run in `train_dir` remembers, now that it is about to see them."""
-    before = read(train_dir)
-    seen = np.union1d(np.array([], np.uint64) if before is None else before, _digests(records, split))
-    with open_replacing(Path(train_dir) / FILENAME, "wb") as file:
-        np.save(file, seen)
+    _write(train_dir, np.unique(_digests(records, split)))
 
 
 def read(train_dir: str | os.PathLike[str]) -> np.ndarray | None:
@@ -53,6 +52,59 @@ def read(train_dir: str | os.PathLike[str]) -> np.ndarray | None:
 def count(records: RecordSet, split: str, seen: np.ndarray) -> int:
     """Returns how many pictures of a split are among those seen."""
     return int(np.isin(_digests(records, split), seen).sum())
+
+
+def inherit(train_dir: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
+    """Adds what the run in the folder `source` remembers, whose weights the run in `train_dir` begins with."""
+    before = read(source)
+    if before is not None:
+        _write(train_dir, before)
+
+
+def refuse_seen(
+    checkpoint_dir: str | os.PathLike[str],
+    records: RecordSet | None,
+    split: str,
+    former: Mapping[str, Any],
+    allow: bool,
+) -> int | None:
+    """Says how many pictures of a split the run in a folder of checkpoints was trained on, and refuses any.
+
+    Args:
+        checkpoint_dir: Of the run.
+        records: The set that is to be evaluated on.
+        split: One of its splits.
+        former: What the run noted of the set that it was trained on: fingerprint and settings; or nothing.
+        allow: Return the number whatever it is.
+
+    Returns:
+        None where it is not known.
+
+    Raises:
+        UserError: There are such pictures; names the cause.
+    """
+    seen = read(checkpoint_dir)
+    if records is None or seen is None:
+        return None
+    number = count(records, split, seen)
+    if number and not allow:
+        total = sum(source.split == split for source in records.sources.values())
+        settings = records.settings._asdict()
+        cause = "these records are another data set than the one it was trained on"
+        for name in ("random_seed", "percent_validation"):
+            if name in former and former[name] != settings[name]:
+                cause = f"these records were split with --{name}={settings[name]}, those with {former[name]}"
+        raise UserError(
+            f"{number:,} of the {total:,} {split} pictures are among those that the run in {checkpoint_dir} was "
+            f"trained on: {cause}; take the records that it was trained with, or add --allow_seen_pictures"
+        )
+    return number
+
+
+def _write(train_dir: str | os.PathLike[str], more: np.ndarray) -> None:
+    before = read(train_dir)
+    with open_replacing(Path(train_dir) / FILENAME, "wb") as file:
+        np.save(file, more if before is None else np.union1d(before, more))
 
 
 def _digests(records: RecordSet, split: str) -> np.ndarray:

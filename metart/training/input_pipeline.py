@@ -94,19 +94,19 @@ def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size:
 
 
 def evaluation_arrays(
-    data_sources: Sequence[str], batch_size: int, image_size: int, max_num_batches: int | None = None
+    dataset: slim.dataset.Dataset, batch_size: int, image_size: int, max_num_batches: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yields what `evaluation_batches` has, up to so many batches; None for all.
 
     Raises:
         UserError: A records file is damaged.
     """
-    data = evaluation_batches(data_sources, batch_size, image_size).take(max_num_batches or -1)
+    data = evaluation_batches(dataset.data_sources, batch_size, image_size).take(max_num_batches or -1)
     try:
         for pictures, labels, names in data.as_numpy_iterator():
             yield pictures, labels, [name.decode() for name in names]
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-        raise_damaged(data_sources)
+        raise_damaged(dataset)
         raise
 
 
@@ -152,7 +152,7 @@ def label_counts(dataset: slim.dataset.Dataset) -> list[int]:
                 features = tf.train.Example.FromString(record).features.feature
                 counts[features["image/class/label"].int64_list.value[0]] += 1
     except (tf.errors.DataLossError, DecodeError, IndexError):
-        raise_damaged(dataset.data_sources)
+        raise_damaged(dataset)
         raise
     return counts
 
@@ -169,19 +169,27 @@ def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[n
     return [found[position] for position in positions]
 
 
-def raise_damaged(data_sources: Sequence[str]) -> None:
-    """Names the first records file that cannot be read to its end, or the first picture that cannot be decoded.
+def raise_damaged(dataset: slim.dataset.Dataset) -> None:
+    """Names the first records file that cannot be read to its end, or the first picture that cannot be used.
 
     TensorFlow's own message gives a byte offset but not the file.
 
     Raises:
         UserError: A file is damaged.
     """
-    for source in sorted(data_sources):
+    for source in sorted(dataset.data_sources):
         try:
             for record in tf.compat.v1.io.tf_record_iterator(source):  # Needs no eager mode; training has none.
                 features = tf.train.Example.FromString(record).features.feature
-                open_picture(features["image/encoded"].bytes_list.value[0])
+                label = features["image/class/label"].int64_list.value[0]
+                if not 0 <= label < dataset.num_classes:
+                    raise UserError(
+                        f"{source} has the label number {label}, labels.txt names {dataset.num_classes}; run "
+                        "convert.py again"
+                    )
+                picture = open_picture(features["image/encoded"].bytes_list.value[0])
+                if picture.format != "JPEG":
+                    raise BadPicture(f"a {picture.format}, the records hold JPEGs")
         except (tf.errors.DataLossError, tf.errors.NotFoundError, DecodeError, IndexError):
             raise UserError(f"{source} is damaged or cut off; delete it and run convert.py again") from None
         except BadPicture as error:

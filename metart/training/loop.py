@@ -40,6 +40,13 @@ class Intervals(NamedTuple):
     save_interval_secs: int
     validation_epochs: float | None  # None never measures.
 
+    def is_measured(self, step: int, plan: Plan) -> bool:
+        """Returns whether the checkpoint of a step is measured on the validation split."""
+        if not self.validation_epochs or step == 0:
+            return False
+        steps = max(1, round(self.validation_epochs * plan.schedule.steps_per_epoch))
+        return step % steps == 0 or step == plan.total_steps
+
 
 class Run(NamedTuple):
     """A run that is under way."""
@@ -52,6 +59,7 @@ class Run(NamedTuple):
     workers: Cluster
     interruption: Interruption
     label_names: list[str]
+    before_saving: Callable[[], None]  # Raises where what was learned must not be saved.
 
 
 class Verdict(NamedTuple):
@@ -143,9 +151,8 @@ class _Log:
         return True
 
     def pictures(self, step: int, images: np.ndarray, labels: np.ndarray) -> None:
-        self._summaries.pictures(
-            step, images.clip(0, 255).astype(np.uint8), [self._label_names[label] for label in labels]
-        )
+        names = [f"input {number}: {self._label_names[label]}" for number, label in enumerate(labels, start=1)]
+        self._summaries.pictures(step, images.clip(0, 255).astype(np.uint8), names)
 
     def step_done(self, step: int, loss: float, rate: float, is_last: bool) -> None:
         if step == self._plan.first_step + 1:
@@ -186,13 +193,7 @@ class _Keeper:
         """Returns whether a checkpoint has to be written after this step; on all workers, where it is for measuring."""
         seconds = time.monotonic() - self._last_save
         is_late = self._run.workers.index == 0 and seconds >= self._intervals.save_interval_secs
-        return is_late or self._is_measured(step)
-
-    def _is_measured(self, step: int) -> bool:
-        if not self._intervals.validation_epochs:
-            return False
-        steps = max(1, round(self._intervals.validation_epochs * self._run.plan.schedule.steps_per_epoch))
-        return step % steps == 0 or step == self._run.plan.total_steps
+        return is_late or self._intervals.is_measured(step, self._run.plan)
 
     def save(self, step: int, loss: float) -> None:
         """Saves, if the weights are worth it, and measures if it is time.
@@ -207,11 +208,12 @@ class _Keeper:
                 f"--learning_rate={run.plan.schedule.learning_rate / 10:g} in a new --train_dir (last good "
                 f"checkpoint: {self.saved})"
             )
+        run.before_saving()
         if run.workers.index == 0:
             checkpoints.save(run.session, run.saver, run.train_dir, step)
         self.saved = f"{self._basename}-{step}"
         self._last_save = time.monotonic()
-        if self._measure and self._is_measured(step):
+        if self._measure and self._intervals.is_measured(step, run.plan):
             verdict = self._measure(self.saved)
             self._log.verdict(step, verdict)
             self.early_stop = verdict.is_last  # All workers learn it with the next step.

@@ -1,0 +1,381 @@
+"""Every file knows what it was made from: what does not belong together is refused, and never answers wrongly."""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+import shutil
+
+from conftest import IMAGE_SIZE, LABEL_COLOURS, draw_pictures
+import numpy as np
+from PIL import Image
+import pytest
+
+from metart.networks.slim_compat import tf
+import classify
+import convert
+import eval_image_classifier
+import export_model
+from metart.common.flags import UserError
+from metart.networks import checkpoints
+from metart.records import record_set, seen_pictures
+import train_image_classifier
+
+SMALL = ["--model_name=wide_resnet_10_4", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=momentum"]
+HEAD, BELOW = "wide_resnet_10_4/logits", "wide_resnet_10_4/block2/conv1/weights"
+ALLOW = "--allow_seen_pictures"
+
+
+def train(train_dir: Path, dataset_dir: Path, steps: int, *more: str) -> None:
+    train_image_classifier.main(
+        [f"--train_dir={train_dir}", f"--dataset_dir={dataset_dir}", f"--max_number_of_steps={steps}", *SMALL, *more]
+    )
+
+
+def evaluate(train_dir: Path, dataset_dir: Path, eval_dir: Path, *more: str) -> dict[str, object]:
+    eval_image_classifier.main(
+        [f"--checkpoint_path={train_dir}", f"--dataset_dir={dataset_dir}", f"--eval_dir={eval_dir}", *more]
+    )
+    return json.loads((eval_dir / "metrics.json").read_text())
+
+
+def export(train_dir: Path, export_dir: Path, *more: str) -> None:
+    export_model.main([f"--checkpoint_path={train_dir}", f"--export_dir={export_dir}", "--notflite", *more])
+
+
+@pytest.fixture(scope="module")
+def train_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on `dataset_dir` with a network that is built in a second. Read only."""
+    folder = tmp_path_factory.mktemp("logs")
+    train(folder, dataset_dir, 20)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def split_anew(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The pictures of `dataset_dir` under another seed."""
+    folder = tmp_path_factory.mktemp("anew")
+    draw_pictures(folder)
+    convert.main([f"--dataset_dir={folder}", "--num_workers=1", "--random_seed=7"])
+    return folder
+
+
+@pytest.fixture
+def logs(train_dir: Path, tmp_path: Path) -> Path:
+    """A copy of `train_dir` to spoil."""
+    return shutil.copytree(train_dir, tmp_path / "logs")
+
+
+def overlap(trained_on: Path, evaluated_on: Path) -> tuple[int, int]:
+    """Counts by hand, from the files themselves: (validation pictures that are training pictures of the other; all)."""
+
+    def contents(folder: Path, split: str) -> list[bytes]:
+        pictures = json.loads((folder / "splits.json").read_text())["pictures"]
+        return [(folder / "met_art" / path).read_bytes() for path in pictures if pictures[path]["split"] == split]
+
+    validation = contents(evaluated_on, "validation")
+    return len(set(validation) & set(contents(trained_on, "train"))), len(validation)
+
+
+def test_the_fingerprint_of_a_checkpoint_is_that_of_its_weights(train_dir: Path, tmp_path: Path) -> None:
+    copied = shutil.copytree(train_dir, tmp_path / "elsewhere")
+    assert checkpoints.fingerprint(str(copied / "model.ckpt-20")) == checkpoints.fingerprint(
+        f"{train_dir}/model.ckpt-20"
+    )
+
+    def save(name: str, value: float) -> str:
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            weights = tf.compat.v1.get_variable("weights", initializer=np.array([1.0, value, 3.0], np.float32))
+            session.run(weights.initializer)
+            saver = tf.compat.v1.train.Saver([weights])
+            return checkpoints.fingerprint(saver.save(session, str(tmp_path / name), write_meta_graph=False))
+
+    assert save("a", 2.0) == save("b", 2.0)
+    assert save("a", 2.0) != save("c", np.nextafter(np.float32(2.0), np.float32(3.0)))
+
+
+def test_pictures_that_were_trained_on_do_not_validate(
+    dataset_dir: Path, split_anew: Path, train_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen, total = overlap(dataset_dir, split_anew)
+    assert seen > 0
+    complaint = (
+        rf"{seen} of the {total} validation pictures are among those that the run in {train_dir} was trained on: these "
+        r"records were split with --random_seed=7, those with 0; take .* or add --allow_seen_pictures"
+    )
+    with pytest.raises(UserError, match=complaint):
+        evaluate(train_dir, split_anew, tmp_path / "eval")
+    assert not (tmp_path / "eval").exists()
+    assert evaluate(train_dir, split_anew, tmp_path / "eval", ALLOW)["pictures_seen_in_training"] == seen
+    assert f"notice: the run was trained on {seen} of these pictures" in capsys.readouterr().err
+    about = evaluate(train_dir, dataset_dir, tmp_path / "eval")
+    assert about["pictures_seen_in_training"] == 0
+    assert about["records_fingerprint"] == json.loads((dataset_dir / "splits.json").read_text())["fingerprint"]
+    assert (
+        evaluate(train_dir, dataset_dir, tmp_path / "eval", "--dataset_split_name=train")["pictures_seen_in_training"]
+        == 3 * 9
+    )
+
+
+def test_neither_resume_nor_warm_start_learns_what_it_validates_on(
+    split_anew: Path, logs: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in logs.iterdir()}
+    with pytest.raises(UserError, match="was trained on: these records were split with --random_seed=7"):
+        train(logs, split_anew, 22)
+    assert {path.name: path.read_bytes() for path in logs.iterdir()} == before
+    new = tmp_path / "new"
+    with pytest.raises(UserError, match="was trained on: these records were split with --random_seed=7"):
+        train(new, split_anew, 1, f"--checkpoint_path={logs}")
+    train(new, split_anew, 1, f"--checkpoint_path={logs}", ALLOW)
+    seen = seen_pictures.read(new)
+    assert seen is not None
+    known = record_set.read(split_anew)
+    assert known and seen_pictures.count(known, "train", seen) == 27
+    assert seen_pictures.count(known, "validation", seen) == overlap_of(logs, split_anew)
+
+
+def overlap_of(logs: Path, dataset_dir: Path) -> int:
+    seen, records = seen_pictures.read(logs), record_set.read(dataset_dir)
+    assert seen is not None and records is not None
+    return seen_pictures.count(records, "validation", seen)
+
+
+def test_a_run_without_a_memory_is_evaluated_as_ever(logs: Path, split_anew: Path, tmp_path: Path) -> None:
+    (logs / seen_pictures.FILENAME).unlink()
+    assert evaluate(logs, split_anew, tmp_path / "eval")["pictures_seen_in_training"] is None
+
+
+def test_a_temperature_of_other_weights_is_refused(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate")
+    path = logs / "model.ckpt-20.temperature.json"
+    fitted = json.loads(path.read_text())
+    train(logs, dataset_dir, 21)
+    shutil.copy(path, logs / "model.ckpt-21.temperature.json")
+    with pytest.raises(UserError, match=r"model.ckpt-21.temperature.json was fitted to other weights than those of"):
+        evaluate(logs, dataset_dir, tmp_path / "eval")
+    (logs / "model.ckpt-21.temperature.json").write_text(json.dumps({"temperature": fitted["temperature"]}))
+    capsys.readouterr()
+    evaluate(logs, dataset_dir, tmp_path / "eval")  # As older releases wrote it.
+    assert "temperature.json does not say which weights it was fitted to" in capsys.readouterr().err
+
+
+def other_labels(folder: Path, names: dict[str, str]) -> Path:
+    """Returns records of the same pictures under other labels."""
+    draw_pictures(folder)
+    for old, new in names.items():
+        (folder / "met_art" / old).rename(folder / "met_art" / new)
+    convert.main([f"--dataset_dir={folder}", "--num_workers=1"])
+    return folder
+
+
+def test_a_head_for_other_labels_is_not_taken(
+    train_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = other_labels(tmp_path / "data", dict(zip(LABEL_COLOURS, ("Zapotec", "Yoruba", "Xhosa"), strict=True)))
+    train(tmp_path / "logs", data, 1, f"--checkpoint_path={train_dir}", "--learning_rate=1e-30", ALLOW)
+    said = capsys.readouterr().out
+    assert f"has other labels than the records; the layers that answer are trained anew: {HEAD}\n" in said
+
+    def value(folder: Path, name: str) -> np.ndarray:
+        return tf.train.load_variable(str(folder), name)
+
+    assert not np.array_equal(value(tmp_path / "logs", f"{HEAD}/weights"), value(train_dir, f"{HEAD}/weights"))
+    np.testing.assert_array_equal(value(tmp_path / "logs", BELOW), value(train_dir, BELOW))
+
+
+def test_the_same_labels_in_another_order_are_refused(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    names = (logs / "labels.txt").read_text().splitlines()
+    swapped = [f"{number}:{name.split(':')[1]}" for number, name in enumerate(reversed(names))]
+    (logs / "labels.txt").write_text("\n".join(swapped) + "\n")
+    with pytest.raises(UserError, match="in another order, so its head would answer wrongly; add --checkpoint_exclude"):
+        train(tmp_path / "new", dataset_dir, 1, f"--checkpoint_path={logs}")
+
+
+def test_records_that_change_under_a_run_without_locks_stop_it(
+    dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(dataset_dir, tmp_path / "data")
+    original = checkpoints.restore
+
+    def changed_meanwhile(*arguments: object) -> None:
+        described = json.loads((data / "splits.json").read_text())
+        (data / "splits.json").write_text(json.dumps(described | {"fingerprint": "0123456789abcdef"}, indent=1))
+        original(*arguments)  # type: ignore[arg-type]
+
+    train(tmp_path / "logs", data, 2)
+    monkeypatch.setattr(checkpoints, "restore", changed_meanwhile)  # Between reading the set and the next checkpoint.
+    with pytest.raises(UserError, match=rf"the records in {data} were changed meanwhile; nothing of the new ones is"):
+        train(tmp_path / "logs", data, 4)
+    assert [checkpoints.step(each) for each in checkpoints.all_in(tmp_path / "logs")] == [2]
+
+
+def test_only_figures_of_this_very_model_are_exported(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    evaluate(logs, dataset_dir, tmp_path / "eval")
+    path = tmp_path / "eval" / "metrics.json"
+    measured = json.loads(path.read_text())
+    changes: list[tuple[str, object]] = [
+        ("checkpoint_fingerprint", "0123456789abcdef"),
+        ("model_name", "inception_v1"),
+        ("image_size", 64),
+        ("temperature", 1.5),
+    ]
+    for name, value in changes:
+        path.write_text(json.dumps(measured | {name: value}))
+        with pytest.raises(UserError, match=f"is about {name.replace('_', ' ')} {value}, not .*; run eval_image"):
+            export(logs, tmp_path / "export", f"--eval_dir={tmp_path}/eval")
+    path.write_text(json.dumps({name: value for name, value in measured.items() if "fingerprint" not in name}))
+    with pytest.raises(UserError, match="is about checkpoint fingerprint unknown, not"):
+        export(logs, tmp_path / "export", f"--eval_dir={tmp_path}/eval")
+    assert not (tmp_path / "export").exists()
+
+
+def test_a_new_model_gets_a_new_number(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "export"
+
+    def numbers() -> list[int]:
+        return sorted(int(path.name) for path in folder.iterdir())
+
+    export(logs, folder)
+    export(logs, folder)
+    assert capsys.readouterr().out.splitlines()[-1].startswith(f"nothing to do: {folder}/20 is this very model")
+    assert numbers() == [20]
+    evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate")
+    export(logs, folder)  # The same weights with a temperature.
+    assert numbers() == [20, 21]
+    shutil.copytree(logs, tmp_path / "second")
+    shutil.rmtree(tmp_path / "second" / "model.ckpt-20", ignore_errors=True)
+    train(tmp_path / "other", dataset_dir, 2)
+    export(tmp_path / "other", folder)  # Another run, of a lower step.
+    assert numbers() == [20, 21, 22]
+    signature = tf.saved_model.load(str(folder / "22")).signatures["serving_default"]
+    picture = next((dataset_dir / "met_art" / "Chinese").iterdir())
+    classify.main([f"--checkpoint_path={tmp_path}/other", f"--image_file={picture}", "--format=jsonl"])
+    answers = json.loads(capsys.readouterr().out.splitlines()[-1])["answers"]
+    served = signature(image_bytes=tf.constant([picture.read_bytes()]))
+    assert [name.decode() for name in served["labels"].numpy()[0]] == [answer["label"] for answer in answers]
+    np.testing.assert_allclose(served["probabilities"].numpy()[0], [a["probability"] for a in answers], atol=1e-3)
+
+
+def test_a_card_lists_what_is_there(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    export(logs, tmp_path / "export", f"--dataset_dir={dataset_dir}")
+    card = (tmp_path / "export" / "20" / "README.md").read_text()
+    assert "tflite" not in card and "Not measured" in card
+    assert checkpoints.fingerprint(str(logs / "model.ckpt-20")) in card
+
+
+@pytest.mark.parametrize("file", ["splits.json"])
+def test_damage_beside_the_records_is_one_line(file: str, logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(dataset_dir, tmp_path / "data")
+    (data / file).write_text('{"counts": 3')
+    for run in (
+        lambda: export(logs, tmp_path / "export", f"--dataset_dir={data}"),
+        lambda: evaluate(logs, data, tmp_path / "eval"),
+        lambda: train(logs, data, 22),
+    ):
+        with pytest.raises(UserError, match=f"{data}/{file} is damaged"):
+            run()
+
+
+def test_a_checkpoint_without_its_flags_says_what_is_assumed(
+    logs: Path, dataset_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = next((dataset_dir / "met_art" / "Chinese").iterdir())
+
+    def answer(*more: str) -> tuple[str, str]:
+        classify.main([f"--checkpoint_path={logs}", f"--image_file={picture}", "--format=jsonl", *more])
+        shown = capsys.readouterr()
+        return shown.out, shown.err
+
+    known, notices = answer()
+    assert "notice" not in notices
+    (logs / "flags.json").unlink()
+    _, notices = answer()
+    assert "taken for wide_resnet_10_4, trained at 64 x 64 pixels" in notices
+    same, notices = answer(f"--eval_image_size={IMAGE_SIZE}")
+    assert same == known and "notice" not in notices
+
+
+def test_watching_ends_with_a_run_that_stopped_early(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = json.loads((logs / "flags.json").read_text())
+    settings |= {"max_number_of_steps": 400, "finished_step": 20}
+    (logs / "flags.json").write_text(json.dumps(settings))
+    evaluate(logs, dataset_dir, tmp_path / "eval", "--watch")
+    assert "model.ckpt-20: top-1" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_measurement_that_a_kill_prevented_is_made_up(
+    last: bool, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    train(logs, dataset_dir, 4, "--validation_epochs=0.3")
+    path = logs / "validation.json"
+    record = json.loads(path.read_text())
+    assert list(record["top_1"]) == ["2", "4"]
+    del record["top_1"]["4"]
+    path.write_text(json.dumps(record))  # As a kill between saving and measuring leaves it.
+    capsys.readouterr()
+    train(logs, dataset_dir, 4 if last else 6, "--validation_epochs=0.3")
+    assert "step 4: validation top-1" in capsys.readouterr().out
+    assert list(json.loads(path.read_text())["top_1"]) == (["2", "4"] if last else ["2", "4", "6"])
+
+
+def test_what_was_measured_on_other_records_does_not_count(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    train(logs, dataset_dir, 2, "--validation_epochs=0.3")
+    path = logs / "validation.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"records_fingerprint": "0123456789abcdef"}))
+    train(logs, dataset_dir, 4, "--validation_epochs=0.3")
+    assert f"notice: {path} is about other records" in capsys.readouterr().err
+    assert json.loads(path.read_text())["records_fingerprint"] == record["records_fingerprint"]
+
+
+def rewrite(shard: Path, change: Callable[[tf.train.Example], None]) -> None:
+    """Changes the first record of a file."""
+    records = [record.numpy() for record in tf.data.TFRecordDataset(str(shard))]
+    example = tf.train.Example.FromString(records[0])
+    change(example)
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        for record in [example.SerializeToString(), *records[1:]]:
+            writer.write(record)
+
+
+def test_records_that_no_one_here_wrote_are_named(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    def label_above(example: tf.train.Example) -> None:
+        example.features.feature["image/class/label"].int64_list.value[0] = 3
+
+    def png(example: tf.train.Example) -> None:
+        path = tmp_path / "a.png"
+        Image.new("RGB", (40, 40)).save(path)
+        example.features.feature["image/encoded"].bytes_list.value[0] = path.read_bytes()
+
+    for change, split, complaint in (
+        (label_above, "train", "has the label number 3, labels.txt names 3; run convert.py again"),
+        (label_above, "validation", "has the label number 3, labels.txt names 3; run convert.py again"),
+        (png, "train", "is damaged .a PNG, the records hold JPEGs."),
+    ):
+        data = shutil.copytree(dataset_dir, tmp_path / f"{split}-{change.__name__}")
+        shard = min(data.glob(f"arts_{split}_*"))
+        rewrite(shard, change)
+        described = json.loads((data / "splits.json").read_text())
+        described["shards"][shard.name] = shard.stat().st_size
+        (data / "splits.json").write_text(json.dumps(described))
+        with pytest.raises(UserError, match=f"{shard.name}.*{complaint}"):
+            if split == "train":
+                train(
+                    tmp_path / "new",
+                    data,
+                    20,
+                    "--class_balance=0.5" if change is label_above else "--precision=float32",
+                )
+            else:
+                evaluate(logs, data, tmp_path / "eval")
