@@ -15,7 +15,7 @@ from metart.networks import registry
 MODULES = (nets.alexnet, nets.inception, nets.overfeat, nets.resnet_v1, nets.resnet_v2, nets.vgg)
 ARG_SCOPES = {"resnet": nets.resnet_utils.resnet_arg_scope, "vgg": nets.vgg.vgg_arg_scope}
 LIGHT = {"inception_v1", "inception_v2", "inception_v3", "resnet_v1_50", "resnet_v2_50"}
-NOT_OF_SLIM = {"wide_resnet_10_4"}
+OF_SLIM = [name for name, network in registry.NETWORKS.items() if network.function.__module__.startswith("tf_slim.")]
 HEAVY = {"alexnet_v2", "overfeat", "vgg_a", "vgg_16", "vgg_19"}  # Hundreds of megabytes of weights.
 
 
@@ -42,9 +42,7 @@ def plainly(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tf.Tensor]:
 
 def test_all_networks_of_slim_are_there() -> None:
     pattern = re.compile(r"alexnet_v\d|inception_v\d|overfeat|resnet_v\d_\d+|vgg_(a|\d+)")
-    assert set(registry.NETWORKS) - NOT_OF_SLIM == {
-        name for module in MODULES for name in vars(module) if pattern.fullmatch(name)
-    }
+    assert set(OF_SLIM) == {name for module in MODULES for name in vars(module) if pattern.fullmatch(name)}
 
 
 def shapes() -> dict[str, list[int]]:
@@ -99,11 +97,7 @@ def answers(logits: tf.Tensor, inputs: tf.Tensor, pixels: np.ndarray) -> np.ndar
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in LIGHT else [pytest.mark.slow])
-        for name in registry.NETWORKS
-        if name not in NOT_OF_SLIM
-    ],
+    [pytest.param(name, marks=[] if name in LIGHT else [pytest.mark.slow]) for name in OF_SLIM],
 )
 def test_variables_and_answers_are_slims(name: str, plainly: Callable[..., tf.Tensor]) -> None:
     size = registry.NETWORKS[name].image_size

@@ -11,7 +11,7 @@ from metart.networks import registry
 from metart.training import optimizers
 from metart.training.cluster import Cluster
 
-AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of inception_v3, as its authors have it.
+AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of the later inceptions, as their authors have it.
 PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
 # Gradients of float16 are multiplied by this on the way: most are below the smallest number that float16 has.
 FLOAT16_LOSS_SCALE = 1024.0
