@@ -71,9 +71,7 @@ def fixed_value(name: str, shape: list[int], kernel_factor: float) -> np.ndarray
     """Returns what the variable of that name is set to: activations stay finite, and each variable counts."""
     generator = np.random.default_rng(zlib.crc32(name.encode()))
     kind = name.rpartition("/")[2]
-    if kind == "weights":
-        return generator.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1])) * kernel_factor
-    if kind == "pointwise_weights":
+    if kind in ("weights", "pointwise_weights"):
         return generator.standard_normal(shape) * np.sqrt(2 / np.prod(shape[:-1])) * kernel_factor
     if kind == "depthwise_weights":
         return generator.standard_normal(shape) * np.sqrt(2 / (shape[0] * shape[1])) * kernel_factor
@@ -154,7 +152,7 @@ def test_everything_that_is_known_of_slims_network(name: str) -> None:
             (ours.auxiliary_logits, answers.get("aux_logits_float64")),
         ):
             assert (logits is None) == (expected is None)
-            if expected is not None:
+            if logits is not None:
                 np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
         last = answers["last_layer_input"]
         assert len(ours.head_input) == last["length"]
@@ -167,7 +165,7 @@ def test_published_accuracy_and_address() -> None:
     for name in published:
         network = registry.NETWORKS[name]
         assert network.top_1 and 0.4 < network.top_1 < 0.9
-        assert network.address.endswith(("gz",))
+        assert network.address.endswith((".tar.gz", ".tgz"))
 
 
 def train(name: str, size: int, steps: int) -> dict[str, tuple[list[float], list[Any]]]:
