@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from metart.networks.slim_compat import tf
 
-# In bfloat16 they take several times as long as in float32, and a MobileNet's step up to twice as long (two Zen 4 cores).
+# In bfloat16 these take several times as long as in float32, and a MobileNet's step up to twice as long (on Zen 4).
 SLOW_IN_BFLOAT16 = ("DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput")
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
