@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from metart.networks.slim_compat import nets, slim, slim_layers, tf
 from metart.common.flags import UserError
+from metart.networks import efficientnet_lite, nasnet, pnasnet
 from metart.networks.inception_resnet_v2 import inception_resnet_v2, inception_resnet_v2_arg_scope
 from metart.networks.inception_v4 import inception_v4
 from metart.networks.mobilenet_v1 import mobilenet_arg_scope, mobilenet_v1
@@ -53,11 +54,21 @@ def _mobilenet(function: Callable[..., Any], **options: Any) -> Network:
     return _inception_pixels(functools.partial(function, **options), mobilenet_arg_scope, 224)
 
 
+def _efficientnet_pixels(function: Callable[..., Any], image_size: int) -> Network:
+    # The layers' defaults are NASNet's: batch norm with epsilon 0.001 and gamma, initial weights by fan-out.
+    return Network(function, nasnet.arg_scope, image_size, 128.0, (127.0, 127.0, 127.0))
+
+
 _inception_scope = nets.inception.inception_v3_arg_scope
 _resnet_scope = nets.resnet_utils.resnet_arg_scope
 
 NETWORKS: dict[str, Network] = {
     "alexnet_v2": _vgg_pixels(nets.alexnet.alexnet_v2, nets.alexnet.alexnet_v2_arg_scope, 224),
+    "efficientnet_lite0": _efficientnet_pixels(efficientnet_lite.efficientnet_lite0, 224),
+    "efficientnet_lite1": _efficientnet_pixels(efficientnet_lite.efficientnet_lite1, 240),
+    "efficientnet_lite2": _efficientnet_pixels(efficientnet_lite.efficientnet_lite2, 260),
+    "efficientnet_lite3": _efficientnet_pixels(efficientnet_lite.efficientnet_lite3, 280),
+    "efficientnet_lite4": _efficientnet_pixels(efficientnet_lite.efficientnet_lite4, 300),
     "inception_v1": _inception_pixels(nets.inception.inception_v1, nets.inception.inception_v1_arg_scope, 224),
     "inception_v2": _inception_pixels(nets.inception.inception_v2, nets.inception.inception_v2_arg_scope, 224),
     "inception_v3": _inception_pixels(nets.inception.inception_v3, _inception_scope, 299),
@@ -74,7 +85,11 @@ NETWORKS: dict[str, Network] = {
     "mobilenet_v3_large_minimalistic": _mobilenet(mobilenet_v3_large, minimalistic=True),
     "mobilenet_v3_small": _mobilenet(mobilenet_v3_small),
     "mobilenet_v3_small_minimalistic": _mobilenet(mobilenet_v3_small, minimalistic=True),
+    "nasnet_mobile": _inception_pixels(nasnet.nasnet_mobile, nasnet.arg_scope, 224),
+    "nasnet_large": _inception_pixels(nasnet.nasnet_large, nasnet.arg_scope, 331),
     "overfeat": _vgg_pixels(nets.overfeat.overfeat, nets.overfeat.overfeat_arg_scope, 231),
+    "pnasnet_mobile": _inception_pixels(pnasnet.pnasnet_mobile, nasnet.arg_scope, 224),
+    "pnasnet_large": _inception_pixels(pnasnet.pnasnet_large, nasnet.arg_scope, 331),
     "resnet_v1_50": _vgg_pixels(nets.resnet_v1.resnet_v1_50, _resnet_scope, 224),
     "resnet_v1_101": _vgg_pixels(nets.resnet_v1.resnet_v1_101, _resnet_scope, 224),
     "resnet_v1_152": _vgg_pixels(nets.resnet_v1.resnet_v1_152, _resnet_scope, 224),
@@ -91,10 +106,17 @@ NETWORKS: dict[str, Network] = {
 
 _MODELS = "http://download.tensorflow.org/models"
 _V2 = "https://storage.googleapis.com/mobilenet_v2/checkpoints"
+_NASNET = "https://storage.googleapis.com/download.tensorflow.org/models"
+_LITE = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet/lite"
 _V3 = "https://storage.googleapis.com/mobilenet_v3/checkpoints"
 
-# Top-1 accuracy and address, from the lists of slim's research models.
+# Top-1 accuracy and address, from the lists of slim's research models and of Google's EfficientNet-Lite.
 _PUBLISHED = {
+    "efficientnet_lite0": (0.751, f"{_LITE}/efficientnet-lite0.tar.gz"),
+    "efficientnet_lite1": (0.767, f"{_LITE}/efficientnet-lite1.tar.gz"),
+    "efficientnet_lite2": (0.776, f"{_LITE}/efficientnet-lite2.tar.gz"),
+    "efficientnet_lite3": (0.798, f"{_LITE}/efficientnet-lite3.tar.gz"),
+    "efficientnet_lite4": (0.815, f"{_LITE}/efficientnet-lite4.tar.gz"),
     "inception_v3": (0.780, f"{_MODELS}/inception_v3_2016_08_28.tar.gz"),
     "inception_v4": (0.802, f"{_MODELS}/inception_v4_2016_09_09.tar.gz"),
     "inception_resnet_v2": (0.804, f"{_MODELS}/inception_resnet_v2_2016_08_30.tar.gz"),
@@ -109,6 +131,10 @@ _PUBLISHED = {
     "mobilenet_v3_large_minimalistic": (0.723, f"{_V3}/v3-large-minimalistic_224_1.0_float.tgz"),
     "mobilenet_v3_small": (0.675, f"{_V3}/v3-small_224_1.0_float.tgz"),
     "mobilenet_v3_small_minimalistic": (0.619, f"{_V3}/v3-small-minimalistic_224_1.0_float.tgz"),
+    "nasnet_mobile": (0.740, f"{_NASNET}/nasnet-a_mobile_04_10_2017.tar.gz"),
+    "nasnet_large": (0.827, f"{_NASNET}/nasnet-a_large_04_10_2017.tar.gz"),
+    "pnasnet_mobile": (0.742, f"{_NASNET}/pnasnet-5_mobile_2017_12_13.tar.gz"),
+    "pnasnet_large": (0.829, f"{_NASNET}/pnasnet-5_large_2017_12_13.tar.gz"),
     "resnet_v1_50": (0.752, f"{_MODELS}/resnet_v1_50_2016_08_28.tar.gz"),
 }
 for _name, (_top_1, _address) in _PUBLISHED.items():

@@ -103,11 +103,11 @@ def build_head(
         scope,
     )
     trained = registry.in_scopes(tf.compat.v1.trainable_variables(), scope)
-    by_name = {variable.op.name.rpartition("/")[2]: variable for variable in trained}
+    biases, weights = sorted(trained, key=lambda variable: variable.shape.rank)
     kept = tf.nn.dropout(inputs.features, rate=1.0 - registry.dropout_keep_probability(recipe.model_name))
     # The mean over the places of a 1 x 1 convolution is the same product with the mean over the places.
     _add_loss(
-        tf.matmul(kept, tf.reshape(by_name["weights"], [of_pictures.shape[-1], -1])) + by_name["biases"],
+        tf.matmul(kept, tf.reshape(weights, [of_pictures.shape[-1], -1])) + biases,
         inputs.labels,
         label_weights,
         recipe.label_smoothing,
