@@ -17,6 +17,7 @@ import numpy as np
 from metart.common.flags import UserError
 
 MAX_BYTES = 2**30  # Of a file, and of what is unpacked from it; weights of image classifiers have a tenth.
+MAX_INSTRUCTIONS = 2**20  # Of a pickle; those of image classifiers have some ten thousand.
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C  # With it begins a file in PyTorch's form before version 1.6.
 DTYPES = {"torch FloatStorage": "<f4", "torch DoubleStorage": "<f8", "torch LongStorage": "<i8"}
 VALUES = {"BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE"}  # Instructions that bring a value with them.
@@ -55,7 +56,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; name a file of weights")
     try:
         return _read(path.read_bytes())
-    except (ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, RuntimeError) as error:
+    except Exception as error:  # What a damaged archive or pickle can raise has no end, and means one thing.
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is no state dict of PyTorch, or damaged: {reason}; download it again") from None
 
@@ -133,8 +134,10 @@ def _unpickled(file: io.BytesIO) -> Any:
         return values
 
     argument: Any
-    for instruction, argument, _ in pickletools.genops(file):
+    for number, (instruction, argument, _) in enumerate(pickletools.genops(file)):
         name = instruction.name
+        if number == MAX_INSTRUCTIONS:
+            raise ValueError(f"it has more than {number:,} instructions")
         if name in VALUES:
             stack.append(argument)
         elif name in CONSTANTS:
