@@ -336,7 +336,8 @@ def build_savers(settings: Settings, data: Data, newest: str | None) -> tuple[tf
     variables = checkpoints.warm_start_variables(
         checkpoint, settings.recipe.model_name, num_classes, excluded, warm.ignore_missing_vars
     )
-    return saver, Start(checkpoint, tf.compat.v1.train.Saver(variables))
+    # Weights that were averaged over training answer better, and are what is evaluated.
+    return saver, Start(checkpoint, tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables)))
 
 
 @contextlib.contextmanager

@@ -22,7 +22,7 @@ FIXED = {
     "efficientnet_lite1": (-1.11297, 3.401131, -1.134707),
     "efficientnet_lite2": (-2.987441, -0.9678042, 1.996825),
     "efficientnet_lite3": (-0.9406055, 0.3035306, 0.4523553),
-    "efficientnet_lite4": @@LITE4@@,
+    "efficientnet_lite4": (-1.579289, 0.2717248, 2.401417),
 }
 REAL = {
     "efficientnet_lite0": (-2.526209, 0.3417506, 1.204329),
