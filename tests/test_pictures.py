@@ -1,13 +1,16 @@
 """pictures.py against Pillow's own full decode, and against files as the internet sends them."""
 
 from collections.abc import Callable
+import contextlib
 import io
+import random
 
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 import pytest
 
+from metart.networks.slim_compat import tf
 from metart.records import pictures
-from metart.records.pictures import BadPicture, normalise, open_picture, to_rgb
+from metart.records.pictures import BadPicture, normalise, normalise_and_show, open_picture, to_rgb
 
 RED, BLUE = (200, 30, 40), (30, 40, 200)
 
@@ -66,6 +69,59 @@ def test_every_format_becomes_the_same_rgb_jpeg(file_format: str, mode: str) -> 
 def test_a_good_jpeg_stays_byte_for_byte(mode: str, progressive: bool) -> None:
     data = encode(sample(mode=mode), "JPEG", progressive=progressive)
     assert normalise(data, 120) == (data, 80, 120)
+
+
+@pytest.mark.parametrize("keep_rgb", [False, True])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_a_kept_picture_is_shown_in_grey(keep_rgb: bool, subsampling: int) -> None:
+    data = encode(sample(), "JPEG", keep_rgb=keep_rgb, subsampling=0 if keep_rgb else subsampling)
+    jpeg, shown = normalise_and_show(data, 120)
+    assert jpeg is data
+    assert shown.mode == "L"
+    assert difference(shown, decode(data).convert("L")) < 2
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + (len(content) + 2).to_bytes(2, "big") + content
+
+
+def lossless_jpeg(width: int, height: int) -> bytes:
+    """Returns a grey picture whose every difference to the pixel on its left (128 at first) is nothing."""
+    frame = segment(0xC3, bytes([8, *height.to_bytes(2, "big"), *width.to_bytes(2, "big"), 1, 1, 0x11, 0]))
+    # One code of Huffman's, "0" for "no difference".
+    table = segment(0xC4, bytes([0, 1, *[0] * 15, 0]))
+    scan = segment(0xDA, bytes([1, 1, 0x00, 1, 0, 0]))
+    return b"\xff\xd8" + frame + table + scan + bytes((width * height + 7) // 8) + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_is_made_anew_for_tensorflow_cannot_read_it() -> None:
+    data = lossless_jpeg(32, 16)
+    assert decode(data).size == (32, 16)  # Pillow can.
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        tf.io.decode_jpeg(data)
+    jpeg, height, width = normalise(data, 640)
+    assert tf.io.decode_jpeg(jpeg, channels=3).shape == (height, width, 3) == (16, 32, 3)
+
+
+@pytest.mark.parametrize("samples", [0x12, 0x21, 0x31, 0x13, 0x41, 0x44])
+def test_any_number_of_samples_ends_where_tensorflow_can_read_it(samples: int) -> None:
+    """The frame of a JPEG says how many samples each colour has; here it is changed behind the pixels' back."""
+    data = bytearray(encode(sample(160, 160), "JPEG", subsampling=0))
+    for colour in range(3):
+        changed = data[:]
+        changed[data.index(b"\xff\xc0") + 11 + 3 * colour] = samples
+        with contextlib.suppress(BadPicture):
+            jpeg, height, width = normalise(bytes(changed), 640)
+            assert tf.io.decode_jpeg(jpeg, channels=3).shape == (height, width, 3)
+
+
+def test_a_large_photograph_stays_byte_for_byte_a_small_one_full_of_profiles_does_not() -> None:
+    noise = Image.frombytes("RGB", (1600, 1200), random.Random(0).randbytes(1600 * 1200 * 3))
+    data = encode(noise, "JPEG", quality=95)
+    assert len(data) > pictures.MAX_KEPT_BYTES
+    assert normalise(data, 1600) == (data, 1200, 1600)
+    profile = encode(sample(), "JPEG", icc_profile=random.Random(0).randbytes(2_100_000))
+    assert len(normalise(profile, 1600)[0]) < 10_000
 
 
 def test_large_pictures_shrink_to_the_longest_side() -> None:
@@ -127,10 +183,10 @@ def damaged_jpeg(cut: Callable[[bytes], bytes]) -> bytes:
     ],
     ids=["empty", "doctype", "html", "text", "format", "half", "nearly", "png", "gif"],
 )
-@pytest.mark.parametrize("draft_side", [None, 20])
-def test_bad_files_are_told(data: bytes, reason: str, draft_side: int | None) -> None:
+@pytest.mark.parametrize("read", [open_picture, lambda data: normalise(data, 20), lambda data: normalise(data, 640)])
+def test_bad_files_are_told(data: bytes, reason: str, read: Callable[[bytes], object]) -> None:
     with pytest.raises(BadPicture, match=reason):
-        open_picture(data, draft_side)
+        read(data)
 
 
 def test_sizes_are_read_before_pixels(monkeypatch: pytest.MonkeyPatch) -> None:

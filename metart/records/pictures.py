@@ -3,6 +3,8 @@
 Only formats on a list are opened, whatever a file's name says, and sizes are read before pixels.
 """
 
+from collections.abc import Iterator
+import contextlib
 import io
 from pathlib import Path
 import re
@@ -20,9 +22,10 @@ MAX_FILE_BYTES = 200_000_000  # Ten times the museum's largest photographs.
 # with 640 it has them up to a ratio of 15:8, and the museum's small photographs (625) stay as they are.
 MAX_SIDE = 640
 JPEG_QUALITY = 92
-# A JPEG that needs no change is kept as it is up to this size; more than pixels take at any quality is profiles and
-# previews, and the 2,048 records that training shuffles are held in memory.
+# A JPEG that needs no change is kept as it is up to this size, and up to that of its pixels in memory; more than pixels
+# take at any quality is profiles and previews, and the 2,048 records that training shuffles are held in memory.
 MAX_KEPT_BYTES = 2_000_000
+BYTES_PER_PIXEL = 3
 ORIENTATION_TAG = 0x0112  # Of EXIF; 1 is upright.
 UPRIGHT = {  # What undoes the camera's turn, by the value of that tag.
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,6 +41,8 @@ MODES = {"1", "L", "LA", "P", "PA", "I;16", "I;16B", "I;16L", "RGB", "RGBA", "RG
 
 _JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])")  # Of a segment; restarts belong to the pixels around them.
 _END_OF_PIXELS = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # The same without +: a search is six times as fast.
+_FRAMES = b"\xc0\xc1\xc2\xc3\xc5\xc6\xc7\xc9\xca\xcb\xcd\xce\xcf"  # Segments that tell how pixels are stored.
+_USUAL_FRAMES = b"\xc0\xc1\xc2"  # Baseline, extended, progressive. Pillow reads lossless ones too, TensorFlow does not.
 
 assert not ImageFile.LOAD_TRUNCATED_IMAGES
 
@@ -63,41 +68,31 @@ def read_file(path: Path) -> bytes:
         raise BadPicture(error.strerror or str(error)) from None
 
 
-def open_picture(data: bytes, draft_side: int | None = None) -> Image.Image:
+def open_picture(data: bytes) -> Image.Image:
     """Decodes the first frame of a picture completely.
 
     Args:
         data: A JPEG, PNG, WebP, GIF, BMP or TIFF file.
-        draft_side: JPEGs may be decoded at a half, quarter or eighth of their size as long as the longest
-            side does not get shorter than this; much faster, and a truncated file is still found.
 
     Returns:
-        The picture as stored, in the file's own mode; `format` says which format it was, `info["declared_size"]` the
-        (width, height) of the file, pixels.
+        The picture as stored, in the file's own mode; `format` says which format it was.
 
     Raises:
         BadPicture: The reason in a few words.
     """
-    if not data:
-        raise BadPicture("empty file")
-    if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
-        raise BadPicture("a web page, not a picture")
+    with _complaints():
+        picture = _identify(data)
+        _load(picture, data)
+        return picture
+
+
+@contextlib.contextmanager
+def _complaints() -> Iterator[None]:
+    """Turns all that Pillow raises into BadPicture."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's own size warning; the limit here is stricter.
-            picture = Image.open(io.BytesIO(data), formats=FORMATS)
-            width, height = picture.size
-            if width * height > MAX_PIXELS:
-                raise BadPicture(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
-            if draft_side is not None:
-                scale = draft_side / max(width, height)
-                picture.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
-            picture.load()
-            picture.info["declared_size"] = (width, height)
-            if picture.mode not in MODES:
-                raise BadPicture(f"pixels of the kind {picture.mode}, which have no certain colour")
-            if picture.format == "PNG":
-                Image.open(io.BytesIO(data), formats=FORMATS).verify()  # The checksums, which decoding passes over.
+            yield
     except BadPicture:
         raise
     except UnidentifiedImageError:
@@ -106,7 +101,28 @@ def open_picture(data: bytes, draft_side: int | None = None) -> Image.Image:
         raise BadPicture(str(error)) from None
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged data.
         raise BadPicture(f"damaged: {error or type(error).__name__}") from None
+
+
+def _identify(data: bytes) -> Image.Image:
+    """Reads what stands before the pixels."""
+    if not data:
+        raise BadPicture("empty file")
+    if data[:64].lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<svg")):
+        raise BadPicture("a web page, not a picture")
+    picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    width, height = picture.size
+    if width * height > MAX_PIXELS:
+        raise BadPicture(f"{width} x {height} pixels, more than {MAX_PIXELS:,}")
     return picture
+
+
+def _load(picture: Image.Image, data: bytes) -> None:
+    """Decodes the pixels."""
+    picture.load()
+    if picture.mode not in MODES:
+        raise BadPicture(f"pixels of the kind {picture.mode}, which have no certain colour")
+    if picture.format == "PNG":
+        Image.open(io.BytesIO(data), formats=FORMATS).verify()  # The checksums, which decoding passes over.
 
 
 def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
@@ -122,21 +138,38 @@ def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
     Raises:
         BadPicture: See `open_picture`.
     """
-    picture = open_picture(data, draft_side=max_side)
-    as_wanted = (
-        picture.format == "JPEG"
-        and picture.mode in ("RGB", "L")
-        and max(picture.info["declared_size"]) <= max_side
-        and _orientation(picture) not in UPRIGHT
-    )
-    if as_wanted and len(data) <= MAX_KEPT_BYTES and _has_whole_segments(data):
-        return data, picture.height, picture.width
+    jpeg, picture = normalise_and_show(data, max_side)
+    return jpeg, picture.height, picture.width
+
+
+def normalise_and_show(data: bytes, max_side: int) -> tuple[bytes, Image.Image]:
+    """Returns the JPEG of `normalise`, and the picture: RGB, or grey where the bytes are `data` itself."""
+    with _complaints():
+        picture = _identify(data)
+        width, height = picture.size
+        scale = max_side / max(width, height)
+        as_it_is = (
+            scale >= 1
+            and picture.format == "JPEG"
+            and picture.mode in ("RGB", "L")
+            and len(data) <= max(MAX_KEPT_BYTES, BYTES_PER_PIXEL * width * height)
+            and _orientation(picture) not in UPRIGHT
+            and _is_usual_jpeg(data)
+        )
+        if as_it_is:
+            picture.draft("L", None)  # To prove it takes all its bytes, but not the time that colours take.
+        else:
+            # A JPEG may be decoded at a half, quarter or eighth of its size as long as that is not too small.
+            picture.draft(None, (max(1, int(width * scale)), max(1, int(height * scale))))
+        _load(picture, data)
+    if as_it_is:
+        return data, picture
     picture = to_rgb(picture)
     # A third of the time that LANCZOS takes; the network's own scaling hides the difference.
     picture.thumbnail((max_side, max_side), Image.Resampling.HAMMING)
     output = io.BytesIO()
     picture.save(output, "JPEG", quality=JPEG_QUALITY)
-    return output.getvalue(), picture.height, picture.width
+    return output.getvalue(), picture
 
 
 def to_rgb(picture: Image.Image) -> Image.Image:
@@ -163,17 +196,27 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-def _has_whole_segments(data: bytes) -> bool:
-    """Returns whether the segments of a JPEG follow one another up to a last one that ends the picture.
+def _is_usual_jpeg(data: bytes) -> bool:
+    """Returns whether TensorFlow's decoder takes a JPEG that Pillow's takes.
 
-    TensorFlow's decoder refuses JPEGs without that end; Pillow's is content once it has all rows.
+    The segments have to follow one another up to a last one that ends the picture (Pillow's is content once it has
+    all rows), and the pixels have to be stored in one of the usual ways.
     """
     position = 2  # After the marker of the start.
     while match := _JPEG_MARKER.match(data, position):
         if match[1] == b"\xd9":
             return match.end() == len(data)
         position = match.end() + int.from_bytes(data[match.end() : match.end() + 2], "big")
+        if match[1] in _FRAMES and not (match[1] in _USUAL_FRAMES and _has_usual_samples(data[match.end() : position])):
+            return False
         if match[1] == b"\xda":  # The pixels follow, as long as they like.
             next_segment = _END_OF_PIXELS.search(data, position)
             position = next_segment.start() if next_segment else len(data)
     return False
+
+
+def _has_usual_samples(frame: bytes) -> bool:
+    """Returns whether the colours of a JPEG have 8 bits, and each has all pixels or a whole fraction of them."""
+    # Length (2 bytes), bits, height (2), width (2), number of colours; of each: name, samples across and down, table.
+    across, down = [byte >> 4 for byte in frame[9::3]], [byte & 15 for byte in frame[9::3]]
+    return frame[2] == 8 and all(0 not in axis and all(max(axis) % own == 0 for own in axis) for axis in (across, down))
