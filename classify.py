@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 READERS = 4  # Threads that decode, and wait for the web, while the network works.
-MAX_PICTURE_SECONDS = 60  # For a picture from the web.
+MANNERS = Manners(max_attempts=1, pause_seconds=2)  # Somebody waits for the answer.
 UNKNOWN = "unknown"  # The label of a picture whose best answer is below --min_probability.
 
 
@@ -157,13 +157,13 @@ def read_batches(
     sources: Sequence[Path | str], batch_size: int, image_size: int, allow_private_hosts: bool
 ) -> Iterator[list[tuple[str, np.ndarray | str]]]:
     """Yields lists of (name, result of `read_image`), in order, reading one list ahead."""
-    manners = Manners(timeout_seconds=MAX_PICTURE_SECONDS, max_attempts=1)
     with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(READERS))
+        pool = ThreadPoolExecutor(READERS)
+        stack.callback(pool.shutdown, wait=False, cancel_futures=True)  # After Ctrl-C no host is waited for.
         web = None
         if any(isinstance(source, str) for source in sources):
             say = functools.partial(print, file=sys.stderr)
-            web = stack.enter_context(Web(manners, say, allow_private_hosts))
+            web = stack.enter_context(Web(MANNERS, say, allow_private_hosts))
         ahead: list[tuple[str, Future[np.ndarray | str]]] = []
         for start in range(0, len(sources) + batch_size, batch_size):
             batch = ahead

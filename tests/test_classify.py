@@ -153,8 +153,8 @@ def test_pictures_from_the_web(folder: Path, train_dir: Path, capsys: pytest.Cap
     assert [row["picture"] for row in rows] == [f"{folder}/1.jpg", *urls[1:]]
     assert [row["label"] for row in rows] == ["Egyptian", "Chinese", "", ""]
     assert [row["problem"] for row in rows[2:]] == [
-        "a web page, not a picture",
-        "the server answers 404 File not found",
+        "200 OK, a web page in the place of the file (bot wall?)",
+        "404 File not found",
     ]
     assert list(csv.DictReader(io.StringIO(refused)))[1]["problem"].startswith("refused: 127.0.0.1 is 127.0.0.1, ")
 
