@@ -34,8 +34,8 @@ from metart.common.flags import Parser, UserError, number, run
 from metart.common.labels import write_labels
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.networks import checkpoints, registry
-from metart.networks.preprocessing import uploaded_image
 from metart.networks.session import Device
+from metart.networks.uploads import uploaded_image
 from metart.records import record_set
 from metart.records.pictures import MAX_SIDE
 from metart.records.record_set import RecordSet

@@ -12,7 +12,8 @@ import export_model
 from metart.common.flags import UserError
 from metart.common.labels import read_labels
 from metart.evaluation.inference import open_classifier
-from metart.networks.preprocessing import evaluation_image, uploaded_image
+from metart.networks.preprocessing import evaluation_image
+from metart.networks.uploads import uploaded_image
 from metart.records.pictures import MAX_SIDE, normalise
 from metart.training import input_pipeline
 

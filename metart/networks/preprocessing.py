@@ -81,33 +81,11 @@ def evaluation_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
     Returns:
         float32 [size, size, 3], RGB, range [0, 255].
     """
-    return _central_part(tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD), size)
+    return central_part(tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD), size)
 
 
-def uploaded_image(encoded: tf.Tensor, size: int, max_side: int) -> tf.Tensor:
-    """Decodes the central part of a picture of any size, which Pillow has not prepared as in `pictures.normalise`.
-
-    Args:
-        encoded: string scalar, a JPEG or PNG file; EXIF's orientation is ignored.
-        size: Side of the result, pixels.
-        max_side: A picture with a longer side is made smaller first, as it was for training.
-
-    Returns:
-        float32 [size, size, 3], RGB, range [0, 255].
-    """
-    image = tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD)
-    sides = tf.shape(image)[:2]
-    longest = tf.reduce_max(sides)
-
-    def smaller() -> tf.Tensor:
-        new_sides = tf.maximum(1, tf.cast(tf.round(sides * max_side / longest), tf.int32))
-        lanczos = tf.image.resize(image, new_sides, tf.image.ResizeMethod.LANCZOS3, antialias=True)
-        return tf.saturate_cast(tf.round(lanczos), tf.uint8)
-
-    return _central_part(tf.cond(longest > max_side, smaller, lambda: image), size)
-
-
-def _central_part(image: tf.Tensor, size: int) -> tf.Tensor:
+def central_part(image: tf.Tensor, size: int) -> tf.Tensor:
+    """Returns what evaluation looks at of an image [height, width, 3], as float32 [size, size, 3]."""
     return tf.image.resize(tf.image.central_crop(image, CENTRAL_FRACTION), [size, size])
 
 

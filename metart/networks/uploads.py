@@ -1,0 +1,149 @@
+"""Pictures as users send them to the exported model: decoded inside its graph, and seen as `pictures.normalise` sees
+them, though no Pillow is there.
+"""
+
+from metart.networks.slim_compat import tf
+from metart.networks.preprocessing import DCT_METHOD, central_part
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_OTHERS = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_ORIENTATION_TAG = 0x0112  # Of EXIF, as in pictures.py.
+_START_OF_PIXELS, _APP1 = 0xDA, 0xE1  # Markers of a JPEG.
+
+
+def uploaded_image(encoded: tf.Tensor, size: int, max_side: int) -> tf.Tensor:
+    """Decodes the central part of a picture: upright, what was transparent on white.
+
+    Args:
+        encoded: string scalar, a JPEG or PNG file; the graph refuses others with an error that names the format.
+        size: Side of the result, pixels.
+        max_side: A picture with a longer side is made smaller first, as it was for training.
+
+    Returns:
+        float32 [size, size, 3], RGB, range [0, 255].
+    """
+    is_png = _starts_with(encoded, _PNG)
+    kind: tf.Tensor = tf.constant("no known picture")
+    for start, name in _OTHERS.items():
+        kind = tf.where(_starts_with(encoded, start), name, kind)
+    known = tf.debugging.Assert(is_png | _starts_with(encoded, b"\xff\xd8"), ["JPEG and PNG are taken, this is", kind])
+    with tf.control_dependencies([known]):
+        image = tf.cond(is_png, lambda: _decode_png(encoded), lambda: _decode_jpeg(encoded))
+    sides = tf.shape(image)[:2]
+    longest = tf.reduce_max(sides)
+
+    def smaller() -> tf.Tensor:
+        new_sides = tf.maximum(1, tf.cast(tf.round(sides * max_side / longest), tf.int32))
+        lanczos = tf.image.resize(image, new_sides, tf.image.ResizeMethod.LANCZOS3, antialias=True)
+        return tf.saturate_cast(tf.round(lanczos), tf.uint8)
+
+    image = tf.cond(longest > max_side, smaller, lambda: image)
+    return central_part(_turned(image, _orientation(encoded, is_png)), size)
+
+
+def _starts_with(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
+    return tf.equal(tf.strings.substr(encoded, 0, len(start)), start)
+
+
+def _decode_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD)
+
+
+def _decode_png(encoded: tf.Tensor) -> tf.Tensor:
+    def on_white() -> tf.Tensor:
+        pixels = tf.cast(tf.io.decode_png(encoded, channels=4), tf.float32)
+        opacity = pixels[..., 3:] / 255.0
+        return tf.cast(tf.round(pixels[..., :3] * opacity + 255.0 * (1.0 - opacity)), tf.uint8)
+
+    # Not for all: of pictures without transparency and few colours TensorFlow's fourth channel is nearly 0.
+    data = _Bytes(encoded)
+    colour_type = data.number(tf.constant(25), 1)
+    has_opacity = tf.equal(colour_type, 4) | tf.equal(colour_type, 6) | (_chunk_of_png(data, b"tRNS")[0] > 0)
+    return tf.cond(has_opacity, on_white, lambda: tf.io.decode_png(encoded, channels=3))
+
+
+def _turned(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Undoes the camera's turn; see pictures.UPRIGHT."""
+    mirrored = tf.reverse(image, [1])
+    ways = [
+        lambda: image,
+        lambda: mirrored,
+        lambda: tf.reverse(image, [0, 1]),
+        lambda: tf.reverse(image, [0]),
+        lambda: tf.transpose(image, [1, 0, 2]),
+        lambda: tf.reverse(tf.transpose(image, [1, 0, 2]), [1]),
+        lambda: tf.reverse(tf.transpose(image, [1, 0, 2]), [0, 1]),
+        lambda: tf.reverse(tf.transpose(image, [1, 0, 2]), [0]),
+    ]
+    known = (orientation >= 1) & (orientation <= len(ways))
+    return tf.switch_case(tf.where(known, orientation - 1, 0), ways)
+
+
+class _Bytes:
+    """A file as numbers; what lies behind its end is 0."""
+
+    def __init__(self, encoded: tf.Tensor):
+        self._data = tf.io.decode_raw(encoded, tf.uint8)
+        self.length = tf.size(self._data)
+
+    def number(self, position: tf.Tensor, count: int, is_little: tf.Tensor | bool = False) -> tf.Tensor:
+        """Returns the number, int32, that some bytes at a position, or at many, stand for."""
+        places = tf.expand_dims(position, -1) + tf.range(count)
+        inside = (places >= 0) & (places < self.length)
+        values = tf.cast(tf.gather(self._data, tf.where(inside, places, 0)), tf.int32)
+        values = tf.where(inside, values, 0)
+        values = tf.where(is_little, values, tf.reverse(values, [-1]))
+        return tf.reduce_sum(tf.bitwise.left_shift(values, 8 * tf.range(count)), -1)
+
+
+def _orientation(encoded: tf.Tensor, is_png: tf.Tensor) -> tf.Tensor:
+    """Returns the tag of EXIF, int32 scalar; without EXIF that of XMP; 1, upright, where there is neither."""
+    data = _Bytes(encoded)
+    start, end = tf.unstack(tf.cond(is_png, lambda: _chunk_of_png(data, b"eXIf"), lambda: _exif_of_jpeg(data)))
+    is_little = tf.equal(data.number(start, 2), 0x4949)
+    directory = start + data.number(start + 4, 4, is_little)
+    entries = directory + 2 + 12 * tf.range(data.number(directory, 2, is_little))
+    is_tag = tf.equal(data.number(entries, 2, is_little), _ORIENTATION_TAG) & (entries + 12 <= end)
+    found = data.number(tf.boolean_mask(entries, is_tag) + 8, 2, is_little)
+    # Where EXIF does not say it, Pillow believes what programs that edit photographs write.
+    xmp = tf.strings.regex_replace(
+        encoded, r'(?s)^\C*?tiff:Orientation(?:="|>)([0-9])\C*$', r"\1", replace_global=False
+    )
+    said = tf.cond(
+        tf.equal(tf.strings.length(xmp), 1), lambda: tf.strings.to_number(xmp, tf.int32), lambda: tf.constant(1)
+    )
+    return tf.cond((start > 0) & (tf.size(found) > 0), lambda: found[0], lambda: said)
+
+
+def _exif_of_jpeg(data: _Bytes) -> tf.Tensor:
+    """Returns where EXIF begins and ends, int32 [2]; 0 where there is none."""
+
+    def is_exif(position: tf.Tensor) -> tf.Tensor:
+        marker, name = data.number(position + 1, 1), data.number(position + 4, 3)
+        return tf.equal(marker, _APP1) & tf.equal(name, 0x457869)  # "Exi".
+
+    def goes_on(position: tf.Tensor) -> tf.Tensor:
+        is_segment = tf.equal(data.number(position, 1), 0xFF)
+        return is_segment & tf.not_equal(data.number(position + 1, 1), _START_OF_PIXELS) & ~is_exif(position)
+
+    def next_segment(position: tf.Tensor) -> tf.Tensor:
+        is_filler = tf.equal(data.number(position + 1, 1), 0xFF)
+        return tf.where(is_filler, position + 1, position + 2 + data.number(position + 2, 2))
+
+    position = tf.while_loop(goes_on, lambda position: (next_segment(position),), (tf.constant(2),))[0]
+    end = position + 2 + data.number(position + 2, 2)
+    return tf.where(is_exif(position), tf.stack([position + 10, end]), 0)
+
+
+def _chunk_of_png(data: _Bytes, name: bytes) -> tf.Tensor:
+    """Returns where the content of a chunk begins and ends, int32 [2]; 0 where there is none of that name."""
+
+    def is_it(position: tf.Tensor) -> tf.Tensor:
+        return tf.equal(data.number(position + 4, 4), int.from_bytes(name, "big"))
+
+    position = tf.while_loop(
+        lambda position: (position < data.length) & ~is_it(position),
+        lambda position: (position + 12 + tf.maximum(data.number(position, 4), 0),),
+        (tf.constant(len(_PNG)),),
+    )[0]
+    return tf.where(is_it(position), tf.stack([position + 8, position + 8 + data.number(position, 4)]), 0)
