@@ -50,17 +50,18 @@ def encoded(picture: Path) -> dict[str, str]:
     return {"b64": base64.b64encode(picture.read_bytes()).decode()}
 
 
-@pytest.fixture
-def export_dir(train_dir: Path, tmp_path: Path) -> Path:
-    """A folder with the one model that the pod's first container exports."""
-    export_model.main([f"--checkpoint_path={train_dir}", f"--export_dir={tmp_path / 'export'}", "--notflite"])
-    return tmp_path / "export"
+@pytest.fixture(scope="module")
+def exported(train_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the one model that the pod's first container exports, version 20. Read only."""
+    folder = tmp_path_factory.mktemp("export")
+    export_model.main([f"--checkpoint_path={train_dir}", f"--export_dir={folder}", "--notflite"])
+    return folder
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    """The address of what serves the models in `export_dir`, which may be made later."""
-    with Serving(flags(SERVE)["model_name"], tmp_path / "export").open() as address:
+@pytest.fixture(scope="module")
+def server(exported: Path) -> Iterator[str]:
+    """The address of what serves it."""
+    with Serving(flags(SERVE)["model_name"], exported).open() as address:
         yield address
 
 
@@ -69,23 +70,33 @@ def pictures(dataset_dir: Path) -> list[Path]:
     return [min(folder.iterdir()) for folder in sorted((dataset_dir / "met_art").iterdir())]
 
 
-def probe(server: str, name: str) -> Answer:
-    return ask(server + SERVE[name]["httpGet"]["path"])
+def test_the_pod_is_ready_when_a_model_is_loaded_and_a_newer_one_takes_over(
+    exported: Path, pictures: list[Path], tmp_path: Path
+) -> None:
+    probes = [SERVE[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
+    assert {probe["port"] for probe in probes} == {int(flags(SERVE)["rest_api_port"])}
+    request = {"instances": [encoded(pictures[0])]}
+    with Serving(flags(SERVE)["model_name"], tmp_path).open() as address:
+        models = f"{address}/v1/models/met-art"
+        assert [ask(address + probe["path"]).status for probe in probes] == [404, 404, 404]
+        shutil.copytree(exported / "20", tmp_path / "20")
+        assert [ask(address + probe["path"]).status for probe in probes] == [200, 200, 200]
 
-
-@pytest.mark.parametrize("name", ["startupProbe", "readinessProbe", "livenessProbe"])
-def test_the_pod_is_ready_when_a_model_is_loaded(server: str, name: str, request: pytest.FixtureRequest) -> None:
-    assert SERVE[name]["httpGet"]["port"] == int(flags(SERVE)["rest_api_port"])
-    assert probe(server, name).status == 404
-    request.getfixturevalue("export_dir")
-    assert probe(server, name).status == 200
+        shutil.copytree(exported / "20", tmp_path / "partial-30")  # As export_model.py writes it: no version yet.
+        assert ask(models).content["model_version_status"][0]["version"] == "20"
+        assert ask(f"{models}/versions/30:predict", request).status == 404
+        (tmp_path / "partial-30").rename(tmp_path / "30")
+        assert ask(models).content["model_version_status"] == [
+            {"version": "30", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
+        ]
+        assert ask(f"{models}/versions/30:predict", request).status == 200
+        assert ask(f"{address}/v1/models/other:predict", request).status == 404
 
 
 @pytest.mark.parametrize("file", ["serve-model.yaml", "README.md"])
 def test_the_printed_command_gets_the_answer_of_classify(
     file: str,
     server: str,
-    export_dir: Path,
     train_dir: Path,
     pictures: list[Path],
     tmp_path: Path,
@@ -103,16 +114,13 @@ def test_the_printed_command_gets_the_answer_of_classify(
     capsys.readouterr()
     classify.main([f"--checkpoint_path={train_dir}", f"--image_file={pictures[1]}", "--format=jsonl"])
     expected = json.loads(capsys.readouterr().out.splitlines()[0])
-    print(expected)
     assert set(prediction) == {"labels", "probabilities"}
     assert dict(zip(prediction["labels"], prediction["probabilities"], strict=True)) == pytest.approx(
         {answer["label"]: answer["probability"] for answer in expected["answers"]}, abs=0.01
     )
 
 
-def test_pictures_of_one_request_are_answered_in_their_order(
-    server: str, export_dir: Path, pictures: list[Path]
-) -> None:
+def test_pictures_of_one_request_are_answered_in_their_order(server: str, pictures: list[Path]) -> None:
     predict = f"{server}/v1/models/met-art:predict"
     one_by_one = [ask(predict, {"instances": [encoded(picture)]}).content["predictions"][0] for picture in pictures]
     assert len({answer["labels"][0] for answer in one_by_one}) > 1  # Otherwise any order would do.
@@ -135,7 +143,7 @@ def test_pictures_of_one_request_are_answered_in_their_order(
     ],
 )
 def test_a_wrong_request_is_an_error_and_the_next_is_answered(
-    request_body: object, message: str, server: str, export_dir: Path, pictures: list[Path]
+    request_body: object, message: str, server: str, pictures: list[Path]
 ) -> None:
     predict = f"{server}/v1/models/met-art:predict"
     refused = ask(predict, request_body)
@@ -144,25 +152,9 @@ def test_a_wrong_request_is_an_error_and_the_next_is_answered(
     assert ask(predict, {"instances": [encoded(pictures[0])]}).status == 200
 
 
-def test_a_newer_export_takes_over(server: str, export_dir: Path, pictures: list[Path]) -> None:
-    request = {"instances": [encoded(pictures[0])]}
-    models = f"{server}/v1/models/met-art"
-    assert ask(f"{models}/versions/20:predict", request).status == 200
-    assert ask(f"{models}/versions/30:predict", request).status == 404
-    partial = export_dir / "partial-30"  # As export_model.py writes it: no version yet.
-    shutil.copytree(export_dir / "20", partial)
-    assert ask(models).content["model_version_status"][0]["version"] == "20"
-    partial.rename(export_dir / "30")
-    assert ask(models).content["model_version_status"] == [
-        {"version": "30", "state": "AVAILABLE", "status": {"error_code": "OK", "error_message": ""}}
-    ]
-    assert ask(f"{models}/versions/30:predict", request).status == 200
-    assert ask(f"{server}/v1/models/other:predict", request).status == 404
-
-
-def test_the_signature_is_the_one_that_the_request_relies_on(export_dir: Path) -> None:
+def test_the_signature_is_the_one_that_the_request_relies_on(exported: Path) -> None:
     """One input, so that a row needs no name; no output that ends with _bytes, which Serving would encode."""
-    signature = tf.saved_model.load(str(export_dir / "20")).signatures["serving_default"]
+    signature = tf.saved_model.load(str(exported / "20")).signatures["serving_default"]
     assert list(signature.structured_input_signature[1]) == ["image_bytes"]
     assert sorted(signature.structured_outputs) == ["labels", "probabilities"]
 
