@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import urllib.error
 import urllib.request
 
+from processes import LOAD
 import pytest
 from serving import Serving
 import yaml
@@ -40,7 +41,7 @@ def ask(address: str, request: object = None) -> Answer:
     """Gets an address, or posts a request to it."""
     data = None if request is None else json.dumps(request).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, data), timeout=60) as reply:
+        with urllib.request.urlopen(urllib.request.Request(address, data), timeout=60 * LOAD) as reply:
             return Answer(reply.status, json.load(reply))
     except urllib.error.HTTPError as error:
         return Answer(error.code, json.load(error))
