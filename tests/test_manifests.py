@@ -6,7 +6,9 @@ import copy
 import importlib
 from pathlib import Path
 import re
+import socket
 import subprocess
+import sys
 from typing import Any
 
 from kubernetes_validate.utils import ValidationError, all_versions, latest_version, validate
@@ -314,6 +316,44 @@ def restricted_violations(spec: Manifest) -> list[str]:
 @each_pod
 def test_pods_keep_the_restricted_profile(path: Path, manifest: Manifest, spec: Manifest) -> None:
     assert restricted_violations(spec) == []
+
+
+def test_every_pod_that_listens_has_a_network_policy() -> None:
+    """Nobody reaches TensorBoard, workers reach workers, the pods of the namespace reach TensorFlow Serving."""
+    allowed = {}
+    for _, manifest in MANIFESTS:
+        if manifest["kind"] == "NetworkPolicy":
+            assert manifest["spec"]["policyTypes"] == ["Ingress"]
+            (label,) = manifest["spec"]["podSelector"]["matchLabels"].items()
+            allowed[label] = manifest["spec"]["ingress"]
+    listening = {
+        ("app.kubernetes.io/name", manifest["metadata"]["name"])
+        for _, manifest, spec in PODS
+        for container in containers(spec)
+        if "ports" in container or any("port" in argument for argument in container.get("args", []))
+    }
+    assert set(allowed) == listening and len(listening) == 3
+    for (_, name), rules in allowed.items():
+        expected: list[Manifest] = []
+        if name == "train-met-art-workers":
+            sender = {"podSelector": {"matchLabels": {"app.kubernetes.io/name": name}}}
+            expected = [{"from": [sender], "ports": [{"port": 2222}]}]
+        if name == "serve-met-art-model":
+            expected = [{"from": [{"podSelector": {}}], "ports": [{"port": 8501}]}]
+        assert rules == expected, name
+
+
+def test_tensorboards_probe_says_in_a_word_what_it_found() -> None:
+    (pod,) = (spec for path, _, spec in PODS if path.name == "tensorboard.yaml")
+    (container,) = pod["containers"]
+    assert "--host=localhost" in container["args"] and "--port=6006" in container["args"]
+    _, *arguments = container["readinessProbe"]["exec"]["command"]
+    with socket.create_server(("localhost", 0)) as listener:
+        port = str(listener.getsockname()[1])
+        probe = [sys.executable, *(argument.replace("6006", port) for argument in arguments)]
+        assert subprocess.run(probe, capture_output=True, text=True).returncode == 0
+    ended = subprocess.run(probe, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (1, "", "not listening yet\n")
 
 
 @each_pod
