@@ -21,6 +21,7 @@ import io
 import json
 from pathlib import Path
 import sys
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
@@ -36,7 +37,7 @@ from metart.networks import registry
 from metart.networks.preprocessing import evaluation_image
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set
-from metart.records.pictures import FORMATS, MAX_SIDE, BadPicture, normalise, read_file
+from metart.records.pictures import FORMATS, MAX_SIDE, BadPicture, declared_pixels, normalise, read_file
 from metart.training import input_pipeline
 
 if TYPE_CHECKING:
@@ -45,7 +46,12 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 READERS = 4  # Threads that decode, and wait for the web, while the network works.
 MANNERS = Manners(max_attempts=1, pause_seconds=2)  # Somebody waits for the answer.
+# Up to 20 bytes of each pixel are held while a picture is decoded. Of more pixels than this, one at a time.
+LARGE_PIXELS = 3_000_000
 UNKNOWN = "unknown"  # The label of a picture whose best answer is below --min_probability.
+
+
+one_large_picture = threading.Lock()
 
 
 def build_parser() -> Parser:
@@ -144,13 +150,19 @@ def read_image(source: Path | str, image_size: int, web: Web | None = None) -> n
     """
     try:
         if isinstance(source, Path):
-            jpeg = normalise(read_file(source), MAX_SIDE)[0]
+            jpeg = prepare(read_file(source))
         else:
             assert web is not None
-            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: normalise(body.read(), MAX_SIDE)[0])
+            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read()))
     except (BadPicture, Unavailable) as error:
         return str(error)
     return evaluation_image(tf.constant(jpeg), image_size).numpy()
+
+
+def prepare(data: bytes) -> bytes:
+    """Returns `pictures.normalise` of a picture; of large ones one after the other, whose pixels fill the memory."""
+    with one_large_picture if declared_pixels(data) > LARGE_PIXELS else contextlib.nullcontext():
+        return normalise(data, MAX_SIDE)[0]
 
 
 def read_batches(

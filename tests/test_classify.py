@@ -8,14 +8,20 @@ from pathlib import Path
 import shutil
 import subprocess
 import threading
+from typing import Any
 
 import numpy as np
 from PIL import Image
+import processes
 import pytest
+import yaml
 
+from metart.networks.slim_compat import tf
 import classify
 import eval_image_classifier
 from metart.common.flags import UserError
+from metart.common.labels import write_labels
+from metart.networks import checkpoints, registry
 from metart.networks.session import Device
 
 LABELS = ["Chinese", "Egyptian", "Italian, Florence"]
@@ -214,3 +220,50 @@ def test_errors(tmp_path: Path, train_dir: Path) -> None:
         classify.main([f"--checkpoint_path={train_dir}"])
     with pytest.raises(UserError, match="no pictures"):
         classify.main([f"--checkpoint_path={train_dir}", f"--image_file={tmp_path}"])
+
+
+@pytest.fixture(scope="module")
+def inception_v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the tutorial's own network with the weights that a run begins with."""
+    folder = tmp_path_factory.mktemp("inception_v3")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        registry.build("inception_v3", tf.zeros([1, 299, 299, 3]), 5, is_training=True)
+        session.run(tf.compat.v1.global_variables_initializer())
+        checkpoints.save(session, tf.compat.v1.train.Saver(save_relative_paths=True), folder, 1)
+    write_labels(["a", "b", "c", "d", "e"], folder)
+    (folder / "flags.json").write_text('{"model_name": "inception_v3"}')
+    return folder
+
+
+def peak_megabytes(checkpoint: Path, pictures: Path) -> float:
+    done = processes.run_script("classify.py", f"--checkpoint_path={checkpoint}", f"--image_file={pictures}")
+    assert done.status == 0, done.errors
+    return done.peak_megabytes
+
+
+def test_one_small_picture_takes_little_memory(inception_v3: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (400, 300), (200, 30, 60)).save(tmp_path / "a.jpg")
+    assert peak_megabytes(inception_v3, tmp_path) < 1000
+
+
+def test_large_pictures_fit_the_pod_of_the_manifest(inception_v3: Path, tmp_path: Path) -> None:
+    photograph = Image.linear_gradient("L").resize((4000, 3000)).convert("RGB")
+    for number in range(12):
+        photograph.save(tmp_path / f"{number:02}.jpg", quality=90)
+    large = photograph.resize((8000, 8000))
+    kinds: dict[str, dict[str, Any]] = {
+        "plain.jpg": {},
+        "progressive.jpg": {"progressive": True},
+        "plain.png": {"compress_level": 1},
+        "plain.bmp": {},
+        "lossy.webp": {"method": 0},
+    }
+    for name, options in kinds.items():
+        large.save(tmp_path / name, **options)
+    large.putalpha(128)
+    large.save(tmp_path / "clear.webp", lossless=True, method=0)
+    large.save(tmp_path / "clear.png", compress_level=1)
+    (manifest,) = yaml.safe_load_all((processes.REPO / "infer-model.yaml").read_text())
+    limit = manifest["spec"]["containers"][0]["resources"]["limits"]["memory"]
+    assert limit.endswith("Gi")
+    assert peak_megabytes(inception_v3, tmp_path) < 0.9 * 1024 * float(limit.removesuffix("Gi"))

@@ -68,6 +68,17 @@ def read_file(path: Path) -> bytes:
         raise BadPicture(error.strerror or str(error)) from None
 
 
+def declared_pixels(data: bytes) -> int:
+    """Returns how many pixels a picture says it has, 0 where it is none; decodes nothing."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
+            return width * height
+    except Exception:  # What is wrong with it is for open_picture to say.
+        return 0
+
+
 def open_picture(data: bytes) -> Image.Image:
     """Decodes the first frame of a picture completely.
 
