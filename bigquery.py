@@ -25,6 +25,10 @@ import sys
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+if __name__ == "__main__":  # Before the long imports.
+    from metart.common import startup
+
+    startup.begin()
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 from google.auth.credentials import AnonymousCredentials

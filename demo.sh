@@ -2,6 +2,7 @@
 # From nothing to a named culture: the commands of the README on the sample pictures, in the folder demo/.
 # Safe to run again: what is there already is not made again. To start afresh, delete demo/.
 set -eu
+unset CDPATH
 cd "$(dirname "$0")"
 
 show() {
@@ -11,8 +12,7 @@ show() {
     "$@"
 }
 
-[ -x .venv/bin/pip ] || show "${PYTHON:-python3}" -m venv .venv
-show .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/cpu.lock
+sh requirements/install.sh cpu.lock
 PATH="$PWD/.venv/bin:$PATH"
 
 mkdir -p demo/data demo/unpacked
@@ -29,7 +29,7 @@ show python eval_image_classifier.py --checkpoint_path=demo/logs --eval_dir=demo
 unseen=$(python - <<'PYTHON'
 import json
 
-pictures = json.load(open("demo/data/splits.json"))["pictures"]
+pictures = json.load(open("demo/data/splits.json", encoding="utf-8"))["pictures"]
 first = {path.split("/")[0]: path for path in sorted(pictures, reverse=True) if pictures[path]["split"] == "validation"}
 print("\n".join(f"demo/data/met_art/{path}" for path in sorted(first.values())))
 PYTHON

@@ -23,6 +23,10 @@ import sys
 from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+if __name__ == "__main__":  # Before the long imports.
+    from metart.common import startup
+
+    startup.begin()
 
 from metart.common.cores import available_cores
 from metart.common.files import locked, open_replacing, replacing

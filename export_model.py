@@ -24,6 +24,10 @@ import sys
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+if __name__ == "__main__":  # Before the long imports.
+    from metart.common import startup
+
+    startup.begin()
 
 import numpy as np
 

@@ -1,14 +1,14 @@
 #!/bin/sh
-# Lint, types and tests. Makes .venv where it is missing.
+# Lint, types, imports and tests. Makes .venv where it is missing.
 #
 #   ./test.sh                  the tests of a few minutes
 #   ./test.sh --slow           all of them
 #   ./test.sh tests/test_x.py  anything else goes to pytest
 set -eu
+unset CDPATH
 cd "$(dirname "$0")"
 
-[ -x .venv/bin/pip ] || "${PYTHON:-python3}" -m venv .venv
-.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements/dev.lock
+sh requirements/install.sh dev.lock
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .

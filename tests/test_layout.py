@@ -58,19 +58,6 @@ def test_the_scripts_are_what_can_be_run() -> None:
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_a_script_runs_from_any_folder(script: str, tmp_path: Path) -> None:
-    """By its path, and in Python's safe mode, which looks for no module beside the script."""
-    search = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": search, "PYTHONSAFEPATH": "1"}
-    done = subprocess.run(
-        [REPOSITORY / script, "--help"], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith(f"usage: {script} ")
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("script", SCRIPTS)
 def test_a_script_imports_no_script(script: str) -> None:
     tree = ast.parse((REPOSITORY / script).read_text(encoding="utf-8"))
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}

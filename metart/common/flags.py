@@ -9,6 +9,8 @@ import signal
 import sys
 from typing import Any, NoReturn, TypeVar
 
+from metart.common import startup
+
 STATUS_ERROR = 1  # The user can mend it: a wrong file, an empty folder, a full disk.
 STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
 STATUS_RETRY = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again.
@@ -115,7 +117,9 @@ def select(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     """Runs a script's `main` and turns what a user can cause into one line and a status."""
+    is_script = False
     try:
+        is_script = startup.end()
         main(None)
         sys.stdout.flush()
     except UserError as error:
@@ -123,7 +127,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     except Retry as interruption:
         _leave(f"interrupted: {interruption}", STATUS_RETRY)
     except KeyboardInterrupt:
-        _leave("interrupted: run the same command again to go on", 128 + signal.SIGINT)
+        _leave(startup.INTERRUPTED, 128 + signal.SIGINT)
     except BrokenPipeError:
         # The reader of a pipe (`… | head`) left; a second complaint at exit would be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -134,6 +138,13 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
         where = f"{error.filename}: " if error.filename else ""
         advice = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
         _leave(f"error: {where}{error.strerror}{advice}", STATUS_ERROR)
+    except UnicodeEncodeError as error:  # Python has names that are no text as well, for files above all.
+        name = error.object[max(0, error.start - 60) : error.end + 60]
+        advice = "rename that file or folder" if error.encoding == "utf-8" else "set PYTHONUTF8=1"
+        _leave(f"error: {name!a} cannot be written in {error.encoding}; {advice}", STATUS_ERROR)
+    finally:
+        if is_script:  # All is said: another Ctrl-C ends what is left of the process without a word.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
     sys.exit(0)
 
 
