@@ -35,7 +35,7 @@ from metart.common.flags import Parser, Retry, UserError, number, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
 from metart.evaluation.best_checkpoint import BestCheckpoint
-from metart.networks import checkpoints, registry
+from metart.networks import checkpoints, registry, warm_start
 from metart.networks.preprocessing import MIN_CROP_AREA
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, seen_pictures
@@ -83,7 +83,7 @@ def build_parser() -> Parser:
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")
     add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights; evaluation uses them")
-    add("--checkpoint_path", help="weights to start from, where TRAIN_DIR has no checkpoint yet")
+    add("--checkpoint_path", help="weights to start from where TRAIN_DIR has none: file, folder or archive")
     add("--checkpoint_exclude_scopes", default="", help="comma-separated scopes not to take from --checkpoint_path")
     add("--trainable_scopes", default="", help="comma-separated scopes to train; default: all")
     parser.add_boolean("ignore_missing_vars", False, "leave out what --checkpoint_path does not have")
@@ -176,20 +176,21 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     counts = input_pipeline.label_counts(data.training) if settings.class_balance else [1] * num_classes
     label_weights = training_graph.label_weights(counts, settings.class_balance)
     print_plan(settings, plan, data.training, workers)
-    with tf.Graph().as_default(), Interruption() as interruption:
+    with tf.Graph().as_default(), Interruption() as interruption, contextlib.ExitStack() as unpacked:
         inputs = build_inputs(settings, plan, data.training, workers, head_alone)
         head = None
         if head_alone:
             model, head = training_graph.build_head(settings.recipe, label_weights, inputs.images, workers)
         else:
             model = training_graph.build_network(settings.recipe, label_weights, inputs.images, inputs.labels, workers)
-        saver, start = build_savers(settings, data, newest)
+        saver, start = build_savers(settings, data, newest, unpacked)
         with open_session(settings, workers, interruption) as session:
             if newest_checkpoint(train_dir, data.label_names) != newest:
                 raise Retry(f"another process has saved a checkpoint in {train_dir} meanwhile")
             check_records = functools.partial(record_set.require_still, data.dataset_dir, data.records)
             run = Run(train_dir, session, model, saver, plan, workers, interruption, data.label_names, check_records)
             start_together(run, start, inputs, data, written_flags)
+            unpacked.close()
             try:
                 feeds = head_feeds(run, settings, data, inputs, head) if head else itertools.repeat({})
                 measure = judge(best, settings.early_stop) if best else None
@@ -319,8 +320,16 @@ class Start(NamedTuple):
     restorer: tf.compat.v1.train.Saver
 
 
-def build_savers(settings: Settings, data: Data, newest: str | None) -> tuple[tf.compat.v1.train.Saver, Start]:
+def build_savers(
+    settings: Settings, data: Data, newest: str | None, unpacked: contextlib.ExitStack
+) -> tuple[tf.compat.v1.train.Saver, Start]:
     """Returns what saves the run's checkpoints, and where it starts.
+
+    Args:
+        settings: What the run is asked for.
+        data: What it trains on.
+        newest: Its newest checkpoint.
+        unpacked: Holds a published checkpoint's files until they were read.
 
     Raises:
         UserError: A checkpoint does not fit the network in the current graph, or has seen pictures that it should not.
@@ -334,10 +343,10 @@ def build_savers(settings: Settings, data: Data, newest: str | None) -> tuple[tf
     warm = settings.warm_start
     if not warm.checkpoint_path:
         return saver, Start(None, saver)
-    checkpoint = checkpoints.newest(warm.checkpoint_path)
+    checkpoint = unpacked.enter_context(warm_start.opened(warm.checkpoint_path))
     refuse_seen_pictures(checkpoint, data, settings)
-    excluded = warm.checkpoint_exclude_scopes or checkpoints.foreign_heads(checkpoint, data.label_names)
-    variables = checkpoints.warm_start_variables(
+    excluded = warm.checkpoint_exclude_scopes or warm_start.foreign_heads(checkpoint, data.label_names)
+    variables = warm_start.variables(
         checkpoint, settings.recipe.model_name, num_classes, excluded, warm.ignore_missing_vars
     )
     # Weights that were averaged over training answer better, and are what is evaluated.

@@ -26,9 +26,10 @@ def network(num_classes: int = 3, layers: tuple[str, ...] = ("Conv1", "Conv2")) 
         tf.compat.v1.train.get_or_create_global_step()
         for layer in layers:
             slim.model_variable(f"Net/{layer}/weights", [3, 3, 4, 4], initializer=tf.compat.v1.ones_initializer())
-        for head in ("Logits", "AuxLogits"):
+        for head in ("Logits", "AuxLogits/Last"):
             slim.model_variable(f"Net/{head}/weights", [4, num_classes], initializer=tf.compat.v1.ones_initializer())
             slim.model_variable(f"Net/{head}/biases", [num_classes], initializer=tf.compat.v1.ones_initializer())
+            tf.compat.v1.add_to_collection(registry.HEADS, f"Net/{head}")
         yield slim.get_model_variables()
 
 
@@ -62,22 +63,6 @@ def test_a_folder_means_its_newest_checkpoint(stored: str) -> None:
         assert checkpoints.newest(str(folder / f"model.ckpt-9.{part}")) == str(folder / "model.ckpt-9")
     assert checkpoints.step(str(folder / "model.ckpt-100")) == 100
     assert checkpoints.step("/zoo/inception_v3.ckpt") == 0
-
-
-def test_a_checkpoint_in_one_file_is_taken(tmp_path: Path) -> None:
-    """The form of slim's ImageNet checkpoints, `inception_v3.ckpt` without an index beside it."""
-    path = str(tmp_path / "zoo.ckpt")
-    with network(), tf.compat.v1.Session() as session:
-        session.run(tf.compat.v1.global_variables_initializer())
-        saver = tf.compat.v1.train.Saver(write_version=tf.compat.v1.train.SaverDef.V1)
-        saver.save(session, path, write_meta_graph=False)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint", "zoo.ckpt"]
-    assert checkpoints.newest(path) == path
-    with network() as variables, tf.compat.v1.Session() as session:
-        taken = checkpoints.warm_start_variables(path, "inception_v3", 3, "Net/Logits,Net/AuxLogits", False)
-        checkpoints.restore(session, tf.compat.v1.train.Saver(taken), path)
-        assert [variable.op.name for variable in taken] == ["Net/Conv1/weights", "Net/Conv2/weights"]
-        assert np.array_equal(session.run(variables[0]), np.ones([3, 3, 4, 4]))
 
 
 def test_a_checkpoint_is_slims(stored: str) -> None:
@@ -176,43 +161,10 @@ def test_scopes_are_whole_names() -> None:
         assert names(registry.in_scopes(variables, "")) == names(variables)
         assert names(registry.in_scopes(variables, "Net/Conv1, Net/AuxLogits/")) == {
             "Net/Conv1/weights",
-            "Net/AuxLogits/weights",
-            "Net/AuxLogits/biases",
+            "Net/AuxLogits/Last/weights",
+            "Net/AuxLogits/Last/biases",
         }
         assert registry.in_scopes(variables, "Net/Conv") == []
-
-
-def test_warm_start_takes_all_but_the_excluded(stored: str) -> None:
-    with network(num_classes=5):
-        taken = checkpoints.warm_start_variables(stored, "net", 5, "Net/Logits,Net/AuxLogits", False)
-    assert names(taken) == {"Net/Conv1/weights", "Net/Conv2/weights"}
-
-
-def test_warm_start_with_other_labels_names_the_flag(stored: str) -> None:
-    with network(num_classes=5), pytest.raises(UserError) as error:
-        checkpoints.warm_start_variables(stored, "net", 5, "", False)
-    assert "was trained on 3 labels, labels.txt has 5" in refusal(error)
-    assert refusal(error).endswith(
-        "to start without those weights add --checkpoint_exclude_scopes=Net/AuxLogits,Net/Logits"
-    )
-
-
-def test_warm_start_without_some_variables_names_the_flag(stored: str) -> None:
-    with network(layers=("Conv1", "Conv3")):
-        with pytest.raises(UserError) as error:
-            checkpoints.warm_start_variables(stored, "net", 3, "", False)
-        assert refusal(error).endswith("to start without those weights add --ignore_missing_vars")
-        taken = checkpoints.warm_start_variables(stored, "net", 3, "", True)
-    assert "Net/Conv1/weights" in names(taken)
-    assert "Net/Conv3/weights" not in names(taken)
-
-
-def test_warm_start_from_a_wholly_other_network_is_refused(stored: str) -> None:
-    with tf.Graph().as_default():
-        slim.model_variable("Other/weights", [2])
-        with pytest.raises(UserError) as error:
-            checkpoints.warm_start_variables(stored, "other", 3, "", True)
-    assert refusal(error).startswith(f"there is nothing to take from {stored}: ")
 
 
 def test_averages_are_taken_where_there_are_some(tmp_path: Path) -> None:

@@ -200,56 +200,6 @@ def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:
     return names
 
 
-def foreign_heads(checkpoint: str, label_names: list[str]) -> str:
-    """Returns the comma-separated scopes of heads that answer with other labels, as labels.txt beside them says.
-
-    Raises:
-        UserError: They are the same labels in another order.
-    """
-    beside = Path(checkpoint).parent / LABELS_FILENAME
-    if not beside.is_file():
-        return ""
-    names = read_labels(beside.parent)
-    if names == label_names:
-        return ""
-    scopes = ",".join(registry.head_scopes())
-    if sorted(names) == sorted(label_names):
-        raise UserError(
-            f"{beside} has the labels of the records in another order, so its head would answer wrongly; add "
-            f"--checkpoint_exclude_scopes={scopes}"
-        )
-    print(f"{beside} has other labels than the records; the layers that answer are trained anew: {scopes}", flush=True)
-    return scopes
-
-
-def warm_start_variables(
-    checkpoint: str, model_name: str, num_classes: int, exclude_scopes: str, ignore_missing: bool
-) -> list[tf.Variable]:
-    """Returns the model variables of the current graph to take from a checkpoint of other training.
-
-    Raises:
-        UserError: A wanted variable is not there or has another shape, or none is left; names the flag to add.
-    """
-    stored = shapes(checkpoint)
-    model = slim.get_model_variables()
-    excluded = {variable.op.name for variable in registry.in_scopes(model, exclude_scopes)} if exclude_scopes else set()
-    wanted = [variable for variable in model if variable.op.name not in excluded]
-    present = [variable for variable in wanted if variable.op.name in stored]
-    if not present:
-        raise UserError(
-            f"there is nothing to take from {checkpoint}: it has no variable of {model_name} in other scopes"
-        )
-    try:
-        check(checkpoint, present if ignore_missing else wanted, model_name, num_classes)
-    except UserError as error:
-        flag = "--ignore_missing_vars"
-        if ignore_missing or len(present) == len(wanted):
-            other = {v.op.name.rpartition("/")[0] for v in present if stored[v.op.name] != v.shape.as_list()}
-            flag = f"--checkpoint_exclude_scopes={','.join(sorted(other))}"
-        raise UserError(f"{error}; to start without those weights add {flag}") from None
-    return present
-
-
 def averaged(checkpoint: str, variables: Iterable[tf.Variable]) -> dict[str, tf.Variable]:
     """Returns what to restore variables from: the name of their moving average where the checkpoint has one."""
     stored = shapes(checkpoint)
