@@ -230,6 +230,7 @@ def test_warm_start_without_some_variables_names_the_flag(stored: str) -> None:
 def test_warm_start_from_a_wholly_other_network_is_refused(stored: str) -> None:
     with tf.Graph().as_default():
         slim.model_variable("Other/weights", [2])
+        tf.compat.v1.add_to_collection(registry.HEADS, "Other")
         with pytest.raises(UserError) as error:
             warm_start.variables(stored, "other", 3, "", True)
     assert refusal(error).startswith(f"there is nothing to take from {stored}: ")
