@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         session.run([variable.initializer for variable in variables], feeds)
         arguments.output_dir.mkdir(parents=True, exist_ok=True)
         saver = tf.compat.v1.train.Saver(variables, save_relative_paths=True)
-        checkpoint = checkpoints.save(session, saver, str(arguments.output_dir), 0)
+        checkpoint = checkpoints.save(session, saver, arguments.output_dir, 0)
     origin = {
         "model_name": arguments.model_name,
         "weights_file": arguments.weights_file.name,
