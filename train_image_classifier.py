@@ -18,6 +18,7 @@ import json
 import math
 from pathlib import Path
 import sys
+import threading
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
@@ -49,6 +50,7 @@ from metart.training.summaries import Summaries
 from metart.training.training_graph import Recipe
 
 CHECKPOINTS_TO_KEEP = 5
+CLOSE_SECONDS = 5.0  # For the session to end by itself.
 MAX_SEED = 2**31 - 1  # TensorFlow's random numbers take no larger one.
 
 
@@ -360,9 +362,15 @@ def open_session(settings: Settings, workers: Cluster, interruption: Interruptio
     with (
         locked(settings.train_dir) if workers.index == 0 else contextlib.nullcontext(),
         workers.connect(config, interruption) as target,
-        tf.compat.v1.Session(target, config=config) as session,
     ):
-        yield session
+        session = tf.compat.v1.Session(target, config=config)
+        try:
+            yield session
+        finally:
+            # It waits for tf.data to end, which now and then takes half a minute; what counts is saved by now.
+            closing = threading.Thread(target=session.close, daemon=True)
+            closing.start()
+            closing.join(CLOSE_SECONDS)
 
 
 def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_flags: Mapping[str, Any]) -> None:

@@ -128,9 +128,9 @@ LOADED = {  # What each script loads that takes long.
 }
 
 
-@pytest.mark.parametrize("swallowed", [False, True], ids=["", "swallowed"])
+@pytest.mark.parametrize(("swallowed", "number", "status"), [(False, 2, 130), (True, 2, 130), (True, 15, 75)])
 @pytest.mark.parametrize("script", SCRIPTS)
-def test_ctrl_c_while_libraries_load(script: str, swallowed: bool, tmp_path: Path) -> None:
+def test_signals_while_libraries_load(script: str, swallowed: bool, number: int, status: int, tmp_path: Path) -> None:
     """Also where a library would lose the exception, as C code may."""
     library = tmp_path / LOADED[script]
     library.mkdir()
@@ -146,9 +146,9 @@ def test_ctrl_c_while_libraries_load(script: str, swallowed: bool, tmp_path: Pat
         text=True,
     ) as process:
         assert process.stdout is not None and process.stdout.read(7) == "loading"
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         output, errors = process.communicate(timeout=30)
-    assert (process.returncode, output, errors) == (128 + signal.SIGINT, "", INTERRUPTED)
+    assert (process.returncode, output, errors) == (status, "", INTERRUPTED)
 
 
 def test_what_the_shell_runs_in_the_background_still_ignores_ctrl_c() -> None:
@@ -164,21 +164,32 @@ flags.run(lambda argv: os.kill(os.getpid(), signal.SIGINT))
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_ctrl_c_in_main_is_an_exception_again_and_after_it_the_end() -> None:
+def test_ctrl_c_in_main_is_an_exception_again_and_no_thread_delays_the_end() -> None:
     program = """
-import atexit, os, signal
+import signal, threading, time
 from metart.common import flags, startup
 startup.begin()
 def main(argv):
-    atexit.register(lambda: os.kill(os.getpid(), signal.SIGINT))
+    threading.Thread(target=time.sleep, args=(60,)).start()
     try:
         signal.raise_signal(signal.SIGINT)
     finally:
         print("put in order")
 flags.run(main)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "put in order\n", INTERRUPTED)
+    command = [sys.executable, "-c", program]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "put in order\n", INTERRUPTED)
+
+
+TERMINATE = "def terminate(argv):\n    signal.raise_signal(signal.SIGTERM)"
+
+
+def test_sigterm_is_a_reason_to_try_again_from_the_first_line_on() -> None:
+    for where in ("startup.begin(); signal.raise_signal(signal.SIGTERM)", "startup.begin(); flags.run(terminate)"):
+        program = f"import signal\nfrom metart.common import flags, startup\n{TERMINATE}\n{where}"
+        done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
+        assert (done.returncode, done.stderr) == (75, INTERRUPTED)
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

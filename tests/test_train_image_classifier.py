@@ -1,9 +1,10 @@
 """Training: it resumes, can be interrupted at any moment, and refuses what cannot work before it writes."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import json
 from pathlib import Path
+import random
 import re
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 
 from conftest import IMAGE_SIZE, LABEL_COLOURS, REPOSITORY
 import numpy as np
+import processes
 import pytest
 
 from metart.networks.slim_compat import tf
@@ -403,3 +405,27 @@ def test_a_run_survives_kill_9_sigterm_and_ctrl_c(
             assert error.splitlines()[-1] == "interrupted: run the same command again to go on"
     train(logs, dataset_dir, f"--max_number_of_steps={step + 1}")
     assert f"trained to step {step + 1:,}: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.timeout(60 * START_SECONDS)
+def test_sigterm_at_any_moment_is_status_75_within_seconds(
+    kills: int, dataset_dir: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    logs, moments, delays = tmp_path / "logs", random.Random(kills), []
+    command = [sys.executable, str(REPOSITORY / "train_image_classifier.py"), f"--train_dir={logs}"]
+    command += [f"--dataset_dir={dataset_dir}", "--model_name=wide_resnet_10_4", "--train_image_size=32"]
+    command += ["--batch_size=4", "--max_number_of_steps=1000000", "--save_interval_secs=1", "--validation_epochs=5"]
+    for number in range(kills):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+            time.sleep(0.2 if number == 0 else moments.uniform(0.1, 12))  # Python itself needs its time to start.
+            start = time.monotonic()
+            process.terminate()
+            error = process.communicate(timeout=60)[1]
+            delays.append(time.monotonic() - start)
+        assert process.returncode == 75, error
+        assert error.splitlines()[-1].startswith("interrupted: ") and "Session" not in error
+        for checkpoint in checkpoints.all_in(logs):
+            assert tf.train.load_variable(checkpoint, "global_step") == checkpoints.step(checkpoint)
+    record_property(f"seconds from SIGTERM to the end, the longest of {kills}", f"{max(delays):.1f}")
+    assert max(delays) < 15 * processes.LOAD

@@ -10,10 +10,10 @@ import sys
 from typing import Any, NoReturn, TypeVar
 
 from metart.common import startup
+from metart.common.startup import STATUS_RETRY
 
 STATUS_ERROR = 1  # The user can mend it: a wrong file, an empty folder, a full disk.
 STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
-STATUS_RETRY = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again.
 
 
 T = TypeVar("T", bound=tuple[Any, ...])
@@ -117,9 +117,8 @@ def select(kind: type[T], values: Mapping[str, Any]) -> T:
 
 def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     """Runs a script's `main` and turns what a user can cause into one line and a status."""
-    is_script = False
     try:
-        is_script = startup.end()
+        startup.end()
         main(None)
         sys.stdout.flush()
     except UserError as error:
@@ -131,7 +130,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
     except BrokenPipeError:
         # The reader of a pipe (`… | head`) left; a second complaint at exit would be noise.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(128 + signal.SIGPIPE)
+        _exit(128 + signal.SIGPIPE)
     except OSError as error:
         if error.errno is None:
             raise
@@ -142,16 +141,22 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
         name = error.object[max(0, error.start - 60) : error.end + 60]
         advice = "rename that file or folder" if error.encoding == "utf-8" else "set PYTHONUTF8=1"
         _leave(f"error: {name!a} cannot be written in {error.encoding}; {advice}", STATUS_ERROR)
-    finally:
-        if is_script:  # All is said: another Ctrl-C ends what is left of the process without a word.
-            signal.signal(signal.SIGINT, signal.SIG_DFL)
-    sys.exit(0)
+    _exit(0)
 
 
 def _leave(message: str, status: int) -> NoReturn:
+    if startup.has_begun:  # From now on another Ctrl-C has nothing to end.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         sys.stdout.flush()
     except OSError:  # The disk that stdout goes to is full, which may be what the message says.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     print(" ".join(message.split()), file=sys.stderr, flush=True)
+    _exit(status)
+
+
+def _exit(status: int) -> NoReturn:
+    """Ends the process of a script at once: all is written and said, and TensorFlow's threads may take long to end."""
+    if startup.has_begun:
+        os._exit(status)
     sys.exit(status)
