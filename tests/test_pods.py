@@ -146,7 +146,7 @@ def base_image(tmp_path_factory: pytest.TempPathFactory) -> str:
     manifest = tmp_path_factory.mktemp("probe") / "probe.yaml"
     pod = read_pod("access-model-logs.yaml") | {"metadata": {"name": PROBE}}
     (container,) = pod["spec"]["containers"]
-    container |= {"image": BASE_IMAGE, "command": ["true"], "volumeMounts": []}
+    container |= {"image": BASE_IMAGE, "command": ["/bin/true"], "volumeMounts": []}
     pod["spec"]["volumes"] = []
     manifest.write_text(yaml.safe_dump(pod))
     try:
