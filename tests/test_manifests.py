@@ -408,6 +408,11 @@ def test_the_readme_offers_the_edit(edit: str) -> None:
     assert f"\n{EDITS[edit]}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+def test_what_sed_leaves_beside_an_edited_file_is_ignored_by_git() -> None:
+    assert "*.bak" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert all("sed -i.bak" in edit for edit in EDITS.values())
+
+
 def test_one_edit_names_registry_and_secret(tmp_path: Path) -> None:
     changed = edited("registry", tmp_path)
     assert len(changed) == len(PODS)
