@@ -408,6 +408,13 @@ def test_the_readme_offers_the_edit(edit: str) -> None:
     assert f"\n{EDITS[edit]}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("path", [*FILES, ROOT / "README.md", ROOT / "README-cn.md"], ids=lambda path: path.name)
+def test_nobody_waits_30_seconds_for_an_image_of_two_gigabytes(path: Path) -> None:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if re.match("#? *kubectl wait ", line):
+            assert re.search(r" --timeout=(10m|24h) ", line), line
+
+
 def test_what_sed_leaves_beside_an_edited_file_is_ignored_by_git() -> None:
     assert "*.bak" in (ROOT / ".gitignore").read_text(encoding="utf-8").splitlines()
     assert all("sed -i.bak" in edit for edit in EDITS.values())
