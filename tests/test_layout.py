@@ -83,7 +83,7 @@ def test_the_import_contracts_hold() -> None:
             "metart.records.splits -> metart.networks",
         ),
         ("evaluation/metrics.py", "import convert", "metart.evaluation.metrics -> convert"),
-        ("training/peers.py", "from arts import get_split", "metart.training.peers -> arts"),
+        ("training/peers.py", "from download import main", "metart.training.peers -> download"),
     ],
 )
 def test_a_wrong_import_breaks_a_contract(module: str, line: str, complaint: str, tmp_path: Path) -> None:
