@@ -53,7 +53,16 @@ FACTS = {
     "mobilenet_v3_large_minimalistic": Facts(234, 2_652_255, 0xB8CFCC83, 0.75, 96, (1.449438, 0.2731314, -0.8032431)),
     "mobilenet_v3_small": Facts(210, 1_525_031, 0x671B49FC, 1.0, 96, (3.178316, -6.471068, -20.90312)),
     "mobilenet_v3_small_minimalistic": Facts(174, 1_026_911, 0x94AF5ADE, 0.75, 96, (0.4464641, -0.4759731, -0.1314604)),
+    "nasnet_mobile": Facts(1138, 5_888_000, 0x353B6559, 0.75, 224, (-0.8474662, 0.05713792, -0.07407124)),
+    "nasnet_large": Facts(1558, 88_552_548, 0xC3EA550A, 0.75, 331, (-0.4779975, 0.5191236, 2.933898)),
+    "pnasnet_mobile": Facts(945, 5_640_213, 0x8F15D9B9, 0.75, 224, (-1.701886, 0.4742739, -0.3303979)),
+    "pnasnet_large": Facts(1191, 85_589_514, 0x08D0FB91, 0.75, 331, (-2.61621, 0.7972352, 1.636361)),
 }
+# Their graphs take minutes, and gigabytes.
+HEAVY = ("nasnet_large", "pnasnet_large")
+NAMES = [
+    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if name in HEAVY else []) for name in FACTS
+]
 
 
 class Built(NamedTuple):
@@ -113,7 +122,7 @@ def built(name: str, size: int) -> Built:
     return Built(lines, trainable_numbers, first, second[0] if second else None, last_input, head_scope)
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_variables_and_answers(name: str) -> None:
     facts = FACTS[name]
     ours = built(name, facts.image_size)
@@ -132,7 +141,7 @@ def oracle(name: str) -> dict[str, Any]:
     return json.loads((Path(shared) / "nets" / f"{name}.json").read_text())
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", NAMES)
 def test_everything_that_is_known_of_slims_network(name: str) -> None:
     known = oracle(name)
     network = registry.NETWORKS[name]
@@ -205,6 +214,9 @@ def train(name: str, size: int, steps: int) -> dict[str, tuple[list[float], list
         # The fewest pixels that leave something for the auxiliary head.
         pytest.param("inception_v4", 107, marks=pytest.mark.slow),
         pytest.param("inception_resnet_v2", 107, marks=pytest.mark.slow),
+        ("efficientnet_lite0", 32),
+        pytest.param("nasnet_mobile", 72, marks=pytest.mark.slow),
+        pytest.param("pnasnet_mobile", 72, marks=pytest.mark.slow),
     ],
 )
 def test_training_lowers_the_loss(name: str, size: int) -> None:
@@ -219,7 +231,7 @@ def test_training_lowers_the_loss(name: str, size: int) -> None:
             if "Conv2DBackprop" in node.op or "Conv2dNative" in node.op
         }
         assert kinds.pop("Conv2DBackpropFilter") == tf.bfloat16.as_datatype_enum
-        if name.startswith("mobilenet"):
+        if not name.startswith("inception"):
             assert kinds.pop("DepthwiseConv2dNative") == tf.bfloat16.as_datatype_enum
             assert kinds.pop("DepthwiseConv2dNativeBackpropFilter") == tf.float32.as_datatype_enum
             assert kinds.pop("DepthwiseConv2dNativeBackpropInput") == tf.float32.as_datatype_enum
