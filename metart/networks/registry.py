@@ -147,7 +147,6 @@ def build(
     num_classes: int,
     is_training: bool = False,
     weight_decay: float = 0.0,
-    trained_scopes: str = "",
     with_auxiliary_head: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
     """Builds a network in the current graph, with the variable names slim gives it.
@@ -159,8 +158,6 @@ def build(
         is_training: With dropout, and batch norm on the statistics of the batch; the updates of the batch
             norm averages are then in the collection BATCH_NORM_UPDATES.
         weight_decay: Factor of the L2 losses added to the collection REGULARIZATION_LOSSES.
-        trained_scopes: Comma-separated scopes, all where none is named; the batch norm of other layers keeps its
-            averages and normalises with them, also in training.
         with_auxiliary_head: Also outside training, where nobody needs its answer but a checkpoint its variables.
 
     Returns:
@@ -181,7 +178,7 @@ def build(
     options = {"create_aux_logits": is_training or with_auxiliary_head, "spatial_squeeze": False}
     known = inspect.signature(network.function).parameters
     try:
-        with slim.arg_scope(scope), _batch_norm_trains_in(trained_scopes):
+        with slim.arg_scope(scope):
             logits, end_points = network.function(
                 inputs, num_classes, is_training=is_training, **{k: v for k, v in options.items() if k in known}
             )
@@ -211,8 +208,11 @@ def _batch_norm_decay() -> tf.Tensor:
 
 
 @contextlib.contextmanager
-def _batch_norm_trains_in(scopes: str) -> Iterator[None]:
-    """Builds the batch norm of layers outside some scopes as in inference; slim has one switch for all layers."""
+def batch_norm_trains_in(scopes: str) -> Iterator[None]:
+    """Lets the batch norm of layers outside some scopes keep its averages and normalise with them, also in training.
+
+    For a block that builds a network, as slim has one switch for all layers. All scopes where none is named.
+    """
     original = slim_layers._fused_batch_norm
 
     def fused_batch_norm(*inputs: Any, is_training: bool, scope: str | None, **parameters: Any) -> tf.Tensor:

@@ -69,14 +69,10 @@ def build_network(
         labels: int64 [batch].
         cluster: Gradients are averaged over its workers.
     """
-    logits, auxiliary_logits = registry.build(
-        recipe.model_name,
-        images,
-        len(label_weights),
-        is_training=True,
-        weight_decay=recipe.weight_decay,
-        trained_scopes=recipe.trainable_scopes,
-    )
+    with registry.batch_norm_trains_in(recipe.trainable_scopes):
+        logits, auxiliary_logits = registry.build(
+            recipe.model_name, images, len(label_weights), is_training=True, weight_decay=recipe.weight_decay
+        )
     _add_loss(logits, labels, label_weights, recipe.label_smoothing)
     if auxiliary_logits is not None:
         _add_loss(auxiliary_logits, labels, label_weights, recipe.label_smoothing, AUXILIARY_LOSS_WEIGHT)
