@@ -198,7 +198,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
                 measure = judge(best, settings.early_stop) if best else None
                 reached = run_steps(run, feeds, settings.intervals, measure)
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
-                input_pipeline.raise_damaged(data.training)
+                input_pipeline.raise_damaged(data.training.data_sources, num_classes)
                 raise
             if workers.index == 0:
                 last = checkpoints.step(checkpoints.newest(str(train_dir)))

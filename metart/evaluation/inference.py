@@ -149,7 +149,7 @@ def predict(
     with Progress("evaluating", num_pictures, "pictures") as progress:
         for images, labels, of_batch in data:
             if labels.max() >= len(classifier.label_names):
-                input_pipeline.raise_damaged(dataset)
+                input_pipeline.raise_damaged(dataset.data_sources, dataset.num_classes)
             truth.append(labels)
             probabilities.append(classifier.probabilities(images))
             names += of_batch

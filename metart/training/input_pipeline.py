@@ -1,6 +1,7 @@
 """From TFRecord files to batches of images, with tf.data."""
 
 from collections.abc import Iterator, Sequence
+import math
 from pathlib import Path
 from typing import NamedTuple
 
@@ -106,7 +107,7 @@ def evaluation_arrays(
         for pictures, labels, names in data.as_numpy_iterator():
             yield pictures, labels, [name.decode() for name in names]
     except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
-        raise_damaged(dataset)
+        raise_damaged(dataset.data_sources, dataset.num_classes)
         raise
 
 
@@ -152,7 +153,7 @@ def label_counts(dataset: slim.dataset.Dataset) -> list[int]:
                 features = tf.train.Example.FromString(record).features.feature
                 counts[features["image/class/label"].int64_list.value[0]] += 1
     except (tf.errors.DataLossError, DecodeError, IndexError):
-        raise_damaged(dataset)
+        raise_damaged(dataset.data_sources, dataset.num_classes)
         raise
     return counts
 
@@ -169,7 +170,7 @@ def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[n
     return [found[position] for position in positions]
 
 
-def raise_damaged(dataset: slim.dataset.Dataset) -> None:
+def raise_damaged(data_sources: Sequence[str], num_classes: float = math.inf) -> None:
     """Names the first records file that cannot be read to its end, or the first picture that cannot be used.
 
     TensorFlow's own message gives a byte offset but not the file.
@@ -177,15 +178,14 @@ def raise_damaged(dataset: slim.dataset.Dataset) -> None:
     Raises:
         UserError: A file is damaged.
     """
-    for source in sorted(dataset.data_sources):
+    for source in sorted(data_sources):
         try:
             for record in tf.compat.v1.io.tf_record_iterator(source):  # Needs no eager mode; training has none.
                 features = tf.train.Example.FromString(record).features.feature
                 label = features["image/class/label"].int64_list.value[0]
-                if not 0 <= label < dataset.num_classes:
+                if not 0 <= label < num_classes:
                     raise UserError(
-                        f"{source} has the label number {label}, labels.txt names {dataset.num_classes}; run "
-                        "convert.py again"
+                        f"{source} has the label number {label}, labels.txt names {num_classes}; run convert.py again"
                     )
                 picture = open_picture(features["image/encoded"].bytes_list.value[0])
                 if picture.format != "JPEG":
