@@ -237,17 +237,21 @@ def test_training_lowers_the_loss(name: str, size: int) -> None:
             assert kinds.pop("DepthwiseConv2dNativeBackpropInput") == tf.float32.as_datatype_enum
 
 
-def test_a_mobilenet_from_training_to_a_telephone(dataset_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "head"),
+    [("mobilenet_v3_small", "MobilenetV3/Logits"), ("efficientnet_lite0", "efficientnet-lite0/head/dense")],
+)
+def test_from_training_to_a_telephone(name: str, head: str, dataset_dir: Path, tmp_path: Path) -> None:
     train_image_classifier.main(
         [
-            *(f"--train_dir={tmp_path}/logs", f"--dataset_dir={dataset_dir}", "--model_name=mobilenet_v3_small"),
+            *(f"--train_dir={tmp_path}/logs", f"--dataset_dir={dataset_dir}", f"--model_name={name}"),
             *("--train_image_size=64", "--batch_size=9", "--max_number_of_steps=30", "--learning_rate=0.005"),
         ]
     )
     train_image_classifier.main(
         [
-            *(f"--train_dir={tmp_path}/head", f"--dataset_dir={dataset_dir}", "--model_name=mobilenet_v3_small"),
-            *(f"--checkpoint_path={tmp_path}/logs", "--trainable_scopes=MobilenetV3/Logits", "--feature_views=1"),
+            *(f"--train_dir={tmp_path}/head", f"--dataset_dir={dataset_dir}", f"--model_name={name}"),
+            *(f"--checkpoint_path={tmp_path}/logs", f"--trainable_scopes={head}", "--feature_views=1"),
             *("--train_image_size=64", "--batch_size=9", "--max_number_of_steps=30", "--learning_rate=0.01"),
         ]
     )
