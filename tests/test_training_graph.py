@@ -1,10 +1,13 @@
 """What a step learns from: how labels are weighed, which layers a scope names."""
 
 from conftest import IMAGE_SIZE
+import numpy as np
 import pytest
 
+from metart.networks.slim_compat import tf
 from metart.common.flags import UserError
 from metart.training import training_graph
+from metart.training.cluster import Cluster
 
 
 def test_label_weights() -> None:
@@ -41,3 +44,30 @@ def test_a_head_alone(model_name: str, size: int, scopes: str, alone: bool) -> N
 def test_scopes_that_name_nothing() -> None:
     with pytest.raises(UserError, match=r"--trainable_scopes=fc9 names nothing in alexnet_v2"):
         training_graph.trains_head_alone("alexnet_v2", 224, 3, "fc9")
+
+
+@pytest.mark.parametrize(
+    ("model_name", "weights"),
+    [
+        ("mobilenet_v1_025", "MobilenetV1/Logits/Conv2d_1c_1x1/weights"),
+        ("efficientnet_lite0", "efficientnet-lite0/head/dense/kernel"),
+    ],
+)
+def test_the_loss_of_a_head_alone_is_the_heads(model_name: str, weights: str) -> None:
+    recipe = training_graph.Recipe(model_name, "sgd", 0.0, 0.0, 0.1, 0.02, 0.0, "", None, "float32")
+    generator = np.random.default_rng(0)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        model, inputs = training_graph.build_head(recipe, [1.0] * 4, tf.zeros([2, 32, 32, 3]), Cluster())
+        session.run(tf.compat.v1.global_variables_initializer())
+        by_name = {variable.op.name: variable for variable in tf.compat.v1.trainable_variables()}
+        values = 3 * generator.standard_normal(by_name[weights].shape)
+        by_name[weights].load(values, session)
+        loss = session.run(
+            model.loss,
+            {
+                **{inputs.features: np.zeros([6, inputs.features.shape[1]]), inputs.labels: np.arange(6) % 4},
+                **{model.learning_rate: 0, model.stop_requested: 0, model.early_stop_requested: 0},
+            },
+        )
+    # Features of 0 leave an answer that knows nothing, of loss log 4.
+    assert loss == pytest.approx(np.log(4) + 0.02 * np.sum(values**2) / 2, rel=1e-4)
