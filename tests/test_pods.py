@@ -126,6 +126,8 @@ def context(tmp_path_factory: pytest.TempPathFactory) -> Path:
             copy = folder / file.relative_to(ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(file, copy)
+    (folder / "metart/common/__pycache__").mkdir()  # As a clone has it in which scripts ran.
+    (folder / "metart/common/__pycache__/files.pyc").touch()
     with tarfile.open(ROOT / "sample-dataset.tar.gz") as archive:
         archive.extractall(folder / "data", filter="data")
     subprocess.run([sys.executable, ROOT / "convert.py", f"--dataset_dir={folder / 'data'}"], check=True)
