@@ -91,8 +91,6 @@ def build_head(
         recipe.model_name, images, len(label_weights), weight_decay=recipe.weight_decay, with_auxiliary_head=True
     )
     head_input, scope = registry.head(logits)
-    decay = tf.compat.v1.get_collection_ref(tf.compat.v1.GraphKeys.REGULARIZATION_LOSSES)
-    decay[:] = [loss for loss in decay if registry.is_in_scopes(loss.op.name, scope)]  # Frozen weights have no say.
     of_pictures = registry.mean_over_places(head_input)
     inputs = HeadInputs(
         tf.compat.v1.placeholder(tf.float32, [None, of_pictures.shape[-1]], name="features"),
