@@ -212,8 +212,8 @@ def train(name: str, size: int, steps: int) -> dict[str, tuple[list[float], list
         ("mobilenet_v2_035", 32),
         ("mobilenet_v3_small", 32),
         # The fewest pixels that leave something for the auxiliary head.
-        pytest.param("inception_v4", 107, marks=pytest.mark.slow),
-        pytest.param("inception_resnet_v2", 107, marks=pytest.mark.slow),
+        pytest.param("inception_v4", 107, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
+        pytest.param("inception_resnet_v2", 107, marks=[pytest.mark.slow, pytest.mark.timeout(900)]),
         ("efficientnet_lite0", 32),
         pytest.param("nasnet_mobile", 72, marks=pytest.mark.slow),
         pytest.param("pnasnet_mobile", 72, marks=pytest.mark.slow),
@@ -237,11 +237,8 @@ def test_training_lowers_the_loss(name: str, size: int) -> None:
             assert kinds.pop("DepthwiseConv2dNativeBackpropInput") == tf.float32.as_datatype_enum
 
 
-@pytest.mark.parametrize(
-    ("name", "head"),
-    [("mobilenet_v3_small", "MobilenetV3/Logits"), ("efficientnet_lite0", "efficientnet-lite0/head/dense")],
-)
-def test_from_training_to_a_telephone(name: str, head: str, dataset_dir: Path, tmp_path: Path) -> None:
+@pytest.mark.timeout(600)
+def test_a_mobilenet_from_training_to_a_telephone(dataset_dir: Path, tmp_path: Path) -> None:
     train_image_classifier.main(
         [
             *(f"--train_dir={tmp_path}/logs", f"--dataset_dir={dataset_dir}", f"--model_name={name}"),
