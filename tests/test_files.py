@@ -115,6 +115,16 @@ def test_a_volume_of_another_user_is_an_error_with_advice(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_folder_that_was_taken_away_is_named_before_anything_is_computed() -> None:
+    with tempfile.TemporaryDirectory() as volume:
+        Path(volume).chmod(0o755)
+        lock(Path(volume))
+        os.chown(Path(volume) / LOCK_FILENAME, 1000, 1000)  # The lock alone can still be opened.
+        with as_user(1000), pytest.raises(UserError, match=f"^{volume} belongs to user 0:0 "):
+            lock(Path(volume))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_lock_of_another_user_is_named() -> None:
     with tempfile.TemporaryDirectory() as volume:
         lock(Path(volume))

@@ -32,8 +32,8 @@ def locked(folder: str | os.PathLike[str], filename: str = LOCK_FILENAME) -> Ite
             lock of a node that was lost lasts a minute or two.
         UserError: This process may not write there.
     """
+    make_folder(folder)
     with _explaining_permissions():
-        Path(folder).mkdir(parents=True, exist_ok=True)
         file = open(Path(folder) / filename, "a", encoding="utf-8")  # noqa: SIM115
     with file:
         try:
