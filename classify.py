@@ -19,6 +19,7 @@ import csv
 import functools
 import io
 import json
+import os
 from pathlib import Path
 import sys
 import threading
@@ -34,7 +35,7 @@ import numpy as np
 
 from metart.networks.slim_compat import tf
 import dataset_factory
-from metart.common.flags import Parser, UserError, number, run
+from metart.common.flags import Parser, UserError, number, path, run
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
@@ -61,10 +62,10 @@ one_large_picture = threading.Lock()
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
-    add("--image_file", nargs="+", default=[], action="extend", help="pictures, or folders of them")
+    add("--checkpoint_path", type=path, required=True, help="checkpoint, or folder for its newest")
+    add("--image_file", type=path, nargs="+", default=[], action="extend", help="pictures, or folders of them")
     add("--image_url", nargs="+", default=[], action="extend", help="http or https addresses of pictures")
-    add("--dataset_dir", type=Path, help="folder with labels.txt; default: beside the checkpoint")
+    add("--dataset_dir", type=path, help="folder with labels.txt; default: beside the checkpoint")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set, for --explain_dir")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
@@ -72,7 +73,7 @@ def build_parser() -> Parser:
     add("--format", default="text", choices=ROW_FORMATS, help="of the rows")
     add("--top_k", type=number(int, 1), default=5, help="labels to name")
     add("--min_probability", type=number(float, 0, 1), default=0.0, help=f'answer "{UNKNOWN}" below this')
-    add("--explain_dir", type=Path, help="folder for explanations; with training pictures if they are in DATASET_DIR")
+    add("--explain_dir", type=path, help="folder for explanations; with training pictures if they are in DATASET_DIR")
     parser.add_boolean("allow_private_hosts", False, "let --image_url reach this machine and its own network")
     add("--precision", default="float32", choices=PRECISIONS, help="of the arithmetic; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
@@ -123,22 +124,31 @@ def _csv_line(cells: Sequence[str]) -> str:
 ROW_FORMATS: dict[str, Callable[[Row], str]] = {"text": as_text, "jsonl": as_json_line, "csv": as_csv}
 
 
-def find_files(paths: Sequence[str]) -> list[Path]:
+def find_files(named: Sequence[Path]) -> list[Path]:
     """Returns the files named, and the pictures in the folders named, in order; says what it passed over there."""
     files: list[Path] = []
     passed_over: list[Path] = []
-    for path in map(Path, paths):
-        if not path.is_dir():
-            files.append(path)
+    for each in named:
+        if not each.is_dir():
+            files.append(each)
             continue
-        for file in sorted(path.rglob("*")):
-            if file.is_dir():
-                continue
+        for file in sorted(files_below(each)):
             is_meant = file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
             (files if is_meant else passed_over).append(file)
     if passed_over:
         print(f"passed over, not named like pictures: {len(passed_over)}, {passed_over[0]} first", file=sys.stderr)
     return files
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Yields all files in a folder and in those in it; linked ones as well, which convert.py reads, each once."""
+    visited: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        if os.path.realpath(place) in visited:
+            folders.clear()
+            continue
+        visited.add(os.path.realpath(place))
+        yield from (Path(place, name) for name in names)
 
 
 def read_image(source: Path | str, image_size: int, web: Web | None = None) -> np.ndarray | str:

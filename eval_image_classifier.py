@@ -30,7 +30,7 @@ from PIL import Image
 from metart.networks.slim_compat import slim
 import dataset_factory
 from metart.common.files import make_folder, open_replacing
-from metart.common.flags import Parser, UserError, number, run, select
+from metart.common.flags import Parser, UserError, number, path, run, select
 from metart.evaluation import metrics, reports
 from metart.evaluation.inference import Answers, open_classifier, predict, write_temperature
 from metart.networks import checkpoints, registry
@@ -48,9 +48,9 @@ PICTURE_NAMES = ("confusion_matrix", "reliability", "mistakes")
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
-    add("--eval_dir", type=Path, required=True, help="folder for the reports")
-    add("--dataset_dir", type=Path, required=True, help="folder with the records and labels.txt")
+    add("--checkpoint_path", type=path, required=True, help="checkpoint, or folder for its newest")
+    add("--eval_dir", type=path, required=True, help="folder for the reports")
+    add("--dataset_dir", type=path, required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="validation", help="split to evaluate on")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
@@ -192,7 +192,7 @@ def calibrate(checkpoint: str, answers: Answers, records_fingerprint: str | None
     return temperature, answers._replace(probabilities=metrics.calibrated(answers.probabilities, temperature))
 
 
-def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: str) -> None:
+def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> None:
     """Evaluates the newest checkpoint in a folder each time there is a new one, until the last step of the training."""
     done = ""
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         dataset = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
         if not flags.watch:
             print(evaluate(settings, dataset, checkpoints.newest(flags.checkpoint_path)))
-        elif Path(flags.checkpoint_path + ".index").is_file():
+        elif Path(f"{flags.checkpoint_path}.index").is_file():
             raise UserError(f"--watch needs a folder, --checkpoint_path={flags.checkpoint_path} is one checkpoint")
         else:
             watch(settings, dataset, flags.checkpoint_path)

@@ -34,7 +34,7 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
 from metart import __version__
-from metart.common.flags import Parser, UserError, number, run
+from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import write_labels
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.networks import checkpoints, registry
@@ -54,11 +54,11 @@ LITE_FILES = {"model.tflite": "float32", "model_int8.tflite": "uint8"}  # With t
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--checkpoint_path", required=True, help="checkpoint, or folder for its newest")
-    add("--export_dir", type=Path, required=True, help="folder that gets a folder named after the step")
-    add("--dataset_dir", type=Path, help="folder with the records it was trained on; without it, no 8-bit model")
+    add("--checkpoint_path", type=path, required=True, help="checkpoint, or folder for its newest")
+    add("--export_dir", type=path, required=True, help="folder that gets a folder named after the step")
+    add("--dataset_dir", type=path, help="folder with the records it was trained on; without it, no 8-bit model")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
-    add("--eval_dir", type=Path, help="folder of its evaluation; default: no figures in the card")
+    add("--eval_dir", type=path, help="folder of its evaluation; default: no figures in the card")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
     parser.add_boolean("tflite", True, "also for TensorFlow Lite, which takes some minutes")

@@ -32,7 +32,7 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
 from metart.common.files import locked, open_replacing
-from metart.common.flags import Parser, Retry, UserError, number, run, select
+from metart.common.flags import Parser, Retry, UserError, number, path, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
 from metart.evaluation.best_checkpoint import BestCheckpoint
@@ -57,8 +57,8 @@ MAX_SEED = 2**31 - 1  # TensorFlow's random numbers take no larger one.
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--train_dir", type=Path, required=True, help="folder for checkpoints and event files")
-    add("--dataset_dir", type=Path, required=True, help="folder with the records and labels.txt")
+    add("--train_dir", type=path, required=True, help="folder for checkpoints and event files")
+    add("--dataset_dir", type=path, required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="train", help="split to train on")
     add("--model_name", default="inception_v3", choices=registry.NETWORKS, help="network", metavar="NAME")
@@ -85,7 +85,7 @@ def build_parser() -> Parser:
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")
     add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights; evaluation uses them")
-    add("--checkpoint_path", help="weights to start from where TRAIN_DIR has none: file, folder or archive")
+    add("--checkpoint_path", type=path, help="weights to start from where TRAIN_DIR has none: file, folder or archive")
     add("--checkpoint_exclude_scopes", default="", help="comma-separated scopes not to take from --checkpoint_path")
     add("--trainable_scopes", default="", help="comma-separated scopes to train; default: all")
     parser.add_boolean("ignore_missing_vars", False, "leave out what --checkpoint_path does not have")
@@ -107,7 +107,7 @@ def build_parser() -> Parser:
 class WarmStart(NamedTuple):
     """The weights that a new run begins with; the fields have the names of the flags."""
 
-    checkpoint_path: str | None  # None begins with random weights.
+    checkpoint_path: Path | None  # None begins with random weights.
     checkpoint_exclude_scopes: str
     ignore_missing_vars: bool
 
@@ -339,13 +339,14 @@ def build_savers(
     num_classes = len(data.label_names)
     saver = tf.compat.v1.train.Saver(max_to_keep=CHECKPOINTS_TO_KEEP, save_relative_paths=True)
     if newest:
-        saver.recover_last_checkpoints(checkpoints.all_in(settings.train_dir))  # They count for max_to_keep.
+        before = map(checkpoints.literal, checkpoints.all_in(settings.train_dir))
+        saver.recover_last_checkpoints(list(before))  # They count for max_to_keep.
         checkpoints.check(newest, tf.compat.v1.global_variables(), settings.recipe.model_name, num_classes)
         return saver, Start(newest, saver)
     warm = settings.warm_start
     if not warm.checkpoint_path:
         return saver, Start(None, saver)
-    checkpoint = unpacked.enter_context(warm_start.opened(warm.checkpoint_path))
+    checkpoint = unpacked.enter_context(warm_start.opened(str(warm.checkpoint_path)))
     refuse_seen_pictures(checkpoint, data, settings)
     excluded = warm.checkpoint_exclude_scopes or warm_start.foreign_heads(checkpoint, data.label_names)
     variables = warm_start.variables(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 import contextlib
 import json
+import os
 from pathlib import Path
 import re
 import resource
@@ -232,3 +233,34 @@ def test_a_checkpoint_that_cannot_be_written_is_one_clear_error(tmp_path: Path) 
     assert refusal(error).startswith(f"{tmp_path}/model.ckpt-3 cannot be written (")
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.newest(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["logs [v2]", "what?", "all*", "[a-z]", "back\\slash", "日本 [1]"])
+def test_a_folder_is_no_pattern(name: str, tmp_path: Path) -> None:
+    """TensorFlow looks for files that match such a name."""
+    folder = tmp_path / name
+    folder.mkdir()
+    with network(), tf.compat.v1.Session() as session:
+        session.run(tf.compat.v1.global_variables_initializer())
+        saver = tf.compat.v1.train.Saver(max_to_keep=2, save_relative_paths=True)
+        for step in (1, 2, 3):
+            saved = checkpoints.save(session, saver, folder, step)
+        assert saved == str(folder / "model.ckpt-3")
+        assert [checkpoints.step(each) for each in checkpoints.all_in(folder)] == [2, 3]
+        checkpoints.restore(session, saver, checkpoints.newest(folder))
+    assert checkpoints.shapes(checkpoints.newest(folder))
+    assert 'model_checkpoint_path: "model.ckpt-3"' in (folder / "checkpoint").read_text()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_what_may_not_be_read_is_not_called_damaged(stored: str) -> None:
+    for file in Path(stored).parent.glob("model.ckpt-*"):
+        file.chmod(0o600)
+    for folder in [Path(stored).parent, *Path(stored).parent.parents][:3]:
+        folder.chmod(0o755)
+    os.seteuid(1000)
+    try:
+        with pytest.raises(UserError, match=r"may not be read by this user; change its owner or mode"):
+            checkpoints.shapes(stored)
+    finally:
+        os.seteuid(0)

@@ -72,7 +72,7 @@ def check(name: str, label: str, problem: str) -> None:
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 def test_batches_hold_every_picture_in_order(batch_size: int, folder: Path) -> None:
-    sources = classify.find_files([str(folder)])
+    sources = classify.find_files([folder])
     batches = list(classify.read_batches(sources, batch_size, 32, allow_private_hosts=False))
     assert {len(batch) for batch in batches[:-1]} <= {batch_size}
     results = [result for batch in batches for result in batch]
@@ -267,3 +267,13 @@ def test_large_pictures_fit_the_pod_of_the_manifest(inception_v3: Path, tmp_path
     limit = manifest["spec"]["containers"][0]["resources"]["limits"]["memory"]
     assert limit.endswith("Gi")
     assert peak_megabytes(inception_v3, tmp_path) < 0.9 * 1024 * float(limit.removesuffix("Gi"))
+
+
+def test_linked_folders_are_looked_into_and_no_loop_is_endless(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "within").mkdir()
+    shutil.copy(next(folder.rglob("*.jpg")), tmp_path / "within" / "a.jpg")
+    (tmp_path / "elsewhere").symlink_to(folder)
+    (tmp_path / "within" / "loop").symlink_to(tmp_path)
+    found = classify.find_files([tmp_path])
+    wanted = {path.name for path in classify.find_files([folder])} | {"a.jpg"}
+    assert {path.name for path in found} == wanted and len(found) == len(classify.find_files([folder])) + 1

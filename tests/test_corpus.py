@@ -197,7 +197,7 @@ def test_names_and_things_that_are_no_files(tmp_path: Path, capsys: pytest.Captu
         "nowhere.jpg": "No such file or directory",
     }
     # In a folder, those without the name of a picture are passed over as well, and that is said.
-    found = {path.name for path in classify.find_files([str(folder)])}
+    found = {path.name for path in classify.find_files([folder])}
     assert found == {name for name in used if name.lower().endswith(".jpg")} | reasons.keys() - {"folder.jpg"}
     assert "passed over, not named like pictures: 7, " in capsys.readouterr().err
 

@@ -86,7 +86,7 @@ class Classifier:
 
 
 def open_classifier(
-    checkpoint_path: str,
+    checkpoint_path: str | Path,
     model_name: str | None = None,
     image_size: int | None = None,
     dataset_dir: Path | None = None,

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator
 import contextlib
+import functools
 import hashlib
 import json
 import os
@@ -20,7 +21,7 @@ SETTINGS_FILENAME = "flags.json"
 AVERAGE_SUFFIX = "/ExponentialMovingAverage"  # The averaged value of a weight, as slim stores it.
 
 
-def newest(path: str) -> str:
+def newest(path: str | os.PathLike[str]) -> str:
     """Returns the checkpoint meant by --checkpoint_path.
 
     Args:
@@ -30,7 +31,7 @@ def newest(path: str) -> str:
     Raises:
         UserError: There is none.
     """
-    path = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", path)  # One of its files stands for a checkpoint.
+    path = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))  # One of its files stands for a checkpoint.
     folder = Path(path)
     if folder.is_dir():
         found = all_in(path)
@@ -48,6 +49,20 @@ def all_in(folder: str | os.PathLike[str]) -> list[str]:
     """Returns the checkpoints in a folder, the newest last; none where there is no folder."""
     matches = (re.fullmatch(rf"({BASENAME}-\d+)\.index", path.name) for path in Path(folder).glob(f"{BASENAME}-*"))
     return sorted((str(Path(folder) / match[1]) for match in matches if match), key=step)
+
+
+def literal(checkpoint: str) -> str:
+    """Returns a name for TensorFlow, which takes a folder such as `logs [v2]` for a pattern."""
+    folder, name = os.path.split(checkpoint)
+    if set(folder).isdisjoint("[]*?\\") or not Path("/proc/self/fd").is_dir():
+        return checkpoint
+    return f"/proc/self/fd/{_opened(folder, Path(folder).stat().st_ino)}/{name}"
+
+
+@functools.cache
+def _opened(folder: str, inode: int) -> int:
+    """Returns the number of an open folder; it stays open, as savers remember names for long."""
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
 
 
 def step(checkpoint: str) -> int:
@@ -73,7 +88,7 @@ def shapes(checkpoint: str) -> dict[str, list[int]]:
         UserError: The checkpoint cannot be read.
     """
     try:
-        return tf.train.load_checkpoint(checkpoint).get_variable_to_shape_map()
+        return tf.train.load_checkpoint(literal(checkpoint)).get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise _damaged(checkpoint, error) from None
 
@@ -86,6 +101,10 @@ def recognise(checkpoint: str) -> str:
 
 
 def _damaged(checkpoint: str, error: Exception) -> UserError:
+    beside = [file for file in Path(checkpoint).parent.iterdir() if file.name.startswith(f"{Path(checkpoint).name}.")]
+    for file in [Path(checkpoint), *beside]:
+        if file.is_file() and not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+            return UserError(f"{file} may not be read by this user; change its owner or mode, or run as its owner")
     return UserError(
         f"{checkpoint} is damaged or incomplete ({str(error).splitlines()[0]}); delete {checkpoint}.* and run the same "
         "command again: a folder stands for the newest checkpoint in it"
@@ -133,7 +152,7 @@ def restore(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, chec
         UserError: The files are damaged or incomplete.
     """
     try:
-        saver.restore(session, checkpoint)
+        saver.restore(session, literal(checkpoint))
     except (tf.errors.OpError, ValueError) as error:
         raise _damaged(checkpoint, error) from None
 
@@ -146,7 +165,8 @@ def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder:
     """
     basename = str(folder / BASENAME)
     with writing(f"{basename}-{step}"):
-        return saver.save(session, basename, global_step=step, write_meta_graph=False)
+        saver.save(session, literal(basename), global_step=step, write_meta_graph=False)
+    return f"{basename}-{step}"
 
 
 @contextlib.contextmanager
