@@ -12,18 +12,14 @@ Safe to run again: with the same pictures and flags there is nothing to do; with
 stay until the new ones are whole. While it runs it needs room for both, and for the pictures it has to make anew.
 """
 
-from collections import Counter, defaultdict, deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 import contextlib
-import multiprocessing
 import operator
 import os
 from pathlib import Path
-import signal
 import sys
-import threading
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 if __name__ == "__main__":  # Before the long imports.
@@ -33,23 +29,22 @@ if __name__ == "__main__":  # Before the long imports.
 
 from metart.common.cores import available_cores
 from metart.common.files import PARTIAL_SUFFIX, locked
-from metart.common.flags import Parser, UserError, number, run
+from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, is_text, label_of_folder
-from metart.common.progress import Progress
-from metart.records import record_set, splits
-from metart.records.pictures import MAX_SIDE, BadPicture, normalise, read_file
-from metart.records.record_set import Picture, RecordSet, Settings, sha256
+from metart.records import near_duplicates, record_set, splits
+from metart.records.decoding import read_pictures, start_workers
+from metart.records.pictures import MAX_SIDE
+from metart.records.record_set import Picture, RecordSet, Settings
+from metart.records.splits import Shown
 
 STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
-BATCH = 8  # Pictures handed to a worker at a time.
-BATCHES_AHEAD = 64  # Of all workers together: what may wait in memory.
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--dataset_dir", type=Path, required=True, help="folder with met_art/; gets the records")
+    add("--dataset_dir", type=path, required=True, help="folder with met_art/; gets the records")
     add("--percent_validation", type=number(int, 1, 90), default=25, help="share of the pictures for validation")
     add("--num_shards", type=number(int, 1, 99_999), default=5, help="record files of each split")
     add("--random_seed", type=number(int), default=0, help="another seed gives another split and order")
@@ -79,16 +74,16 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
         label = _label(folder)
         names.add(label)
         for file in sorted(folder.iterdir()):
-            path = f"{folder.name}/{file.name}"
-            if not is_text(path):
-                raise UserError(f"{root}: the name {path!r} is not UTF-8; rename it")
+            name = f"{folder.name}/{file.name}"
+            if not is_text(name):
+                raise UserError(f"{root}: the name {name!r} is not UTF-8; rename it")
             if file.name == FULL_LABEL_FILENAME:
                 continue
             not_meant = file.name.startswith(".") or file.name.lower() in SYSTEM_FILES
             if not_meant or file.name.endswith(PARTIAL_SUFFIX) or not file.is_file():
-                passed_over.append(path)
+                passed_over.append(name)
             else:
-                labels[path] = label
+                labels[name] = label
     if not names:
         raise UserError(f"{root} is empty; run download.py, or tar xzf sample-dataset.tar.gz -C {root.parent}")
     return labels, sorted(names), passed_over
@@ -103,95 +98,6 @@ def _label(folder: Path) -> str:
     if not label.strip() or not is_text(label) or not {"\n", "\r"}.isdisjoint(label):
         raise UserError(f"{str(folder)!r} stands for the label {label!r}, which is no line of text; rename the folder")
     return label
-
-
-@contextlib.contextmanager
-def start_workers(number: int) -> Iterator[ProcessPoolExecutor]:
-    """Gives processes that decode and write.
-
-    Raises:
-        UserError: One of them was killed.
-    """
-    spawn = multiprocessing.get_context("spawn")  # The same on every system, and no thread is copied half-alive.
-    try:
-        with ProcessPoolExecutor(number, spawn, _start_worker) as workers:
-            yield workers
-    except BrokenProcessPool:
-        raise UserError("a worker process was killed, perhaps for want of memory; lower --num_workers") from None
-
-
-def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends when the parent has ended, however it did."""
-
-    def follow_parent() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None
-        parent.join()
-        os._exit(1)
-
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=follow_parent, daemon=True).start()
-
-
-def read_pictures(
-    root: Path, labels: Mapping[str, str], max_side: int, workers: ProcessPoolExecutor, store: Path
-) -> list[Picture]:
-    """Proves and normalises pictures; writes to `store` the JPEGs that are not files already.
-
-    Returns:
-        All pictures in the order of `labels`, also the bad ones.
-    """
-    pictures = []
-    offset = 0
-    with Progress("convert", len(labels), "pictures") as progress, store.open("wb") as file:
-        results = _normalise_all([str(root / path) for path in labels], max_side, workers)
-        for (path, label), (sha256, problem, jpeg, height, width) in zip(labels.items(), results, strict=True):
-            pictures.append(Picture(path, label, sha256, problem, height, width, offset, len(jpeg)))
-            offset += file.write(jpeg)
-            progress.update()
-    _refuse_contradictions(pictures)
-    return pictures
-
-
-# SHA-256 of the file, problem, JPEG (empty if the file needs no change), height, width.
-Normalised = tuple[str, str, bytes, int, int]
-
-
-def _normalise_all(paths: Sequence[str], max_side: int, workers: ProcessPoolExecutor) -> Iterator[Normalised]:
-    """Yields a result for each path in order; a bounded number of them wait in memory."""
-    pending: deque[Future[list[Normalised]]] = deque()
-    for start in range(0, len(paths), BATCH):
-        pending.append(workers.submit(_normalise_batch, paths[start : start + BATCH], max_side))
-        if len(pending) > BATCHES_AHEAD:
-            yield from pending.popleft().result()
-    while pending:
-        yield from pending.popleft().result()
-
-
-def _normalise_batch(paths: Sequence[str], max_side: int) -> list[Normalised]:
-    results: list[Normalised] = []
-    for path in paths:
-        data = b""
-        try:
-            data = read_file(Path(path))
-            jpeg, height, width = normalise(data, max_side)
-            results.append((sha256(data), "", b"" if jpeg is data else jpeg, height, width))
-        except BadPicture as error:
-            results.append((sha256(data), str(error), b"", 0, 0))
-    return results
-
-
-def _refuse_contradictions(pictures: Iterable[Picture]) -> None:
-    """Marks pictures whose very bytes lie under two labels: neither training nor validation could be right."""
-    copies = defaultdict(list)
-    for picture in pictures:
-        if not picture.problem:
-            copies[picture.sha256].append(picture)
-    for group in copies.values():
-        for picture in group:
-            others = [other.path for other in group if other.label != picture.label]
-            if others:
-                picture.problem = f"the same file as {others[0]}, under another label"
 
 
 def choose_labels(pictures: Iterable[Picture], names: Iterable[str], minimum: int, root: Path) -> list[str]:
@@ -217,20 +123,38 @@ def choose_labels(pictures: Iterable[Picture], names: Iterable[str], minimum: in
     return chosen
 
 
-def split_pictures(pictures: Iterable[Picture], former: RecordSet | None, settings: Settings) -> None:
-    """Sets `split` of each picture, label by label; all of them are usable."""
-    known = {}
-    decisive = operator.attrgetter("percent_validation", "random_seed")
-    if former and decisive(former.settings) == decisive(settings):
-        known = {path: source.split for path, source in former.sources.items() if source.split}
+def split_pictures(
+    pictures: Iterable[Picture], known: Mapping[str, str], settings: Settings
+) -> dict[str, dict[str, Shown]]:
+    """Sets `split` of each picture, label by label.
+
+    Args:
+        pictures: All usable ones.
+        known: The side of those that keep one, by path.
+        settings: Of the set.
+
+    Returns:
+        What each picture shows, by label and path.
+    """
     by_label = defaultdict(list)
     for picture in pictures:
         by_label[picture.label].append(picture)
-    for label, group in by_label.items():
-        hashes = {picture.path: picture.sha256 for picture in group}
-        sides = splits.assign(label, hashes, known, settings.percent_validation / 100, settings.random_seed)
+    shown = {}
+    for label, group in sorted(by_label.items()):
+        near = [(group[one].path, group[other].path) for one, other in near_duplicates.pairs([p.look for p in group])]
+        shown[label] = splits.find_objects({p.path: p.sha256 for p in group}, near)
+        sides = splits.assign(label, shown[label], known, settings.percent_validation / 100, settings.random_seed)
         for picture in group:
             picture.split = sides[picture.path]
+    return shown
+
+
+def known_sides(former: RecordSet | None, settings: Settings) -> dict[str, str]:
+    """Returns the side of each picture of the set before, by path, where they are to be kept."""
+    decisive = operator.attrgetter("percent_validation", "random_seed")
+    if former is None or decisive(former.settings) != decisive(settings):
+        return {}
+    return {path: source.split for path, source in former.sources.items() if source.split}
 
 
 def listing(items: Sequence[str], at_most: int = 10) -> str:
@@ -257,6 +181,70 @@ def check_pictures(root: Path, labels: Mapping[str, str], max_side: int, workers
     print(f"{len(pictures)} pictures in {root}, all good")
 
 
+def report(
+    root: Path, pictures: Sequence[Picture], shown: Mapping[str, Mapping[str, Shown]], settings: Settings
+) -> None:
+    """Prints what became of the pictures."""
+    bad = sum(bool(picture.problem) for picture in pictures)
+    if bad:
+        print(f"left out, bad pictures: {bad}, listed in {root.parent / record_set.BAD_PICTURES_FILENAME}")
+    objects = {(label, thing) for label, of_label in shown.items() for thing in of_label.values()}
+    number_of_series = len({(label, splits.series(thing.look)) for label, thing in objects})
+    print(
+        f"{sum(map(len, shown.values())):,} pictures of {len(objects):,} objects in {number_of_series:,} series; "
+        f"objects that look like another: {sum(thing.object != thing.look for _, thing in objects):,}"
+    )
+    sides = {side: Counter(p.label for p in pictures if p.split == side) for side in (splits.TRAIN, splits.VALIDATION)}
+    without = [label for label in shown if not sides[splits.VALIDATION][label]]
+    if without:
+        print(f"labels without a validation picture: {len(without)} ({listing(without)})")
+    single = [
+        label for label in without if len({thing.object for thing in shown[label].values()}) < 2 < len(shown[label])
+    ]
+    if single:
+        counted = [f"{label}, pictures: {len(shown[label])}" for label in single]
+        print(f"of these, all pictures are of one object, by the names of their files: {listing(counted)}")
+    share = splits.share_with_neighbours({picture.path: picture.split for picture in pictures})
+    print(f"validation pictures with a neighbour in training (number within {splits.NEIGHBOURS}): {share:.1%}")
+    print(
+        f"{len(shown)} labels, {sides[splits.TRAIN].total()} pictures for training and "
+        f"{sides[splits.VALIDATION].total()} for validation, in {2 * settings.num_shards} files in {root.parent}"
+    )
+
+
+def make_records(
+    root: Path,
+    labels: Mapping[str, str],
+    names: Sequence[str],
+    settings: Settings,
+    known: Mapping[str, str],
+    num_workers: int,
+) -> None:
+    """Makes the records of the pictures below `root`, in the folder above it.
+
+    Args:
+        root: The folder met_art.
+        labels: Label of each file, by its path below root.
+        names: All labels.
+        settings: Of the records.
+        known: See `split_pictures`.
+        num_workers: Processes.
+    """
+    record_set.raise_if_read(root.parent)
+    with locked(root.parent), start_workers(num_workers) as workers, contextlib.ExitStack() as at_the_end:
+        store = root.parent / STORE_FILENAME
+        at_the_end.callback(store.unlink, missing_ok=True)
+        pictures = read_pictures(root, labels, settings.max_side, workers, store)
+        chosen = choose_labels(pictures, names, settings.min_images_per_label, root)
+        bad = sum(bool(picture.problem) for picture in pictures)
+        if bad > len(pictures) / 2:
+            raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
+        left_out = set(names).difference(chosen)
+        shown = split_pictures([p for p in pictures if not p.problem and p.label not in left_out], known, settings)
+        record_set.write(root.parent, pictures, chosen, settings, workers, store)
+    report(root, pictures, shown, settings)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     dataset_dir = flags.dataset_dir
@@ -268,37 +256,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         with start_workers(flags.num_workers) as workers:
             return check_pictures(root, labels, flags.max_side, workers)
 
-    settings = Settings(*(getattr(flags, name) for name in Settings._fields))
+    settings = Settings(**{name: getattr(flags, name) for name in Settings._fields if name in flags})
     former = record_set.read(dataset_dir)
+    known = known_sides(former, settings)
     if former:
         record_set.finish_exchange(dataset_dir, former)
-    if former and record_set.is_current(dataset_dir, former, settings, labels):
-        print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
-        return None
-
-    record_set.raise_if_read(dataset_dir)
-    with locked(dataset_dir), start_workers(flags.num_workers) as workers, contextlib.ExitStack() as at_the_end:
-        store = dataset_dir / STORE_FILENAME
-        at_the_end.callback(store.unlink, missing_ok=True)
-        pictures = read_pictures(root, labels, settings.max_side, workers, store)
-        names = choose_labels(pictures, names, settings.min_images_per_label, root)
-        bad = sum(bool(picture.problem) for picture in pictures)
-        if bad > len(pictures) / 2:
-            raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
-        chosen = set(names)
-        usable = [picture for picture in pictures if picture.label in chosen and not picture.problem]
-        split_pictures(usable, former, settings)
-        counts = record_set.write(dataset_dir, pictures, names, settings, workers, store)
-
-    if bad:
-        print(f"left out, bad pictures: {bad}, listed in {dataset_dir / record_set.BAD_PICTURES_FILENAME}")
-    without = [name for name in names if not counts["validation"][name]]
-    if without:
-        print(f"labels without a validation picture: {len(without)} ({listing(without)})")
-    print(
-        f"{len(names)} labels, {counts['train'].total()} pictures for training and {counts['validation'].total()} "
-        f"for validation, in {2 * settings.num_shards} files in {dataset_dir}"
-    )
+        if known:  # Sides once given are kept.
+            settings = settings._replace(series=former.settings.series)
+        if not settings.series:
+            print(
+                "kept: the side that each picture had before series were kept together; for a new split move "
+                f"{dataset_dir / record_set.SPLITS_FILENAME} away and run convert.py again"
+            )
+        if record_set.is_current(dataset_dir, former, settings, labels):
+            print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
+            return None
+    make_records(root, labels, names, settings, known, flags.num_workers)
+    return None
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ import convert
 from metart.common.files import LOCK_FILENAME
 from metart.common.flags import UserError
 from metart.common.labels import read_labels
-from metart.records import record_set
+from metart.records import decoding, record_set
 from metart.records.record_set import Settings
 
 SCRIPT = Path(convert.__file__)
@@ -487,9 +487,9 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     labels, names, _ = convert.find_files(root)
     store = tmp_path / convert.STORE_FILENAME
     settings = Settings(1, 1, 1, 1, 1)
-    with convert.start_workers(1) as workers:
-        pictures = convert.read_pictures(root, labels, 100, workers, store)
-        convert.split_pictures(pictures, None, settings)
+    with decoding.start_workers(1) as workers:
+        pictures = decoding.read_pictures(root, labels, 100, workers, store)
+        convert.split_pictures(pictures, {}, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
             record_set.write(tmp_path, pictures, names, settings, workers, store)

@@ -52,10 +52,10 @@ def train_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def split_anew(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The pictures of `dataset_dir` under another seed."""
+    """The pictures of `dataset_dir`, half of them for validation."""
     folder = tmp_path_factory.mktemp("anew")
     draw_pictures(folder)
-    convert.main([f"--dataset_dir={folder}", "--num_workers=1", "--random_seed=7"])
+    convert.main([f"--dataset_dir={folder}", "--num_workers=1", "--percent_validation=50"])
     return folder
 
 
@@ -100,7 +100,7 @@ def test_pictures_that_were_trained_on_do_not_validate(
     assert seen > 0
     complaint = (
         rf"{seen} of the {total} validation pictures are among those that the run in {train_dir} was trained on: these "
-        r"records were split with --random_seed=7, those with 0; take .* or add --allow_seen_pictures"
+        r"records were split with --percent_validation=50, those with 25; take .* or add --allow_seen_pictures"
     )
     with pytest.raises(UserError, match=complaint):
         evaluate(train_dir, split_anew, tmp_path / "eval")
@@ -120,17 +120,17 @@ def test_neither_resume_nor_warm_start_learns_what_it_validates_on(
     split_anew: Path, logs: Path, tmp_path: Path
 ) -> None:
     before = {path.name: path.read_bytes() for path in logs.iterdir()}
-    with pytest.raises(UserError, match="was trained on: these records were split with --random_seed=7"):
+    with pytest.raises(UserError, match="was trained on: these records were split with --percent_validation=50"):
         train(logs, split_anew, 22)
     assert {path.name: path.read_bytes() for path in logs.iterdir()} == before
     new = tmp_path / "new"
-    with pytest.raises(UserError, match="was trained on: these records were split with --random_seed=7"):
+    with pytest.raises(UserError, match="was trained on: these records were split with --percent_validation=50"):
         train(new, split_anew, 1, f"--checkpoint_path={logs}")
     train(new, split_anew, 1, f"--checkpoint_path={logs}", ALLOW)
     seen = seen_pictures.read(new)
     assert seen is not None
     known = record_set.read(split_anew)
-    assert known and seen_pictures.count(known, "train", seen) == 27
+    assert known and seen_pictures.count(known, "train", seen) == 18
     assert seen_pictures.count(known, "validation", seen) == overlap_of(logs, split_anew)
 
 

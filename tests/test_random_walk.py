@@ -82,8 +82,8 @@ class Walk:
             self.check_answers(run)
 
     def convert(self, run: Path, data: Path) -> None:
-        seed = self.chance.randrange(3)
-        assert self.main(convert.main, f"--dataset_dir={data}", "--num_workers=1", f"--random_seed={seed}") is not None
+        flags = [f"--random_seed={self.chance.randrange(3)}", f"--percent_validation={self.chance.choice((25, 40))}"]
+        assert self.main(convert.main, f"--dataset_dir={data}", "--num_workers=1", *flags) is not None
         train, validation = records(data, "train"), records(data, "validation")
         assert not train.keys() & validation.keys()
 

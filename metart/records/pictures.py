@@ -6,7 +6,7 @@ Only formats on a list are opened, whatever a file's name says, and sizes are re
 from collections.abc import Iterator
 import contextlib
 import io
-from pathlib import Path
+import os
 import re
 import stat
 import warnings
@@ -51,19 +51,24 @@ class BadPicture(ValueError):
     """There is no whole picture of a known format; the text says why."""
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: str | os.PathLike[str]) -> bytes:
     """Reads a picture file.
 
     Raises:
         BadPicture: There is no such file, or it cannot be read or is too large; the reason in a few words.
     """
     try:
-        status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise BadPicture("a folder or device, not a file")  # Opening a pipe would wait for ever.
-        if status.st_size > MAX_FILE_BYTES:
-            raise BadPicture(f"larger than {MAX_FILE_BYTES:,} bytes")
-        return path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # A pipe that nobody writes to would wait for ever.
+        try:
+            status = os.fstat(descriptor)
+            if not stat.S_ISREG(status.st_mode):
+                raise BadPicture("a folder or device, not a file")
+            if status.st_size > MAX_FILE_BYTES:
+                raise BadPicture(f"larger than {MAX_FILE_BYTES:,} bytes")
+            with open(descriptor, "rb", buffering=0, closefd=False) as file:
+                return file.readall()
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BadPicture(error.strerror or str(error)) from None
 

@@ -41,6 +41,7 @@ class Settings(NamedTuple):
     random_seed: int
     max_side: int  # Pixels.
     min_images_per_label: int
+    series: int = splits.SERIES  # Numbers that lie on one side if possible; 0 in sets that knew no series.
 
 
 @dataclass(slots=True)
@@ -55,6 +56,7 @@ class Picture:
     width: int
     offset: int  # Of the JPEG in the store, a file that read_pictures of convert.py wrote.
     length: int  # 0 if the source file itself is the JPEG.
+    look: bytes  # See near_duplicates.py.
     split: str | None = None
 
 
@@ -87,7 +89,7 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
     path = Path(dataset_dir) / SPLITS_FILENAME
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
-        settings = Settings(**described["settings"])
+        settings = Settings(**{"series": 0, **described["settings"]})
         labels, in_validation = (list(described["counts"][split]) for split in (splits.TRAIN, splits.VALIDATION))
         shards = dict(described["shards"])
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
@@ -169,6 +171,11 @@ def raise_if_read(dataset_dir: Path) -> None:
             )
 
 
+def share_with_neighbours(records: RecordSet) -> float:
+    """Returns the share of the validation pictures of which a neighbour trains; see splits.py."""
+    return splits.share_with_neighbours({path: source.split for path, source in records.sources.items()})
+
+
 def is_current(dataset_dir: Path, former: RecordSet, settings: Settings, paths: Iterable[str]) -> bool:
     """Returns whether the set that `former` describes is whole and made from the same files and settings."""
     if former.settings != settings or former.sources.keys() != set(paths):
@@ -204,11 +211,8 @@ def write(
     settings: Settings,
     workers: ProcessPoolExecutor,
     store: Path,
-) -> dict[str, Counter[str]]:
+) -> None:
     """Writes the records, and all that describes them, in place of the former ones; waits for who reads those.
-
-    Returns:
-        The number of pictures by split and label.
 
     Raises:
         UserError: A source file is no longer what it was when it was proved.
@@ -244,7 +248,6 @@ def write(
             new_splits.replace(dataset_dir / SPLITS_FILENAME)
             finish_exchange(dataset_dir, records)
     interruption.leave(f"the new records in {dataset_dir} are whole")
-    return counts
 
 
 def _waiting(dataset_dir: Path, name: str, fingerprint: str) -> Path:

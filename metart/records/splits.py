@@ -1,22 +1,40 @@
-"""Which pictures train and which validate: decided per object by a hash, the same on every machine.
+"""Which pictures train and which validate: decided by a hash, the same on every machine.
 
-A hash of seed, label and object says on which side all photographs of an object are. Chance alone would leave
-small labels far from the share that was asked for, so where a label is off by more than TOLERANCE, the objects
-whose hash is nearest to the border change sides. Never those that had a side before: what a model was trained on
-does not validate it later. Both at once need a memory, which is the splits.json of the run before; without
-it, the hash alone still gives nearly all pictures the side they had.
+What would give an answer away lies on one side: the photographs of one object, copies of a file, objects that look the
+same (near_duplicates.py), and series. A museum numbers the pieces of one find, service or gift in a row and
+photographs them on one day, so objects whose numbers share the hundreds are a series: a hash of seed and hundred says
+on which side all of them are. Chance alone would leave small labels far from the share that was asked for, so where a
+label is off by more than TOLERANCE, series change sides, those first whose hash is nearest to the border; where that
+is not enough they are cut, into tens, into looks and at last into objects.
+
+Never those that had a side before: what a model was trained on does not validate it later. Both at once need a memory,
+which is the splits.json of the run before; without it, the hash alone still gives most pictures the side they had.
 """
 
-from collections import Counter
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
 import hashlib
-from pathlib import PurePosixPath
 import re
+from typing import NamedTuple
 
 TRAIN, VALIDATION = "train", "validation"
 TOLERANCE = 0.05  # Of a label's pictures that may be on the wrong side of the share asked for.
+SERIES = 100  # Numbers; with blocks of a hundred 2 % of the museum's validation pictures have a neighbour in training.
+PARTS = (
+    10,
+    1,
+    0,
+)  # Numbers that series are cut into where a label is off the share; 0: objects that look the same, too.
+NEIGHBOURS = 3  # Numbers this near are often pieces of one thing.
+
 # `436535.jpg`, `436535_1.jpg` and `met_436535.jpg` show object 436535. Other names are an object each.
-_OBJECT_FILE = re.compile(r"(?:met_)?([0-9]+)(?:_[0-9]+)?")
+_OBJECT_FILE = re.compile(r"(?:met_)?([0-9]+)(_[0-9]+)?")
+# `0_17.jpg` may as well be picture 17 of somebody's list 0. Photographs that would be more than this part of their
+# label count as those of one object only if the first of them, `0.jpg`, is there too and they are not too many.
+FEW = 0.1
+MAX_PHOTOGRAPHS = 20
 
 
 def stable_hash(*parts: object) -> float:
@@ -25,14 +43,80 @@ def stable_hash(*parts: object) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
+def series(name: str) -> str:
+    """Returns the series of an object: the hundreds of its number; an object without a number is one of its own."""
+    return str(int(name) // SERIES) + "xx" if name.isdecimal() else name
+
+
+class Shown(NamedTuple):
+    """What a picture shows."""
+
+    object: str  # Its number, or the name of the file.
+    look: str  # The first of the objects that look the same.
+
+
+def find_objects(sha256: Mapping[str, str], look_the_same: Iterable[tuple[str, str]]) -> dict[str, Shown]:
+    """Finds which pictures of one label show the same object, or are as good as the same picture.
+
+    Args:
+        sha256: Of the file of each picture, by path.
+        look_the_same: Pairs of paths.
+
+    Returns:
+        What each picture shows, by path.
+    """
+    paths = sorted(sha256)
+    by_name = _objects_by_name(paths)
+    first_of_file: dict[str, str] = {}
+    copies = [(by_name[path], by_name[first_of_file.setdefault(sha256[path], path)]) for path in paths]
+    objects = _join(by_name, copies)
+    looks = _join(objects, [(objects[one], objects[other]) for one, other in look_the_same])
+    return {path: Shown(objects[path], looks[path]) for path in paths}
+
+
+def _objects_by_name(paths: Iterable[str]) -> dict[str, str]:
+    """Returns the object of each path of one label, by the names alone."""
+    objects = {path: path.rpartition("/")[2].rpartition(".")[0] or path for path in paths}
+    photographs = defaultdict(list)
+    first_ones = set()
+    for path, stem in objects.items():
+        if match := _OBJECT_FILE.fullmatch(stem):
+            photographs[match[1]].append(path)
+            if not match[2]:
+                first_ones.add(match[1])
+    for name, of_object in photographs.items():
+        plausible = name in first_ones and len(of_object) <= MAX_PHOTOGRAPHS
+        if plausible or len(of_object) <= max(1, FEW * len(objects)):
+            objects.update(dict.fromkeys(of_object, name))
+    return objects
+
+
+def _join(objects: Mapping[str, str], pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns the objects by path when each pair of them counts as one, under the name that comes first."""
+    joined_to: dict[str, str] = {}
+
+    def find(name: str) -> str:
+        last = name
+        while last in joined_to:
+            last = joined_to[last]
+        if name != last:
+            joined_to[name] = last  # The next search is short.
+        return last
+
+    for pair in pairs:
+        first, *second = sorted({find(name) for name in pair}, key=lambda name: (len(name), name))
+        joined_to.update(dict.fromkeys(second, first))
+    return {path: find(name) for path, name in objects.items()}
+
+
 def assign(
-    label: str, sha256: Mapping[str, str], former: Mapping[str, str], validation_share: float, seed: int
+    label: str, shown: Mapping[str, Shown], former: Mapping[str, str], validation_share: float, seed: int
 ) -> dict[str, str]:
     """Splits the pictures of one label.
 
     Args:
-        label: Part of every hash.
-        sha256: Of the file of each picture, by path.
+        label: Part of the hash of objects without a number.
+        shown: What each picture shows, by path; see `find_objects`.
         former: The split of pictures that had one before, by path; they keep it.
         validation_share: Of the pictures, between 0 and 1. One object at least stays in training.
         seed: Part of every hash.
@@ -40,40 +124,101 @@ def assign(
     Returns:
         "train" or "validation" by path.
     """
-    objects = _objects(sha256)
-    sizes = Counter(objects.values())
-    hashes = {name: stable_hash(seed, label, name) for name in sizes}
-    settled = {objects[path]: former[path] == VALIDATION for path in objects if path in former}
-    validating = {name for name in sizes if settled.get(name, hashes[name] < validation_share)}
+    sizes = Counter(of_picture.object for of_picture in shown.values())
+    looks = {of_picture.object: of_picture.look for of_picture in shown.values()}
+    of_look = {shown[path].look: former[path] == VALIDATION for path in shown if path in former}
+    settled = {name: of_look[look] for name, look in looks.items() if look in of_look}
+    settled |= {shown[path].object: former[path] == VALIDATION for path in shown if path in former}
+    hash_of = functools.cache(functools.partial(stable_hash, seed))
+    hashes = {name: hash_of(series(look)) if look.isdecimal() else hash_of(label, look) for name, look in looks.items()}
+    sides = {name: hashes[name] < validation_share for name in sizes}
+    validating = {name for name, side in (sides | _follow(looks, settled) | settled).items() if side}
 
-    surplus = sum(sizes[name] for name in validating) - validation_share * len(objects)
-    for name in sorted(sizes.keys() - settled.keys(), key=lambda name: abs(hashes[name] - validation_share)):
-        change = -sizes[name] if name in validating else sizes[name]
-        if abs(surplus) > TOLERANCE * len(objects) and abs(surplus + change) < abs(surplus):
-            validating ^= {name}
-            surplus += change
+    def order(name: str) -> tuple[float, float, int, str]:
+        """Nearest to the border first; within a series ten by ten, within the ten by the number."""
+        number = int(looks[name]) if looks[name].isdecimal() else 0
+        return abs(hashes[name] - validation_share), hash_of("ten", number // 10), number, name
+
+    def runs() -> Iterator[list[list[str]]]:
+        names = sorted(sizes, key=order)
+        for length in (SERIES, *PARTS):
+            yield _runs(names, looks, length)
+
+    _mend_the_share(sizes, settled, validating, validation_share, runs())
     if len(validating) == len(sizes):  # Nobody validates what could not be learned.
         validating -= {max(sizes.keys() - settled.keys(), key=hashes.__getitem__, default="")}
+    return {
+        path: former.get(path, VALIDATION if of_picture.object in validating else TRAIN)
+        for path, of_picture in shown.items()
+    }
 
-    return {path: former.get(path, VALIDATION if name in validating else TRAIN) for path, name in objects.items()}
+
+def _follow(looks: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, bool]:
+    """Returns the side of each object whose series has one: that of the nearest."""
+    of_number = {int(looks[name]): side for name, side in settled.items() if looks[name].isdecimal()}
+    numbers = sorted(of_number)
+    sides = {}
+    for name, look in looks.items():
+        if look.isdecimal():
+            number = int(look)
+            position = bisect_left(numbers, number)
+            near = [n for n in numbers[max(0, position - 1) : position + 1] if n // SERIES == number // SERIES]
+            if near:
+                sides[name] = of_number[min(near, key=lambda n: abs(n - number))]
+    return sides
 
 
-def _objects(sha256: Mapping[str, str]) -> dict[str, str]:
-    """Returns the object of each path; objects that share a file, byte for byte, count as one."""
-    merged_into: dict[str, str] = {}
+def _runs(names: Iterable[str], looks: Mapping[str, str], length: int) -> list[list[str]]:
+    """Returns the objects, in order of the first of each run, by runs of so many numbers; with 0, one by one."""
+    runs: dict[int | str, list[str]] = defaultdict(list)
+    for name in names:
+        look = looks[name]
+        runs[name if length == 0 else int(look) // length if look.isdecimal() else look].append(name)
+    return list(runs.values())
 
-    def find(name: str) -> str:
-        while name in merged_into:
-            name = merged_into[name]
-        return name
 
-    objects = {}
-    first_of_file: dict[str, str] = {}
-    for path, digest in sorted(sha256.items()):
-        stem = PurePosixPath(path).stem
-        match = _OBJECT_FILE.fullmatch(stem)
-        objects[path] = match[1] if match else stem
-        one, other = find(objects[path]), find(first_of_file.setdefault(digest, objects[path]))
-        if one != other:
-            merged_into[max(one, other)] = min(one, other)
-    return {path: find(name) for path, name in objects.items()}
+def _mend_the_share(
+    sizes: Mapping[str, int],
+    settled: Mapping[str, bool],
+    validating: set[str],
+    validation_share: float,
+    runs: Iterable[Iterable[Sequence[str]]],
+) -> None:
+    """Moves runs of objects in or out of `validating` until their pictures are near the share; the longest first."""
+    total = sum(sizes.values())
+    surplus = sum(sizes[name] for name in validating) - validation_share * total
+    if abs(surplus) <= TOLERANCE * total:
+        return
+    for of_length in runs:
+        for run in of_length:
+            if abs(surplus) <= TOLERANCE * total:
+                return
+            inside = len(validating.intersection(run))
+            change = sum(sizes[name] for name in run) * (-1 if inside else 1)
+            whole = inside in (0, len(run)) and settled.keys().isdisjoint(run)
+            if whole and abs(surplus + change) < abs(surplus):
+                validating.symmetric_difference_update(run)
+                surplus += change
+
+
+def share_with_neighbours(sides: Mapping[str, str | None]) -> float:
+    """Returns the share of the validation pictures of which a neighbour, by number and of the same label, trains.
+
+    Args:
+        sides: The split of each picture by its path below met_art; None for those in neither.
+    """
+    labels: dict[str, list[str]] = defaultdict(list)
+    for path, side in sides.items():
+        if side:
+            labels[path.partition("/")[0]].append(path)
+    validating = near = 0
+    for paths in labels.values():
+        numbers = {path: int(name) for path, name in _objects_by_name(paths).items() if name.isdecimal()}
+        training = {number for path, number in numbers.items() if sides[path] == TRAIN}
+        of_validation = [numbers.get(path) for path in paths if sides[path] == VALIDATION]
+        validating += len(of_validation)
+        near += sum(
+            number is not None and not training.isdisjoint(range(number - NEIGHBOURS, number + NEIGHBOURS + 1))
+            for number in of_validation
+        )
+    return near / max(1, validating)

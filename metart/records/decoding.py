@@ -1,0 +1,119 @@
+"""Picture files proved whole and brought into one form, by several processes at once."""
+
+from collections import defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+import contextlib
+import multiprocessing
+import os
+from pathlib import Path
+import signal
+import threading
+from typing import NamedTuple
+
+from metart.common.flags import UserError
+from metart.common.progress import Progress
+from metart.records.near_duplicates import perceptual_hash
+from metart.records.pictures import BadPicture, normalise_and_show, read_file
+from metart.records.record_set import Picture, sha256
+
+BATCH = 8  # Pictures handed to a worker at a time.
+BATCHES_AHEAD = 64  # Of all workers together: what may wait in memory.
+
+
+@contextlib.contextmanager
+def start_workers(number: int) -> Iterator[ProcessPoolExecutor]:
+    """Gives processes that decode and write.
+
+    Raises:
+        UserError: One of them was killed.
+    """
+    spawn = multiprocessing.get_context("spawn")  # The same on every system, and no thread is copied half-alive.
+    try:
+        with ProcessPoolExecutor(number, spawn, _start_worker) as workers:
+            yield workers
+    except BrokenProcessPool:
+        raise UserError("a worker process was killed, perhaps for want of memory; lower --num_workers") from None
+
+
+def _start_worker() -> None:
+    """Leaves Ctrl-C to the parent, and ends when the parent has ended, however it did."""
+
+    def follow_parent() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=follow_parent, daemon=True).start()
+
+
+def read_pictures(
+    root: Path, labels: Mapping[str, str], max_side: int, workers: ProcessPoolExecutor, store: Path
+) -> list[Picture]:
+    """Proves and normalises pictures; writes to `store` the JPEGs that are not files already.
+
+    Returns:
+        All pictures in the order of `labels`, also the bad ones.
+    """
+    pictures = []
+    offset = 0
+    with Progress("convert", len(labels), "pictures") as progress, store.open("wb") as file:
+        results = _normalise_all([f"{root}/{path}" for path in labels], max_side, workers)
+        for (path, label), (sha256, problem, jpeg, height, width, look) in zip(labels.items(), results, strict=True):
+            pictures.append(Picture(path, label, sha256, problem, height, width, offset, len(jpeg), look))
+            offset += file.write(jpeg)
+            progress.update()
+    _refuse_contradictions(pictures)
+    return pictures
+
+
+class Normalised(NamedTuple):
+    """What became of a file."""
+
+    sha256: str  # Of the file.
+    problem: str
+    jpeg: bytes = b""  # Empty if the file needs no change, too.
+    height: int = 0
+    width: int = 0
+    look: bytes = b""
+
+
+def _normalise_all(paths: Sequence[str], max_side: int, workers: ProcessPoolExecutor) -> Iterator[Normalised]:
+    """Yields a result for each path in order; a bounded number of them wait in memory."""
+    pending: deque[Future[list[Normalised]]] = deque()
+    for start in range(0, len(paths), BATCH):
+        pending.append(workers.submit(_normalise_batch, paths[start : start + BATCH], max_side))
+        if len(pending) > BATCHES_AHEAD:
+            yield from pending.popleft().result()
+    while pending:
+        yield from pending.popleft().result()
+
+
+def _normalise_batch(paths: Sequence[str], max_side: int) -> list[Normalised]:
+    results: list[Normalised] = []
+    for path in paths:
+        data = b""
+        try:
+            data = read_file(path)
+            jpeg, shown = normalise_and_show(data, max_side)
+            made = b"" if jpeg is data else jpeg
+            results.append(Normalised(sha256(data), "", made, *shown.size[::-1], perceptual_hash(shown)))
+        except BadPicture as error:
+            results.append(Normalised(sha256(data), str(error)))
+    return results
+
+
+def _refuse_contradictions(pictures: Iterable[Picture]) -> None:
+    """Marks pictures whose very bytes lie under two labels: neither training nor validation could be right."""
+    copies = defaultdict(list)
+    for picture in pictures:
+        if not picture.problem:
+            copies[picture.sha256].append(picture)
+    for group in copies.values():
+        for picture in group:
+            others = [other.path for other in group if other.label != picture.label]
+            if others:
+                picture.problem = f"the same file as {others[0]}, under another label"
