@@ -33,6 +33,6 @@ if ! fits; then
     command -v "$python" >/dev/null || fail "there is no $python; install Python 3.10 to 3.13, or name one: PYTHON=…"
     rm -rf .venv
     show "$python" -m venv .venv || fail "$python made no environment; its message above says why"
-    fits || fail "$python is $(.venv/bin/python -V 2>&1 || true); TensorFlow needs Python 3.10 to 3.13: PYTHON=python3.13 …"
+    fits || fail "$python is $(.venv/bin/python -V 2>/dev/null || echo no Python); TensorFlow needs Python 3.10 to 3.13: PYTHON=python3.13 …"
 fi
 show .venv/bin/pip install --quiet --disable-pip-version-check --require-hashes --requirement "requirements/$1"

@@ -1,6 +1,7 @@
 """The start: on any terminal, in any place, with Ctrl-C at any time; demo.sh and test.sh in a folder that was moved."""
 
 from collections.abc import Callable, Sequence
+import importlib
 import os
 from pathlib import Path
 import pty
@@ -13,6 +14,8 @@ import tempfile
 from conftest import REPOSITORY
 import pytest
 from test_layout import SCRIPTS
+
+from metart.common import flags
 
 INTERRUPTED = "interrupted: run the same command again to go on\n"
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Otherwise Python makes UTF-8 of the C locale.
@@ -27,7 +30,7 @@ chmod +x "$pip"
 OLD = """\
 #!/bin/sh
 mkdir -p "$3/bin"
-printf '#!/bin/sh\\n[ "$1" = -V ] && echo Python 3.8.20; exit 1\\n' >"$3/bin/python"
+printf '#!/bin/sh\\n[ "$1" = -V ] && echo Python 3.8.20\\n' >"$3/bin/python"
 chmod +x "$3/bin/python"
 """
 
@@ -193,12 +196,64 @@ def test_sigterm_is_a_reason_to_try_again_from_the_first_line_on() -> None:
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_name_that_cannot_be_written_is_one_line(encoding: str) -> None:
-    program = f"from metart.common import flags\nflags.run(lambda argv: '中\\udce9'.encode({encoding!r}))"
+@pytest.mark.parametrize("around", ["{}", "SELECT * FROM '{}', WHERE", 'a\nfile "{}"\n'])
+def test_a_name_that_cannot_be_written_is_one_line(encoding: str, around: str) -> None:
+    text = around.format("a b/中\udce9")
+    program = f"from metart.common import flags\nflags.run(lambda argv: {text!a}.encode({encoding!r}))"
     done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 1
-    assert done.stderr.startswith("error: '\\u4e2d\\udce9' ")
+    assert done.stderr.startswith(f"error: 'a b/\\u4e2d\\udce9' cannot be written in {encoding}; ")
     assert done.stderr.count("\n") == 1
+
+
+def not_text(path: Path) -> str:
+    """Returns the name of a copy of a file or folder, in Latin-1."""
+    other = path.with_name(os.fsdecode(f"{path.stem}é{path.suffix}".encode("latin-1")))
+    shutil.copytree(path, other) if path.is_dir() else shutil.copy(path, other)
+    return str(other)
+
+
+@pytest.fixture
+def paths(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> dict[str, str]:
+    """What the scripts read, under names that are not UTF-8."""
+    shutil.copytree(dataset_dir, tmp_path / "data")
+    shutil.copytree(train_dir, tmp_path / "logs")
+    (tmp_path / "table.csv").write_text("Object ID,Culture,Department,Link Resource,Is Public Domain\n")
+    shutil.copy(next(dataset_dir.glob("met_art/*/*")), tmp_path / "picture.jpg")
+    there = {path.name: not_text(path) for path in list(tmp_path.iterdir())}
+    return {"new": not_text(tmp_path / "table.csv") + ".new", "whole": str(tmp_path), **there}
+
+
+@pytest.mark.parametrize(
+    ("command", "status"),
+    [
+        ("bigquery.py --list=labels --metadata_csv={whole}/table.csv --output={new}", 0),
+        ("bigquery.py --list=labels --metadata_csv={table.csv}", 1),
+        ("download.py --list_file={table.csv}", 1),  # It is no list.
+        ("convert.py --dataset_dir={data}", 0),
+        ("train_image_classifier.py --dataset_dir={data} --train_dir={new}", 1),
+        ("train_image_classifier.py --dataset_dir={whole}/data --train_dir={new} --model_name=inception_v2", 1),
+        ("eval_image_classifier.py --dataset_dir={data} --checkpoint_path={whole}/logs --eval_dir={new}", 1),
+        ("eval_image_classifier.py --dataset_dir={whole}/data --checkpoint_path={logs} --eval_dir={new}", 1),
+        ("classify.py --checkpoint_path={logs} --image_file={picture.jpg}", 1),
+        ("classify.py --checkpoint_path={whole}/logs --image_file={picture.jpg} --format=csv", 0),
+        ("classify.py --checkpoint_path={whole}/logs --image_file={picture.jpg} --explain_dir={new}", 0),
+        ("export_model.py --checkpoint_path={whole}/logs --export_dir={new}", 1),
+    ],
+)
+def test_names_that_are_not_utf_8_are_used_or_refused_in_one_line(
+    command: str, status: int, paths: dict[str, str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    script, *arguments = command.split()
+    for name, path in paths.items():
+        arguments = [argument.replace(f"{{{name}}}", path) for argument in arguments]
+    main = importlib.import_module(script.removesuffix(".py")).main
+    with pytest.raises(SystemExit) as left:
+        flags.run(lambda argv: main(arguments))
+    errors = capfd.readouterr().err.splitlines()
+    assert left.value.code == status, errors
+    assert "damaged" not in "".join(errors)
+    assert [line for line in errors if line.startswith("error: ")] == errors[len(errors) - status :]
 
 
 @pytest.fixture
@@ -283,6 +338,7 @@ def test_an_environment_behind_a_link_stays(clone: Path) -> None:
     ("python", "complaint"),
     [
         ("../old", "error: ../old is Python 3.8.20; TensorFlow needs Python 3.10 to 3.13: PYTHON=python3.13 …"),
+        ("/bin/true", "error: /bin/true is no Python; TensorFlow needs Python 3.10 to 3.13: PYTHON=python3.13 …"),
         ("python3.0", "error: there is no python3.0; install Python 3.10 to 3.13, or name one: PYTHON=…"),
         ("../none", "error: there is no ../none; install Python 3.10 to 3.13, or name one: PYTHON=…"),
     ],

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 import errno
 import os
 from pathlib import Path
+import re
 import signal
 import sys
 from typing import Any, NoReturn, TypeVar
@@ -138,7 +139,8 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
         advice = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
         _leave(f"error: {where}{error.strerror}{advice}", STATUS_ERROR)
     except UnicodeEncodeError as error:  # Python has names that are no text as well, for files above all.
-        name = error.object[max(0, error.start - 60) : error.end + 60]
+        before, after = error.object[: error.start], error.object[error.start :]
+        name = re.split(r"['\"\n]", before)[-1] + re.split(r"['\"\n]", after)[0]
         advice = "rename that file or folder" if error.encoding == "utf-8" else "set PYTHONUTF8=1"
         _leave(f"error: {name!a} cannot be written in {error.encoding}; {advice}", STATUS_ERROR)
     _exit(0)

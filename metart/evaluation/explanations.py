@@ -64,7 +64,8 @@ class Explainer:
         heat, probabilities = self.heat(images), self._classifier.probabilities(images)
         for index, picture in enumerate(pictures):
             best = int(probabilities[index].argmax())
-            title = f"{picture}: {self._classifier.label_names[best]} {probabilities[index, best]:.1%}"
+            shown = picture.encode(errors="replace").decode()  # A file name may be no text.
+            title = f"{shown}: {self._classifier.label_names[best]} {probabilities[index, best]:.1%}"
             image = images[index].clip(0, 255).astype(np.uint8)
             figure = reports.explanation_figure(image, heat[index], neighbours[index], title)
             self._pages += 1

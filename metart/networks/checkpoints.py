@@ -89,6 +89,8 @@ def shapes(checkpoint: str) -> dict[str, list[int]]:
     """
     try:
         return tf.train.load_checkpoint(literal(checkpoint)).get_variable_to_shape_map()
+    except UnicodeEncodeError:  # The name is no text; the file may be whole.
+        raise
     except (tf.errors.OpError, ValueError, RuntimeError) as error:
         raise _damaged(checkpoint, error) from None
 

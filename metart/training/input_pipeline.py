@@ -205,6 +205,7 @@ def open_split(dataset_name: str, split_name: str, dataset_dir: str | Path) -> s
     Raises:
         UserError: No such folder, no complete records, no labels.txt.
     """
+    str(dataset_dir).encode()  # TensorFlow takes no name that is not text: `flags.run` says which and what to do.
     try:
         return dataset_factory.get_dataset(dataset_name, split_name, dataset_dir)
     except ValueError as error:
