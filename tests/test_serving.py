@@ -136,7 +136,7 @@ def test_pictures_of_one_request_are_answered_in_their_order(server: str, pictur
 @pytest.mark.parametrize(
     ("request_body", "message"),
     [
-        ({"instances": [{"b64": base64.b64encode(b"<html>").decode()}]}, "image"),
+        ({"instances": [{"b64": base64.b64encode(b"<html>").decode()}]}, "no known picture"),
         ({"instances": [{"b64": "?"}]}, "base64"),
         ({"instances": []}, "not empty"),
         ({"pictures": []}, "instances"),
