@@ -153,7 +153,7 @@ copy() {
 }
 
 infer() {
-    picture="$(cat "$work/pictures")/met_art/China/9000072.jpg"
+    picture="$(cat "$work/pictures")/met_art/China/9000071.jpg"
     sed -i.bak -e "s#--image_url=.*#--image_url=$picture#" -e 's/--alsologtostderr/--allow_private_hosts/' \
         "$work/infer-model.yaml"
     k apply -f "$work/infer-model.yaml"
@@ -177,8 +177,8 @@ serve() {
     k apply -f "$work/serve-model.yaml"
     ready serve-met-art-model
     tunnel serve-met-art-model 8501
-    tar -xzf sample-dataset.tar.gz -C "$work" met_art/China/9000072.jpg
-    printf '{"instances": [{"b64": "%s"}]}' "$(base64 <"$work/met_art/China/9000072.jpg" | tr -d '\n')" |
+    tar -xzf sample-dataset.tar.gz -C "$work" met_art/China/9000071.jpg
+    printf '{"instances": [{"b64": "%s"}]}' "$(base64 <"$work/met_art/China/9000071.jpg" | tr -d '\n')" |
         curl --fail --silent --show-error --data @- "http://$address/v1/models/met-art:predict" |
         grep '"labels": *\["China"'
     k delete -f "$work/serve-model.yaml"

@@ -107,7 +107,7 @@ def test_the_printed_command_gets_the_answer_of_classify(
         pytest.skip("no curl or base64 on this machine")
     text = re.sub("^#", "", (ROOT / file).read_text(encoding="utf-8"), flags=re.MULTILINE)
     (command,) = re.findall(r"^ *printf .*\\\n.*:predict$", text, re.MULTILINE)
-    command = command.replace("http://localhost:8501", server).replace("data/met_art/China/9000072.jpg", "picture.jpg")
+    command = command.replace("http://localhost:8501", server).replace("data/met_art/China/9000071.jpg", "picture.jpg")
     shutil.copy(pictures[1], tmp_path / "picture.jpg")
     process = subprocess.run(["sh", "-c", command], cwd=tmp_path, capture_output=True, text=True, check=True)
     (prediction,) = json.loads(process.stdout)["predictions"]
