@@ -85,6 +85,8 @@ def test_all_reports_are_there(eval_dir: Path) -> None:
     files = {file.name for file in eval_dir.iterdir()}
     assert files > REPORTS
     assert [name for name in files - REPORTS if not name.startswith("events.out.tfevents.")] == []
+    for table in eval_dir.glob("*.csv"):
+        assert b"\r" not in table.read_bytes()  # As in the files of the other scripts.
 
 
 def test_the_figures_are_those_of_scikit_learn_on_the_predictions(

@@ -401,3 +401,26 @@ def test_a_clone_made_with_windows_line_ends_has_none(setting: str, tmp_path: Pa
     assert [path for path in texts if b"\r" in path.read_bytes()] == []
     archive = "sample-dataset.tar.gz"
     assert (tmp_path / archive).read_bytes() == (REPOSITORY / archive).read_bytes()
+
+
+def test_the_last_words_of_a_library_that_ends_the_process_are_shown(tmp_path: Path) -> None:
+    """As TensorFlow's are on a processor that it was not built for; its notices are not."""
+    (tmp_path / "tensorflow").mkdir()
+    words = b"I0000 00:00:1 a.cc:1] a notice\\nF0000 00:00:1 b.cc:2] no such instruction\\n"
+    program = f"import os\nos.write(2, {words!r}.replace(b'\\\\n', b'\\n'))\nos.abort()\n"
+    (tmp_path / "tensorflow" / "__init__.py").write_text(program)
+    command = [sys.executable, "-c", "import metart.networks.slim_compat"]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=environment(PYTHONPATH=str(tmp_path)), capture_output=True, text=True
+    )
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr == "F0000 00:00:1 b.cc:2] no such instruction\n"
+
+
+@pytest.mark.parametrize("seed", ["2147483648", "9" * 40])
+def test_a_huge_seed_is_a_wrong_flag(seed: str) -> None:
+    flags = ["--train_dir=logs", "--dataset_dir=data", f"--random_seed={seed}"]
+    command = [sys.executable, str(REPOSITORY / "train_image_classifier.py"), *flags]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: argument --random_seed: {seed} is above 2147483647")
