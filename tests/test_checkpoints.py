@@ -8,6 +8,7 @@ from pathlib import Path
 import re
 import resource
 import shutil
+import tempfile
 
 import numpy as np
 import pytest
@@ -254,13 +255,14 @@ def test_a_folder_is_no_pattern(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_what_may_not_be_read_is_not_called_damaged(stored: str) -> None:
-    for file in Path(stored).parent.glob("model.ckpt-*"):
-        file.chmod(0o600)
-    for folder in [Path(stored).parent, *Path(stored).parent.parents][:3]:
-        folder.chmod(0o755)
-    os.seteuid(1000)
-    try:
-        with pytest.raises(UserError, match=r"may not be read by this user; change its owner or mode"):
-            checkpoints.shapes(stored)
-    finally:
-        os.seteuid(0)
+    with tempfile.TemporaryDirectory() as folder:  # The one of pytest is closed to others.
+        Path(folder).chmod(0o755)
+        for file in Path(stored).parent.glob("model.ckpt-*"):
+            shutil.copy(file, folder)
+            (Path(folder) / file.name).chmod(0o600)
+        os.seteuid(1000)
+        try:
+            with pytest.raises(UserError, match=r"may not be read by this user; change its owner or mode"):
+                checkpoints.shapes(f"{folder}/{Path(stored).name}")
+        finally:
+            os.seteuid(0)

@@ -57,7 +57,8 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     with _explaining_permissions():
         Path(folder).mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+            reason = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(reason, os.strerror(reason), str(folder))
 
 
 @contextlib.contextmanager
