@@ -21,4 +21,4 @@ if [ "${1:-}" = --slow ]; then
     shift
 fi
 # One process a core, a file at a time: the fixtures of a file, such as a trained checkpoint, are made once.
-exec .venv/bin/pytest -n auto --dist loadfile -m "$selection" "$@"
+exec .venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder -m "$selection" "$@"

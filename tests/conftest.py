@@ -1,9 +1,11 @@
 """What several test files share: tiny pictures, their records, a network trained on them, scripts as processes."""
 
 from collections.abc import Callable
+import fcntl
 import os
 from pathlib import Path
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,10 +16,22 @@ import pytest
 REPOSITORY = Path(__file__).parent.parent
 LABEL_COLOURS = {"Chinese": (180, 30, 40), "Egyptian": (40, 150, 60), "Italian, Florence": (40, 60, 190)}
 PICTURES_PER_LABEL = 12
-IMAGE_SIZE = 32  # Pixels. Inception v2 is the lightest network that takes so few.
+IMAGE_SIZE = 32  # Pixels.
+MODEL_NAME = "mobilenet_v1_025"  # Of slim's networks that take so few pixels the one that is built and trained fastest.
+LOGITS = "MobilenetV1/Logits"  # The scope of its last layer.
 
 # What a shell starts in the background ignores Ctrl-C, and so would all processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Files of tests that take minutes, the longest first: one that began last would keep one core busy and the others idle.
+LONG_FILES = ["test_pods.py", "test_readme.py", "test_train_image_classifier.py", "test_cluster.py", "test_faults.py"]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts LONG_FILES first; ./test.sh asks pytest-xdist to keep the order."""
+    places = {name: place for place, name in enumerate(LONG_FILES)}
+    items.sort(key=lambda item: places.get(item.path.name, len(places)))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -50,38 +64,55 @@ def draw_pictures(folder: Path, per_label: int = PICTURES_PER_LABEL) -> None:
             draw_picture(colour, seed=1000 * index + number).save(label_folder / name, quality=90)
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """Returns a folder that is filled by the first process of the test run that asks for it, and used by all."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # A worker's own folder is in that of the run.
+    folder = root / name
+    with open(root / f"{name}.lock", "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (root / f"{name}.whole").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            (root / f"{name}.whole").touch()
+    return folder
+
+
 @pytest.fixture(scope="session")
 def dataset_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Records of three labels, with the pictures beside them in met_art. Read only."""
     import convert
 
-    folder = tmp_path_factory.mktemp("dataset")
-    draw_pictures(folder)
-    convert.main([f"--dataset_dir={folder}", "--num_workers=1"])
-    return folder
+    def make(folder: Path) -> None:
+        draw_pictures(folder)
+        convert.main([f"--dataset_dir={folder}", "--num_workers=1"])
+
+    return made_once(tmp_path_factory, "dataset", make)
 
 
 @pytest.fixture(scope="session")
 def train_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Inception v2 that has learned the labels of `dataset_dir`: model.ckpt-20 and what lies beside it. Read only."""
+    """MODEL_NAME that has learned the labels of `dataset_dir`: model.ckpt-20 and what lies beside it. Read only."""
     import train_image_classifier
 
-    folder = tmp_path_factory.mktemp("logs")
-    train_image_classifier.main(
-        [
-            f"--train_dir={folder}",
-            f"--dataset_dir={dataset_dir}",
-            "--model_name=inception_v2",
-            f"--train_image_size={IMAGE_SIZE}",
-            "--batch_size=9",
-            "--max_number_of_steps=20",
-            "--optimizer=momentum",
-            "--learning_rate=0.02",
-            "--precision=float32",
-            "--random_seed=4",  # With others, 20 steps do not learn all three labels.
-        ]
-    )
-    return folder
+    def make(folder: Path) -> None:
+        train_image_classifier.main(
+            [
+                f"--train_dir={folder}",
+                f"--dataset_dir={dataset_dir}",
+                f"--model_name={MODEL_NAME}",
+                f"--train_image_size={IMAGE_SIZE}",
+                "--batch_size=9",
+                "--max_number_of_steps=20",
+                "--optimizer=momentum",
+                "--learning_rate=0.02",
+                "--precision=float32",
+            ]
+        )
+
+    return made_once(tmp_path_factory, "logs", make)
 
 
 @pytest.fixture(scope="session")

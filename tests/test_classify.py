@@ -10,6 +10,7 @@ import subprocess
 import threading
 from typing import Any
 
+from conftest import MODEL_NAME
 import numpy as np
 from PIL import Image
 import processes
@@ -114,7 +115,7 @@ def test_text_and_the_tutorials_command_line(
         capsys,
         *("--alsologtostderr", f"--checkpoint_path={train_dir}/model.ckpt-20", f"--eval_dir={train_dir}"),
         *(f"--dataset_dir={dataset_dir}", "--dataset_name=arts", "--dataset_split_name=validation"),
-        *("--model_name=inception_v2", f"--image_file={folder}/0.jpg"),
+        *(f"--model_name={MODEL_NAME}", f"--image_file={folder}/0.jpg"),
     )
     name, first, *others = out.splitlines()
     assert name == f"{folder}/0.jpg"

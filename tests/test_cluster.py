@@ -15,6 +15,7 @@ import sys
 import time
 from typing import Any
 
+from conftest import MODEL_NAME
 import numpy as np
 from processes import LOAD, REPO
 import pytest
@@ -252,7 +253,7 @@ class Run:
         self.flags = [
             f"--dataset_dir={dataset_dir}",
             f"--train_dir={train_dir}",
-            "--model_name=inception_v2",
+            f"--model_name={MODEL_NAME}",
             "--train_image_size=32",
             "--batch_size=2",
             "--learning_rate=0.01",

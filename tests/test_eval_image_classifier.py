@@ -6,6 +6,7 @@ import shutil
 import threading
 import time
 
+from conftest import MODEL_NAME
 import numpy as np
 from PIL import Image
 import pytest
@@ -145,7 +146,7 @@ def test_max_num_batches(dataset_dir: Path, train_dir: Path, tmp_path: Path, cap
     eval_image_classifier.main(
         [
             *(f"--checkpoint_path={train_dir}/model.ckpt-20", f"--eval_dir={tmp_path}", f"--dataset_dir={dataset_dir}"),
-            *("--dataset_name=arts", "--dataset_split_name=train", "--model_name=inception_v2", "--batch_size=2"),
+            *("--dataset_name=arts", "--dataset_split_name=train", f"--model_name={MODEL_NAME}", "--batch_size=2"),
             *("--max_num_batches=2", "--clone_on_cpu=True", "--alsologtostderr"),
         ]
     )

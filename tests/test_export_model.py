@@ -2,6 +2,7 @@ import io
 import json
 from pathlib import Path
 
+from conftest import MODEL_NAME
 import numpy as np
 from PIL import Image
 import pytest
@@ -127,7 +128,7 @@ def test_tflite_int8_gives_mostly_the_same_answers_in_a_quarter_of_the_space(
     answers = run_tflite(exported / "model_int8.tflite", images)
     # Twenty steps of training leave activations of any size, a hard case for eight bits: 86 % when this was written.
     assert (answers.argmax(axis=1) == probabilities.argmax(axis=1)).mean() >= 0.75
-    assert (exported / "model_int8.tflite").stat().st_size < 0.35 * (exported / "model.tflite").stat().st_size
+    assert (exported / "model_int8.tflite").stat().st_size < 0.4 * (exported / "model.tflite").stat().st_size
 
 
 def test_the_model_card_has_the_figures(exported: Path, eval_dir: Path) -> None:
@@ -135,7 +136,7 @@ def test_the_model_card_has_the_figures(exported: Path, eval_dir: Path) -> None:
     figures = json.loads((eval_dir / "metrics.json").read_text())
     assert f"| top 1 | {figures['top_1']:.4f} |" in card
     assert "27 pictures for train, 9 pictures for validation" in card
-    assert "inception_v2 of TF-Slim at\n32 x 32 pixels, step 20" in card
+    assert f"{MODEL_NAME} of TF-Slim at\n32 x 32 pixels, step 20" in card
     assert f"TensorFlow {tf.__version__}" in card
     assert "CC0" in card
     assert "- Italian, Florence\n" in card

@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import NamedTuple
 
-from conftest import IMAGE_SIZE, REPOSITORY, draw_pictures
+from conftest import IMAGE_SIZE, MODEL_NAME, REPOSITORY, draw_pictures
 import corpus
 from doubles import Museum
 import pytest
@@ -27,7 +27,7 @@ from metart.networks import checkpoints
 import train_image_classifier
 
 KILLS = 50
-SMALL = ["--model_name=inception_v2", f"--train_image_size={IMAGE_SIZE}", "--batch_size=9", "--precision=float32"]
+SMALL = [f"--model_name={MODEL_NAME}", f"--train_image_size={IMAGE_SIZE}", "--batch_size=9", "--precision=float32"]
 QUICKLY_BUILT = ["--model_name=alexnet_v2", "--train_image_size=224", "--batch_size=1"]
 MUSEUM_HEADER = ["Object ID", "Is Public Domain", "Department", "Culture", "Link Resource"]
 LINK = "http://www.metmuseum.org/art/collection/search/"

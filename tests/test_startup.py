@@ -232,7 +232,7 @@ def paths(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> dict[str, str]:
         ("download.py --list_file={table.csv}", 1),  # It is no list.
         ("convert.py --dataset_dir={data}", 0),
         ("train_image_classifier.py --dataset_dir={data} --train_dir={new}", 1),
-        ("train_image_classifier.py --dataset_dir={whole}/data --train_dir={new} --model_name=inception_v2", 1),
+        ("train_image_classifier.py --dataset_dir={whole}/data --train_dir={new} --model_name=mobilenet_v1_025", 1),
         ("eval_image_classifier.py --dataset_dir={data} --checkpoint_path={whole}/logs --eval_dir={new}", 1),
         ("eval_image_classifier.py --dataset_dir={whole}/data --checkpoint_path={logs} --eval_dir={new}", 1),
         ("classify.py --checkpoint_path={logs} --image_file={picture.jpg}", 1),

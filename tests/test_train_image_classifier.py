@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from conftest import IMAGE_SIZE, LABEL_COLOURS, REPOSITORY
+from conftest import IMAGE_SIZE, LABEL_COLOURS, LOGITS, MODEL_NAME, REPOSITORY
 import numpy as np
 import processes
 import pytest
@@ -31,7 +31,7 @@ from metart.training.training_graph import Recipe
 import train_image_classifier
 
 SMALL = [
-    "--model_name=inception_v2",
+    f"--model_name={MODEL_NAME}",
     f"--train_image_size={IMAGE_SIZE}",
     "--batch_size=4",
     "--optimizer=momentum",
@@ -39,6 +39,9 @@ SMALL = [
 ]
 QUICKLY_BUILT = ["--model_name=alexnet_v2", "--train_image_size=224", "--optimizer=sgd"]  # Its checkpoints are large.
 START_SECONDS = 600  # Until a process has imported TensorFlow, built a network and saved; on a busy machine.
+
+
+HEAD = f"{LOGITS}/Conv2d_1c_1x1/weights"
 
 
 def train(train_dir: Path, dataset_dir: Path, *arguments: str) -> None:
@@ -60,9 +63,9 @@ def test_a_run_leaves_what_slim_leaves(train_dir: Path) -> None:
     assert names >= {"checkpoint", "model.ckpt-20.index", "model.ckpt-20.data-00000-of-00001"}
     assert tf.train.latest_checkpoint(str(train_dir)) == str(train_dir / "model.ckpt-20")
     stored = weights(train_dir / "model.ckpt-20")
-    assert stored["InceptionV2/Logits/Conv2d_1c_1x1/weights"] == [1, 1, 1024, 3]
-    assert stored["InceptionV2/Logits/Conv2d_1c_1x1/weights/Momentum"] == [1, 1, 1024, 3]
-    assert "InceptionV2/Conv2d_2b_1x1/BatchNorm/moving_mean" in stored
+    assert stored[HEAD] == [1, 1, 256, 3]
+    assert stored[f"{HEAD}/Momentum"] == [1, 1, 256, 3]
+    assert "MobilenetV1/Conv2d_1_pointwise/BatchNorm/moving_mean" in stored
     assert stored["global_step"] == []
     assert tf.train.load_variable(str(train_dir), "global_step") == 20
 
@@ -71,7 +74,7 @@ def test_a_run_leaves_labels_and_flags(train_dir: Path) -> None:
     lines = [f"{index}:{label}" for index, label in enumerate(sorted(LABEL_COLOURS))]
     assert (train_dir / "labels.txt").read_text().splitlines() == lines
     settings = json.loads((train_dir / "flags.json").read_text())
-    assert settings["model_name"] == "inception_v2"
+    assert settings["model_name"] == MODEL_NAME
     assert settings["train_image_size"] == IMAGE_SIZE
     assert settings["random_seed"] == 0
 
@@ -129,14 +132,11 @@ def test_a_diverged_run_stops_and_saves_nothing(dataset_dir: Path, tmp_path: Pat
     assert checkpoints.all_in(tmp_path / "logs") == []
 
 
-HEAD = "InceptionV2/Logits/Conv2d_1c_1x1/weights"
-
-
 @pytest.mark.parametrize(
     ("scopes", "frozen"),
     [
-        ("InceptionV2/Logits,InceptionV2/Mixed_5c", "InceptionV2/Mixed_5b/Branch_0/Conv2d_0a_1x1"),
-        ("InceptionV2/Logits", "InceptionV2/Mixed_5c/Branch_0/Conv2d_0a_1x1"),
+        (f"{LOGITS},MobilenetV1/Conv2d_13_pointwise", "MobilenetV1/Conv2d_12_pointwise"),
+        (LOGITS, "MobilenetV1/Conv2d_13_pointwise"),
     ],
 )
 def test_warm_start_trains_the_named_scopes_only(
@@ -150,7 +150,7 @@ def test_warm_start_trains_the_named_scopes_only(
         "--moving_average_decay=0.9",
         "--max_number_of_steps=1",
     )
-    assert (tmp_path / "tuned" / "features").is_dir() == (scopes == "InceptionV2/Logits")
+    assert (tmp_path / "tuned" / "features").is_dir() == (scopes == LOGITS)
     tuned = str(tmp_path / "tuned" / "model.ckpt-1")
 
     def moved(name: str) -> bool:
@@ -173,8 +173,8 @@ def test_a_head_alone_learns_and_goes_on_with_the_features_it_has(
             tmp_path,
             dataset_dir,
             f"--checkpoint_path={train_dir}",
-            "--checkpoint_exclude_scopes=InceptionV2/Logits",
-            "--trainable_scopes=InceptionV2/Logits",
+            f"--checkpoint_exclude_scopes={LOGITS}",
+            f"--trainable_scopes={LOGITS}",
             "--feature_views=2",
             "--learning_rate=0.05",
             f"--max_number_of_steps={steps}",
@@ -288,7 +288,7 @@ def test_wrong_inputs_are_refused_before_anything_is_written(
         (without_labels, [], f"{without_labels}/labels.txt is missing; run convert.py"),
         (dataset_dir, ["--dataset_split_name=test"], "no split is named 'test'; take --dataset_split_name=train or"),
         (dataset_dir, ["--model_name=vgg_a"], "32 x 32 pixels are too few for vgg_a"),
-        (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in inception_v2"),
+        (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in mobilenet_v1_025"),
         (dataset_dir, ["--trainable_scopes=Conv", "--feature_views=0"], "--trainable_scopes=Conv names nothing in"),
         (dataset_dir, [f"--checkpoint_path={empty}"], f"{empty} holds no checkpoint"),
         (
@@ -337,7 +337,7 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
         allow_seen_pictures=False,
         random_seed=0,
         device=Device(),
-        recipe=Recipe("inception_v2", "sgd", 0.9, 0.9, 1.0, 0.0, 0.0, "", None, "float32"),
+        recipe=Recipe(MODEL_NAME, "sgd", 0.9, 0.9, 1.0, 0.0, 0.0, "", None, "float32"),
         schedule=optimizers.Schedule("fixed", 0.01, 0.01, 1.0, 1.0, 0.0),
         augmentation=input_pipeline.Augmentation(IMAGE_SIZE),
         warm_start=train_image_classifier.WarmStart(None, "", False),
@@ -345,12 +345,12 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
     )
     training = input_pipeline.open_split("arts", "train", dataset_dir)
     data = train_image_classifier.Data(training, None, sorted(LABEL_COLOURS), None, dataset_dir, "train")
-    reached = train_image_classifier.train(settings, data, Cluster(), {"model_name": "inception_v2"})
+    reached = train_image_classifier.train(settings, data, Cluster(), {"model_name": MODEL_NAME})
     assert reached.startswith("trained to step 2: loss ") and reached.endswith(f"checkpoint {tmp_path}/model.ckpt-2")
     assert json.loads((tmp_path / "flags.json").read_text()) == {
         "finished_step": 2,
         "max_number_of_steps": 2,
-        "model_name": "inception_v2",
+        "model_name": MODEL_NAME,
     }
 
 
