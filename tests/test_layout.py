@@ -120,3 +120,16 @@ def test_the_version_is_the_same_everywhere() -> None:
     assert newest == metart.__version__
     code = "".join((REPOSITORY / path).read_text(encoding="utf-8") for path in tracked() if path.suffix == ".py")
     assert code.count(f'"{metart.__version__}"') == 1
+
+
+def test_what_contributing_names_is_there() -> None:
+    text = (REPOSITORY / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = re.findall(r"`(\w+)` (?:of|in)\s+`([\w/]+\.py)`", text)
+    assert len(named) >= 5
+    for name, file in named:
+        tree = ast.parse((REPOSITORY / file).read_text(encoding="utf-8"))
+        defined = {getattr(node, "name", "") for node in tree.body}
+        for node in tree.body:
+            targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+            defined |= {target.id for target in targets if isinstance(target, ast.Name)}
+        assert name in defined, f"{name} of {file}"
