@@ -65,9 +65,13 @@ def arg_scope(weight_decay: float = 4e-5) -> dict[str, Any]:
             [slim.conv2d, slim.separable_conv2d, slim.fully_connected],
             activation_fn=None,
             weights_regularizer=slim.l2_regularizer(weight_decay),
+        ),
+        # Not for the last layer, where few labels would make large initial weights, which a short training keeps.
+        slim.arg_scope(
+            [slim.conv2d, slim.separable_conv2d],
+            biases_initializer=None,
             weights_initializer=slim.variance_scaling_initializer(mode="FAN_OUT"),
         ),
-        slim.arg_scope([slim.conv2d, slim.separable_conv2d], biases_initializer=None),
         slim.arg_scope([slim.batch_norm], **norm) as scope,
     ):
         return scope
