@@ -10,6 +10,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.message import DecodeError
 import tensorflow as tf
 import tf_slim as slim
 
@@ -70,7 +71,7 @@ def get_split(
     if file_pattern is None and splits_path.exists():
         num_samples = _described(splits_path, split_name, shards, list(labels_to_names.values()), convert)
     else:
-        num_samples = sum(map(_count, shards))
+        num_samples = sum(_count(shard, labels_to_names) for shard in shards)
     if not num_samples:
         raise ValueError(f"{dataset_dir} has no picture for {split_name}; {convert} with another --percent_validation")
 
@@ -121,8 +122,20 @@ def _described(path: Path, split_name: str, shards: list[str], names: list[str],
     return num_samples
 
 
-def _count(shard: str) -> int:
+def _count(shard: str, labels_to_names: dict[int, str]) -> int:
+    """Returns the number of pictures in a file, each of a label that has a name."""
+    count = 0
     try:
-        return sum(1 for _ in tf.compat.v1.io.tf_record_iterator(shard))
+        for record in tf.compat.v1.io.tf_record_iterator(shard):
+            label = tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
+            if label not in labels_to_names:
+                raise ValueError(
+                    f"{shard} has a picture of label {label}, labels.txt beside it names {min(labels_to_names)} to "
+                    f"{max(labels_to_names)}; put the labels.txt there that these records were made with"
+                )
+            count += 1
     except tf.errors.DataLossError:
         raise ValueError(f"{shard} is damaged or cut off; make it anew") from None
+    except (DecodeError, IndexError):
+        raise ValueError(f"{shard} has a record without image/class/label; make it anew") from None
+    return count

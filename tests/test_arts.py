@@ -123,6 +123,33 @@ def test_records_of_the_original_tutorial_are_counted_by_reading(tmp_path: Path)
     assert (item["image"].shape, item["label"], item["filename"]) == ((6, 8, 3), 1, b"")
 
 
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("0:Iran\n", r"has a picture of label 1, labels.txt beside it names 0 to 0; put the labels.txt there that"),
+        ("0:Iran\n2:Korea\n", "has a picture of label 1, labels.txt beside it names 0 to 2; put the labels.txt there"),
+        ("1:Iran\n2:Korea\n", "has a picture of label 0, labels.txt beside it names 1 to 2; put the labels.txt there"),
+    ],
+)
+def test_records_of_other_labels_than_labels_txt_names(folder: Path, labels: str, message: str) -> None:
+    """On a GPU they would train and evaluate without a word: the loss of such a label is no number there."""
+    (folder / "splits.json").unlink()
+    assert arts.get_split("validation", folder).num_samples
+    (folder / "labels.txt").write_text(labels)
+    with pytest.raises(ValueError, match=f"{folder}/arts_validation_0000.-of-00002.tfrecord {message}"):
+        arts.get_split("validation", folder)
+
+
+@pytest.mark.parametrize("record", [b"<html>", tf.train.Example().SerializeToString()])
+def test_records_of_something_else(folder: Path, record: bytes) -> None:
+    (folder / "splits.json").unlink()
+    shard = folder / "arts_train_00001-of-00002.tfrecord"
+    with tf.io.TFRecordWriter(str(shard)) as writer:
+        writer.write(record)
+    with pytest.raises(ValueError, match=f"{shard} has a record without image/class/label; make it anew"):
+        arts.get_split("train", folder)
+
+
 def test_another_file_pattern_and_reader(folder: Path) -> None:
     for path in folder.glob("arts_validation_*"):
         path.rename(folder / path.name.replace("arts", "mine"))

@@ -253,7 +253,7 @@ def test_check_image_lists_and_writes_nothing(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == f"6 pictures in {tmp_path}/met_art, all good\n"
     bad = tmp_path / "met_art/Iran/90.jpg"
     bad.write_bytes(b"")
-    with pytest.raises(UserError, match=r"1 of 7 pictures are bad; delete or replace them, or run convert.py without"):
+    with pytest.raises(UserError, match=r"1 of 7 pictures are bad; replace them, or run convert.py without"):
         run(tmp_path, "--check_image=True")
     assert capsys.readouterr().out == f"{bad}: empty file\n"
     assert written(tmp_path) == {}
@@ -312,6 +312,102 @@ def test_small_labels(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(records(tmp_path)) == 16
     run(tmp_path, "--min_images_per_label=2")
     assert capsys.readouterr().out.startswith("nothing to do")
+
+
+def test_objects_and_series_are_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["205", "205_1", "206", "310", "met_9001", "9001_2", "vase", "bowl"]  # Three series, two things without.
+    for label in ("Iran", "Korea"):
+        (tmp_path / "met_art" / label).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "met_art" / label / f"{name}.jpg").write_bytes(picture((label, name)))
+    run(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "16 pictures of 12 objects in 10 series; objects that look like another: 0"
+    assert lines[1] == "validation pictures with a neighbour in training (number within 3): 0.0%"
+
+
+def test_a_label_of_one_object_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, American=40, Iran=40)
+    (tmp_path / "met_art/Korea").mkdir()
+    for name in ("17", *(f"17_{number}" for number in range(1, 9))):
+        (tmp_path / "met_art/Korea" / f"{name}.jpg").write_bytes(picture(name))
+    run(tmp_path)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("89 pictures of 81 objects in ")
+    assert lines[1:3] == [
+        "labels without a validation picture: 1 (Korea)",
+        "of these, all pictures are of one object, by the names of their files: Korea, pictures: 9",
+    ]
+
+
+def test_numbers_of_somebody_elses_list_are_no_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for index, label in enumerate(("American", "Iran")):
+        (tmp_path / "met_art" / label).mkdir(parents=True)
+        for number in range(40):
+            (tmp_path / "met_art" / label / f"{index}_{number}.jpg").write_bytes(picture((label, number)))
+    run(tmp_path)
+    output = capsys.readouterr().out
+    assert output.startswith("80 pictures of 80 objects in 80 series; ")
+    assert "without a validation picture" not in output
+    counts = Counter(
+        source["split"] for source in json.loads((tmp_path / "splits.json").read_text())["pictures"].values()
+    )
+    assert 16 <= counts["validation"] <= 24
+
+
+def test_a_set_that_knew_no_series_keeps_its_sides_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path, American=40, Iran=40)
+    run(tmp_path)
+    new = written(tmp_path)
+    path = tmp_path / "splits.json"
+    old = json.loads(path.read_text())
+    del old["fingerprint"], old["settings"]["series"]
+    generator = random.Random(0)
+    for source in old["pictures"].values():
+        source["split"] = generator.choice(["train", "train", "train", "validation"])
+    path.write_text(json.dumps(old, indent=1))
+    kept = (
+        "kept: the side that each picture had before series were kept together; for a new split move "
+        f"{path} away and run convert.py again\n"
+    )
+    capsys.readouterr()
+    run(tmp_path)
+    assert capsys.readouterr().out == kept + f"nothing to do: the records in {tmp_path} are made from these 80 files\n"
+
+    draw(tmp_path, American=50)
+    for _ in range(2):  # It is said every time: also when the set was written anew with those sides.
+        run(tmp_path)
+        assert capsys.readouterr().out.startswith(kept)
+    sides = {name: source["split"] for name, source in json.loads(path.read_text())["pictures"].items()}
+    assert {name: sides[name] for name in old["pictures"]} == {n: s["split"] for n, s in old["pictures"].items()}
+
+    path.unlink()
+    shutil.rmtree(tmp_path / "met_art")
+    draw(tmp_path, American=40, Iran=40)
+    run(tmp_path)
+    assert "kept" not in capsys.readouterr().out
+    assert written(tmp_path) == new
+
+
+def test_linked_folders_and_folders_with_any_name(tmp_path: Path) -> None:
+    """Brackets and stars are no patterns, links are followed, wherever they are."""
+    data = tmp_path / "a [1] * ? {b}"
+    draw(tmp_path / "elsewhere", Iran=12, Korea=12)
+    data.mkdir()
+    (data / "met_art").mkdir()
+    (data / "met_art" / "Iran").symlink_to(tmp_path / "elsewhere/met_art/Iran")
+    (data / "met_art" / "[Korea]").symlink_to("../../elsewhere/met_art/Korea")
+    run(data)
+    run(data, "--num_shards=2")
+    assert len(records(data)) == 24
+    assert (data / "labels.txt").read_text() == "0:Iran\n1:[Korea]\n"
+    link = tmp_path / "link"
+    link.symlink_to(data)
+    run(link, "--num_shards=2", "--random_seed=1")
+    assert len(list(data.glob("*.tfrecord"))) == 4
+    assert link.is_symlink()
 
 
 @pytest.mark.parametrize(

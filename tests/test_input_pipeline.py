@@ -130,7 +130,14 @@ def test_the_damaged_file_is_named(records: Sequence[str], how: str, in_graph: b
 def test_a_picture_that_cannot_be_decoded_is_named(records: Sequence[str]) -> None:
     with tf.io.TFRecordWriter(records[2]) as writer:
         writer.write(record(b"\xff\xd8\xff no JPEG", 0, "Greek/7.jpg"))
-    with pytest.raises(UserError, match=re.escape(f"{records[2]}: Greek/7.jpg is damaged") + ".*run convert.py again"):
+    named = re.escape(f"{records[2]}: Greek/7.jpg cannot be used (") + ".*run convert.py again"
+    with pytest.raises(UserError, match=named):
+        input_pipeline.raise_damaged(records)
+
+
+def test_a_file_that_is_gone_is_not_called_damaged(records: Sequence[str]) -> None:
+    Path(records[1]).unlink()
+    with pytest.raises(UserError, match=re.escape(f"{records[1]} is gone or may not be read; ")):
         input_pipeline.raise_damaged(records)
 
 

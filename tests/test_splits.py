@@ -6,8 +6,10 @@ import hashlib
 import itertools
 import random
 
+from conftest import REPOSITORY
 import pytest
 
+from metart.museum.artworks import read_artworks
 from metart.records import splits
 from metart.records.splits import Shown
 
@@ -235,6 +237,30 @@ def test_objects_dealt_one_by_one_leak_and_series_do_not() -> None:
     }
     assert splits.share_with_neighbours(one_by_one) > 0.7
     assert splits.share_with_neighbours(splits.assign("Iran", objects, {}, 0.25, seed=0)) < 0.1
+
+
+def test_the_museums_photographs_leak_one_by_one_and_not_in_series() -> None:
+    """The 7,267 objects of the benchmark, by their numbers."""
+    numbers: dict[str, list[int]] = {}
+    for artwork in read_artworks(REPOSITORY / "benchmarks/met-22-cultures.list"):
+        numbers.setdefault(artwork.label, []).append(artwork.object_id)
+    assert len(numbers) == 22
+    one_by_one = {
+        f"{label}/{n}.jpg": "validation" if splits.stable_hash(0, label, n) < 0.25 else "train"
+        for label, of_label in numbers.items()
+        for n in of_label
+    }
+    assert splits.share_with_neighbours(one_by_one) > 0.6
+    for seed in range(3):
+        sides: dict[str, str] = {}
+        for label, of_label in numbers.items():
+            shown = {f"{label}/{n}.jpg": Shown(str(n), str(n)) for n in of_label}
+            of_this = splits.assign(label, shown, {}, 0.25, seed)
+            assert abs(validating(of_this) / len(of_this) - 0.25) <= 0.05
+            sides |= of_this
+        assert splits.share_with_neighbours(sides) < 0.05
+        # Nor do neighbours of other labels: a service or a find may have pieces under several.
+        assert splits.share_with_neighbours({f"all/{path.rpartition('/')[2]}": s for path, s in sides.items()}) < 0.06
 
 
 def test_neighbours_are_counted_by_hand() -> None:

@@ -301,15 +301,20 @@ def finish_exchange(dataset_dir: Path, records: RecordSet) -> None:
 
 
 def _describe(records: RecordSet, counts: Mapping[str, Mapping[str, int]]) -> str:
-    """Returns the content of splits.json."""
-    description = {
+    """Returns the content of splits.json, a line for each picture."""
+    about = {
         "fingerprint": records.fingerprint,
         "settings": records.settings._asdict(),
         "counts": counts,
         "shards": records.shards,
-        "pictures": {path: source._asdict() for path, source in records.sources.items()},
     }
-    return json.dumps(description, indent=1, ensure_ascii=False) + "\n"
+    lines = [f"{_json(key)}: {_json(value)}" for key, value in about.items()]
+    pictures = [f"  {_json(path)}: {_json(source._asdict())}" for path, source in records.sources.items()]
+    lines.append('"pictures": {\n' + ",\n".join(pictures) + "\n }")
+    return "{\n " + ",\n ".join(lines) + "\n}\n"
+
+
+_json = json.JSONEncoder(ensure_ascii=False).encode  # With an indent it would be several times as slow.
 
 
 def _write_text(path: Path, text: str) -> None:
