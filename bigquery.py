@@ -19,6 +19,7 @@ import contextlib
 import csv
 import functools
 import io
+import os
 from pathlib import Path
 import re
 import sys
@@ -31,17 +32,20 @@ if __name__ == "__main__":  # Before the long imports.
     startup.begin()
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
+import google.auth
 from google.auth.credentials import AnonymousCredentials
-from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 import requests
 
-from metart.common.files import open_replacing
+from metart.common.files import open_replacing, read_text
 from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import normalise_label
 from metart.common.progress import Progress
 from metart.museum.cleaning import clean_labels, read_labels_map
-from metart.museum.metobjects import Table, column_name, open_metadata_csv
+from metart.museum.metadata_file import column_name
+from metart.museum.metobjects import Table, open_metadata_csv
+from metart.museum.web import SILENT_SECONDS, load_certificates
 
 FREE_BYTES_A_MONTH = 1 << 40  # https://cloud.google.com/bigquery/pricing: the first TiB of queries.
 MAXIMUM_BYTES_BILLED = 1 << 30  # Some ten times what the listings read, a thousandth of the free TiB.
@@ -82,7 +86,7 @@ def build_parser() -> Parser:
     add("--attribute", type=_attribute, default="culture", help=attribute)
     add("--project", help="Google Cloud project that runs the query; default: the account's own")
     source = "MetObjects.csv, also .gz or its https address, instead of BigQuery"
-    add("--metadata_csv", metavar="FILE", help=source)
+    add("--metadata_csv", metavar="FILE", type=_location, help=source)
     query = parser.add_mutually_exclusive_group()
     query.add_argument("--sql", help="a query of your own, in BigQuery's dialect")
     query.add_argument("--sql_file", metavar="FILE", type=path, help="a file with such a query")
@@ -97,6 +101,10 @@ def build_parser() -> Parser:
     return parser
 
 
+def _location(text: str) -> str | Path:
+    return text if text.startswith(("http://", "https://")) else path(text)
+
+
 def _attribute(text: str) -> str:
     name = column_name(text)
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
@@ -104,17 +112,10 @@ def _attribute(text: str) -> str:
     return name
 
 
-def read_query(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"--sql_file: {path} is not text in UTF-8") from None
-
-
 @contextlib.contextmanager
 def open_bigquery(project: str | None, api_endpoint: str | None, maximum_bytes_billed: int) -> Iterator[Query]:
     """Yields a function that runs a query on BigQuery, after a dry run, and pages through its rows."""
-    retry = bigquery.DEFAULT_RETRY.with_timeout(RETRY_SECONDS)
+    retry = bigquery.DEFAULT_RETRY.with_timeout(RETRY_SECONDS).with_delay(maximum=SILENT_SECONDS)
 
     def query(sql: str) -> Table:
         dry_run = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
@@ -141,18 +142,28 @@ def open_bigquery(project: str | None, api_endpoint: str | None, maximum_bytes_b
 
 
 def _make_client(project: str | None, api_endpoint: str | None) -> bigquery.Client:
+    load_certificates()  # Google's own client would say less of a list that is not there.
     if api_endpoint:
         options = {"api_endpoint": api_endpoint}
         return bigquery.Client(project or "anonymous", AnonymousCredentials(), client_options=options)
+    without = "or work without an account: --metadata_csv=MetObjects.csv"
     try:
-        return bigquery.Client(project)
-    except DefaultCredentialsError:
+        credentials, default_project = google.auth.default(bigquery.Client.SCOPE)
+    except (GoogleAuthError, OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or (error.args or [error])[0]
+        if "credentials were not found" in str(reason):
+            raise UserError(
+                f"no Google account is set up here; run: gcloud auth application-default login, {without}"
+            ) from None
+        variable = "GOOGLE_APPLICATION_CREDENTIALS"
+        path = os.environ.get(variable)
+        source = f"{variable}={path} holds" if path else "the login of gcloud has left"
         raise UserError(
-            "no Google account is set up here; run: gcloud auth application-default login,"
-            " or work without an account: --metadata_csv=MetObjects.csv"
+            f"{source} no usable credentials: {reason}; run: gcloud auth application-default login, {without}"
         ) from None
-    except OSError:  # What the client raises when neither flag, environment nor gcloud name a project.
-        raise UserError("the account has no default project; name one with --project=your-project") from None
+    if not project and not default_project:
+        raise UserError("the account has no default project; name one with --project=your-project")
+    return bigquery.Client(project or default_project, credentials)
 
 
 def _size(count: int) -> str:
@@ -233,7 +244,7 @@ def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> i
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
-    own_query = read_query(flags.sql_file) if flags.sql_file else flags.sql
+    own_query = read_text(flags.sql_file) if flags.sql_file else flags.sql
     clean = None
     if flags.labels_map or flags.before_comma or flags.min_images:
         if own_query is not None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Step 3 of 10: downloads the photographs of listed artworks, one folder a label.
 
-Reads   arts-select.list (lines of arts-all.list from step 2, or lines that the original tutorial printed).
+Reads   arts-select.list (arts-all.list from step 2, lines of it, or lines that the original tutorial printed).
 Writes  data/met_art/<label>/<object id>.jpg and data/download-failures.csv (object_id, label, address, reason).
 
     python download.py --max_images_per_label=100 --contact=you@example.org
@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 import csv
+import errno
 import functools
 import json
 import os
@@ -29,17 +30,18 @@ if __name__ == "__main__":  # Before the long imports.
     startup.begin()
 
 from metart.common.cores import available_cores
-from metart.common.files import locked, open_replacing, replacing
+from metart.common.files import locked, make_folder, open_replacing, replacing
 from metart.common.flags import Parser, Unreachable, number, path, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
-from metart.museum.artworks import Artwork, read_artworks, select
-from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
+from metart.museum.artworks import Artwork, open_list, pick_labels, select
+from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, Manners, Unavailable, Web
 from metart.records.pictures import normalise
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
 IN_BUCKET = re.compile(r"^(?:gs:/|https?://storage\.googleapis\.com)/gcs-public-data--met(?=/)")
 COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
+DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
 
 # The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
@@ -73,6 +75,7 @@ def build_parser() -> Parser:
     add("--list_file", type=path, default="arts-select.list", help="the artworks")
     add("--dataset_dir", type=path, default="data", help=f"where {PICTURES_FOLDER}/ goes")
     add("--image_size", choices=sorted(MAX_SIDES), default="small", help="small bounds the longest side to 1600 pixels")
+    add("--labels", action="append", default=[], metavar="LABEL,…", help="take only these labels of the list")
     add("--max_images", type=number(int, 1), help="take only the first artworks of the list")
     add("--max_images_per_label", type=number(int, 1), help="take only the first artworks of each label")
     parser.add_boolean("public_domain_only", True, "skip what is not in the public domain")
@@ -113,6 +116,8 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
                 return web.fetch(address, MAX_PICTURE_BYTES, parse)
         except Unavailable as error:
             reasons[address] = str(error)
+        except Exception as error:  # Whatever a strange answer brings about is for this address alone.
+            reasons[address] = f"{type(error).__name__}: {error}"
     raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
 
 
@@ -150,21 +155,15 @@ def in_parallel(
 ) -> Iterator[tuple[Artwork, Future[int]]]:
     """Yields each artwork when its download has ended; keeps few waiting, however long the list."""
     pool = ThreadPoolExecutor(num_workers)
-    running: dict[Future[int], tuple[Path, Artwork]] = {}
-    underway: set[Path] = set()
+    running: dict[Future[int], Artwork] = {}
     try:
         for path, artwork in wanted:
-            if path in underway:
-                continue  # The list names it twice.
-            underway.add(path)
-            running[pool.submit(download, path, artwork)] = path, artwork
+            running[pool.submit(download, path, artwork)] = artwork
             if len(running) >= 2 * num_workers:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    path, artwork = running.pop(future)
-                    underway.remove(path)
-                    yield artwork, future
+                    yield running.pop(future), future
         for future in as_completed(running):
-            yield running[future][1], future
+            yield running[future], future
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -193,10 +192,20 @@ def download_missing(
         try:
             totals["bytes"] += future.result()
             totals["downloaded"] += 1
-        except Failure as failure:
-            writer.writerow((artwork.object_id, artwork.label, failure.address, failure))
+        except Exception as error:  # Nothing about one artwork ends the run, but a disk that takes no more does.
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                raise
+            address = error.address if isinstance(error, Failure) else ""
+            writer.writerow((artwork.object_id, artwork.label, address, error))
             totals["failed"] += 1
         yield totals
+
+
+def mend_folders(pictures: Path, labels: Iterable[str]) -> None:
+    """Writes anew what folders of long labels have lost; makes no folder."""
+    for label in labels:
+        if (pictures / folder_name(label)).is_dir():
+            write_folder(pictures, label)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -207,36 +216,44 @@ def main(argv: Sequence[str] | None = None) -> None:
     shard = "" if flags.num_shards == 1 else f"-{flags.shard_index:05}-of-{flags.num_shards:05}"
     failures_path = flags.dataset_dir / f"download-failures{shard}.csv"
     pictures = flags.dataset_dir / PICTURES_FOLDER
-
-    def wanted() -> Iterator[tuple[Path, Artwork]]:
-        limits = flags.max_images, flags.max_images_per_label
-        artworks = read_artworks(flags.list_file)
-        for artwork in select(artworks, flags.public_domain_only, *limits, flags.num_shards, flags.shard_index):
-            yield pictures / folder_name(artwork.label) / f"{artwork.object_id}.jpg", artwork
-
-    # The whole list is checked before the first download.
-    listed = Counter(artwork.is_public_domain for artwork in read_artworks(flags.list_file))
-    say = functools.partial(print, file=sys.stderr)
-    if flags.public_domain_only and listed[False]:
-        say(f"{listed[False]:,} artworks of {flags.list_file} are not in the public domain: skipped")
-    there = Counter(path.is_file() for path, _ in wanted())
-    count = there.total()
-    say(f"{listed.total():,} artworks in {flags.list_file}, {count:,} wanted, {there[True]:,} there already")
-
     rate = flags.requests_per_second / flags.num_shards
     manners = Manners(rate, flags.timeout_seconds, flags.pause_seconds, contact=flags.contact)
     urls = flags.bucket_url.rstrip("/"), flags.collection_api_url.rstrip("/")
     decoders = ThreadPoolExecutor(available_cores())
     sources = Sources(*urls, flags.image_size, flags.public_domain_only, decoders)
-    totals: Counter[str] = Counter()
-    with (
-        locked(flags.dataset_dir, f".download{shard}.lock"),
-        Progress("Downloading", count, "pictures", initial=there[True]) as progress,
-        open_replacing(failures_path) as failures,
-        Web(manners, progress.write, flags.allow_private_hosts, trusted=urls) as web,
-    ):
-        for totals in download_missing(web, wanted(), sources, flags.num_workers, failures):
-            progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
+    say = functools.partial(print, file=sys.stderr)
+
+    with open_list(flags.list_file) as read:
+        # The whole list is checked before the first download.
+        listed = Counter((artwork.label, artwork.is_public_domain) for artwork in read())
+        labels = pick_labels(flags.labels, {label for label, _ in listed})
+
+        def wanted() -> Iterator[tuple[Path, Artwork]]:
+            artworks = (artwork for artwork in read() if artwork.label in labels)
+            limits = flags.max_images, flags.max_images_per_label
+            for artwork in select(artworks, flags.public_domain_only, *limits, flags.num_shards, flags.shard_index):
+                yield pictures / folder_name(artwork.label) / f"{artwork.object_id}.jpg", artwork
+
+        skipped = sum(listed[label, False] for label in labels)
+        if flags.public_domain_only and skipped:
+            say(f"{skipped:,} artworks of {flags.list_file} are not in the public domain: skipped")
+        there = Counter(path.is_file() for path, _ in wanted())
+        count = there.total()
+        say(f"{listed.total():,} artworks in {flags.list_file}, {count:,} wanted, {there[True]:,} there already")
+        if rate < 1 / SILENT_SECONDS:
+            say(f"each host is asked every {1 / rate:,.0f} s")
+
+        totals: Counter[str] = Counter()
+        with (
+            locked(flags.dataset_dir, f".download{shard}.lock"),
+            Progress("Downloading", count, "pictures", initial=there[True]) as progress,
+            open_replacing(failures_path, errors="backslashreplace") as failures,
+            Web(manners, progress.write, flags.allow_private_hosts, trusted=urls) as web,
+        ):
+            make_folder(pictures)
+            mend_folders(pictures, labels)
+            for totals in download_missing(web, wanted(), sources, flags.num_workers, failures):
+                progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
     print(
         f"{totals['downloaded']:,} pictures downloaded ({totals['bytes'] / 1e6:,.1f} MB), {there[True]:,} were there,"
         f" {totals['failed']:,} failed: {pictures}"

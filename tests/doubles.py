@@ -26,7 +26,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.answer(self)
 
-    do_POST = do_GET
+    do_POST = do_CONNECT = do_GET
 
     def reply(self, status: int, body: bytes, content_type: str, **headers: str) -> None:
         self.send_response(status)

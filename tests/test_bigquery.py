@@ -258,6 +258,40 @@ def test_no_account_points_to_the_way_without(monkeypatch: pytest.MonkeyPatch, t
         bigquery.main([])
 
 
+CREDENTIALS: dict[str, bytes | None] = {
+    "missing": None,
+    "empty": b"",
+    "cut off": b'{"type": "serv',
+    "no text": b"\xff\xfe{}",
+    "list": b"[1]",
+    "number": b"1",
+    "no type": b"{}",
+    "odd type": b'{"type": "friend"}',
+    "no key": b'{"type": "service_account"}',
+    "odd key": b'{"type": "service_account", "client_email": "x", "token_uri": "x", "private_key": "x"}',
+    "no token": b'{"type": "authorized_user"}',
+}
+
+
+@pytest.mark.parametrize("content", CREDENTIALS.values(), ids=CREDENTIALS)
+@pytest.mark.parametrize("way", ["variable", "login"])
+def test_credentials_that_are_broken_are_named(
+    way: str, content: bytes | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = tmp_path / "application_default_credentials.json"
+    if content is not None:
+        path.write_bytes(content)
+    elif way == "login":
+        path.mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(path) if way == "variable" else "")
+    source = f"GOOGLE_APPLICATION_CREDENTIALS={path} holds" if way == "variable" else "gcloud has left"
+    with pytest.raises(UserError, match=rf"{source} no usable credentials: .+; run: gcloud auth .*--metadata_csv="):
+        bigquery.main([])
+
+
 def test_rules_rename_cut_and_drop(metadata_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     labels_map = tmp_path / "map.csv"
     labels_map.write_text("from,to\n*probably*,\nJapan,Japanese\nItal*,Roman\nItalian,Tuscan\n", encoding="utf-8")
@@ -275,6 +309,56 @@ def test_rules_rename_cut_and_drop(metadata_csv: Path, tmp_path: Path, capsys: p
     labels_map.write_text("from,to\nItalian,Tuscan\n", encoding="utf-8")
     rows = listing(capsys, *flags, "--before_comma")
     assert ["Tuscan", "3"] in rows and ["French", "2"] in rows and ["People's", "1"] in rows
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from,to\nJapan,Japanese\nItal*,\n",
+        "to,from\nJapanese,Japan\n,Ital*\n",
+        "\ufefffrom , note,to\r\n Japan,as the museum has it, Japanese \r\n,,\r\n\r\nItal*,away with them,\r\n",
+        'from,to\n"Ja\npan",x\nJapan ,"Japanese\n"\nItal*,\u3000\n',
+    ],
+)
+def test_a_labels_map_is_read_by_the_names_of_its_columns(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "map.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    rules = [tuple(rule) for rule in read_labels_map(path) if rule.source != "Ja pan"]
+    assert rules == [("Japan", "Japanese"), ("Ital*", "")]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("line_end", ["\n", "\r\n", "\r"])
+def test_a_query_in_a_file(
+    mark: str, line_end: str, metadata_csv: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    query = f"{mark}SELECT culture{line_end}FROM `bigquery-public-data.the_met.objects`{line_end}WHERE object_id = 6"
+    (tmp_path / "q.sql").write_text(query, encoding="utf-8", newline="")
+    rows = listing(capsys, f"--metadata_csv={metadata_csv}", f"--sql_file={tmp_path / 'q.sql'}")
+    assert rows == [["culture"], ["French, Sèvres"]]
+
+
+BLANKS = ["", " ", "\n", "\u00a0\u3000", "\u200b"]
+SPELLINGS = ["Porcelain (Hizen)", "Porcelain\n(Hizen)", " Porcelain  (Hizen)\r\n", "Porcelain\u00a0(Hizen)"]
+
+
+@pytest.mark.parametrize("flags", [[], ["--min_images=2"], ["--labels_map"]])
+def test_blanks_are_no_labels_and_labels_are_one_line(
+    flags: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mediums = [*BLANKS, *SPELLINGS, "Franc\u0327ais", "Fran\u00e7ais"]
+    path = tmp_path / "MetObjects.csv"
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerow(HEADER)
+        csv.writer(file).writerows(museum_row(number, "", "True", medium) for number, medium in enumerate(mediums, 1))
+    if flags == ["--labels_map"]:
+        (tmp_path / "map.csv").write_text('from,to\n"Porcelain\n(Hizen)",China\n')
+        flags = [f"--labels_map={tmp_path / 'map.csv'}"]
+    name = "China" if "map" in "".join(flags) else "Porcelain (Hizen)"
+    source = [f"--metadata_csv={path}", "--attribute=medium", *flags]
+    assert listing(capsys, "--list=labels", *source)[1:] == [["", "5"], [name, "4"], ["Fran\u00e7ais", "2"]]
+    rows = listing(capsys, *source)[1:]
+    assert [row[1] for row in rows] == 4 * [name] + 2 * ["Fran\u00e7ais"]
 
 
 def test_artworks_get_the_cleaned_labels(
@@ -339,9 +423,11 @@ def test_the_map_for_culture_on_the_labels_of_the_museum(year: str) -> None:
     ("content", "message"),
     [
         (b"Japan,Japanese\n", "must begin with the line: from,to"),
+        (b"from,to,to\na,b,c\n", "must begin with the line: from,to"),
+        (b"from,to\n\xe3\x80\x80,b\n", "row 2 of .* is not from,to"),
         (b"from,to\nItalian, Rome,Italian\n", "row 2 of .* is not from,to; quote"),
         (b"from,to\n,Italian\n", "row 2 of .* is not from,to"),
-        (b"from,to\n\xff,x\n", "not a CSV file in UTF-8"),
+        (b"from,to\n\xff,x\n", "map.csv:2 is not text in UTF-8"),
         (None, "does not exist; the one for culture is culture-labels.csv"),
     ],
 )

@@ -1,21 +1,23 @@
 """download.py against doubles of the image host, the public bucket and the Collection API."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import csv
 import io
 import json
 import os
 from pathlib import Path
 import random
+import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
 from doubles import HTML, Handler, Museum, serving
 from PIL import Image, ImageChops, ImageDraw, ImageStat
-from processes import REPO, peak_megabytes, run_script
+from processes import LOAD, REPO, peak_megabytes, run_script
 import pytest
 
 import download
@@ -344,7 +346,7 @@ def test_too_many_failures_are_worth_another_try_and_listed(tmp_path: Path, muse
         ("('D', 'L', 'x/1')\nRow(1)\n", ":2 is not"),
         ("('D', None, 'x/1')\n", ":1 has no label"),
         ("('D', __import__('os'), 'x/1')\n", ":1 is not"),
-        (None, "does not exist; copy lines of arts-all.list"),
+        (None, "does not exist; name the list that bigquery.py wrote: --list_file=arts-all.list"),
     ],
 )
 def test_a_wrong_list_is_found_before_anything_is_written(
@@ -370,6 +372,142 @@ def test_the_listing_of_step_2_is_what_step_3_reads(tmp_path: Path, museum: Muse
     bigquery.main([f"--metadata_csv={tmp_path / 'MetObjects.csv'}", f"--output={tmp_path / 'arts-select.list'}"])
     run_main(tmp_path, museum)
     assert files_below(tmp_path / "data" / "met_art") == {tmp_path / "data" / "met_art" / "Greek, Attic" / "12.jpg"}
+
+
+ODD_ANSWERS: dict[str, Callable[[Handler], None]] = {
+    "bad host": lambda handler: handler.reply(302, b"", "text/plain", Location="http://[bad/x.jpg"),
+    "empty label": lambda handler: handler.reply(302, b"", "text/plain", Location="http://.example.invalid/x.jpg"),
+    "long label": lambda handler: handler.reply(302, b"", "text/plain", Location=f"http://{'a' * 70}.example/x.jpg"),
+    "odd port": lambda handler: handler.reply(302, b"", "text/plain", Location="http://127.0.0.1:port/x.jpg"),
+    "control": lambda handler: handler.reply(302, b"", "text/plain", Location="http://\x01/\x7f"),
+    "half a letter": lambda handler: handler.reply_json(
+        200, {"isPublicDomain": True, "primaryImage": "http://\ud800/"}
+    ),
+    "half a letter in a path": lambda handler: handler.reply_json(
+        200, {"isPublicDomain": True, "primaryImage": f"http://127.0.0.1:{handler.server.server_port}/\udfff"}
+    ),
+    "list": lambda handler: handler.reply_json(200, {"isPublicDomain": True, "primaryImage": [1, {"a": None}]}),
+    "no object": lambda handler: handler.reply_json(200, ["x"]),
+    "deep": lambda handler: handler.reply(200, b"[" * 100_000, "application/json"),
+    "number": lambda handler: handler.reply(200, b"9" * 5000, "application/json"),
+    "other text": lambda handler: handler.reply(200, b"\xff\xfe{}", "application/json"),
+}
+
+
+def test_an_odd_answer_costs_its_artwork_only(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whether it comes from the list's host, from the bucket or from the Collection API."""
+    answers = list(ODD_ANSWERS.values())
+    picture = draw(3)
+
+    def answer(handler: Handler) -> None:
+        number = int(re.sub(r"\D", "", handler.path.replace("/0.jpg", "")) or 0)
+        if number < len(answers):
+            answers[number](handler)
+        else:
+            handler.reply(200, picture, "image/jpeg")
+
+    count = len(answers) + 1
+    with serving(answer) as server:
+        with open(tmp_path / "arts-select.list", "w", encoding="utf-8", newline="") as file:
+            rows = ([f"L{number % 3}", f"{LINK}{number}", f"{server.url}/{number}.jpg"] for number in range(count))
+            csv.writer(file).writerows([["label", "link_resource", "image_url"], *rows])
+        urls = [f"--bucket_url={server.url}/bucket", f"--collection_api_url={server.url}/api"]
+        flags = [f"--list_file={tmp_path}/arts-select.list", f"--dataset_dir={tmp_path}/data", *urls]
+        download.main([*flags, "--pause_seconds=0", "--requests_per_second=1000", "--max_failed_percent=100"])
+    assert f"1 pictures downloaded (0.0 MB), 0 were there, {count - 1} failed" in capsys.readouterr().out
+    failures = read_failures(tmp_path / "data" / "download-failures.csv")
+    assert sorted(int(row["object_id"]) for row in failures) == list(range(count - 1))
+    assert all(row["reason"] for row in failures)
+
+
+@pytest.mark.parametrize("label", ["A", "B", "C"])
+def test_what_is_in_the_way_of_one_label_costs_its_artworks_only(
+    label: str, tmp_path: Path, museum: Museum, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "data" / "met_art"
+    folder.mkdir(parents=True)
+    if label == "A":
+        (folder / label).write_text("a file, not a folder")
+    elif label == "B":
+        (folder / label).symlink_to(label)
+    else:
+        (folder / label / "3.jpg").mkdir(parents=True)
+    lines = "".join(f"{name},{LINK}{number}\n" for number, name in enumerate("ABC", 1))
+    (tmp_path / "arts-select.list").write_text(f"label,link_resource\n{lines}")
+    run_main(tmp_path, museum, "--max_failed_percent=50")
+    [failure] = read_failures(tmp_path / "data" / "download-failures.csv")
+    assert failure["label"] == label
+    assert failure["reason"]
+    assert "2 pictures downloaded" in capsys.readouterr().out
+
+
+def test_labels_are_picked_from_the_whole_list(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(1, 30))
+    run_main(tmp_path, museum, "--labels=Japanese,Italian, Florence", "--labels", "中国", "--max_images_per_label=2")
+    picked = {"Japanese", "Italian, Florence", "中国"}
+    assert {label_of_folder(folder) for folder in (tmp_path / "data" / "met_art").iterdir()} == picked
+    assert len(files_below(tmp_path / "data" / "met_art")) == 6
+    with pytest.raises(UserError, match="no artwork of the list has the label 'Chinese'"):
+        run_main(tmp_path, museum, "--labels=Japanese,Chinese", f"--dataset_dir={tmp_path / 'other'}")
+    assert not (tmp_path / "other").exists()
+
+
+def test_a_list_from_a_pipe(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts.list", museum, range(1, 20))
+    pipe = tmp_path / "arts-select.list"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes((tmp_path / "arts.list").read_bytes()))
+    writer.start()
+    run_main(tmp_path, museum)
+    writer.join()
+    assert len(files_below(tmp_path / "data" / "met_art")) == 19
+
+
+def test_a_lost_long_label_is_mended_though_all_pictures_are_there(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(6, 7))
+    run_main(tmp_path, museum)
+    [folder] = (tmp_path / "data" / "met_art").iterdir()
+    assert label_of_folder(folder) == LABELS[6]
+    (folder / ".label").unlink()
+    run_main(tmp_path, museum)
+    assert label_of_folder(folder) == LABELS[6]
+
+
+def test_links_in_the_place_of_folders_and_files(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(1, 4))
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "data").symlink_to("elsewhere")
+    (tmp_path / "elsewhere" / "download-failures.csv").symlink_to(tmp_path / "failures.csv")
+    run_main(tmp_path, museum)
+    assert (tmp_path / "data").is_symlink()
+    assert (tmp_path / "elsewhere" / "download-failures.csv").is_symlink()
+    assert read_failures(tmp_path / "failures.csv") == []
+    assert len(files_below(tmp_path / "elsewhere" / "met_art")) == 3
+
+
+@pytest.mark.parametrize("silence", ["before the answer", "in the header", "in the body"])
+def test_interrupted_no_hanging_host_is_waited_for(silence: str, tmp_path: Path) -> None:
+    asked = threading.Event()
+
+    def hang(handler: Handler) -> None:
+        if silence != "before the answer":
+            handler.wfile.write(b"HTTP/1.1 200 OK\r\n" + (b"\r\nx" if silence == "in the body" else b""))
+        asked.set()
+        time.sleep(60)
+
+    with serving(hang) as server:
+        (tmp_path / "arts-select.list").write_text(f"('D', 'L', '{LINK}9')\n")
+        flags = [f"--bucket_url={server.url}", f"--collection_api_url={server.url}", "--timeout_seconds=60"]
+        command = [sys.executable, str(REPO / "download.py"), *flags]
+        with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as process:
+            assert asked.wait(120)
+            start = time.monotonic()
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate()
+        assert errors.endswith("interrupted: run the same command again to go on\n")
+        assert "Traceback" not in errors
+        assert process.returncode == 130
+        assert time.monotonic() - start < 2 * LOAD
 
 
 def test_interrupted_it_stops_at_once(tmp_path: Path) -> None:

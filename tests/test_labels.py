@@ -119,6 +119,30 @@ def test_folders_made_by_hand_are_labels_too(tmp_path: Path) -> None:
     assert label_of_folder(tmp_path / "Franc\u0327ais") == "Fran\u00e7ais"  # As macOS may hand the name back.
 
 
+@pytest.mark.parametrize(
+    "label", ["A label " * 40, "中" * 80, "Roman/Cypriot, " * 20, "französisch, " * 30, "e\u0301" * 100, "x" * 191]
+)
+def test_a_lost_long_label_is_noticed_and_mended(label: str, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, label)
+    (folder / ".label").unlink()
+    with pytest.raises(UserError, match=r"has lost its file \.label with the whole label; run download\.py again"):
+        label_of_folder(folder)
+    assert write_folder(tmp_path, label) == folder
+    assert label_of_folder(folder) == label
+
+
+@pytest.mark.parametrize("name", ["x%~01234567", "%~01234567", "french%~00000000", "%FF%~89abcdef"])
+def test_a_hash_that_is_not_the_labels_is_noticed(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="has lost its file"):
+        label_of_folder(tmp_path / name)
+
+
+def test_a_hashed_name_that_comes_back_decomposed(tmp_path: Path) -> None:
+    name = folder_name("fran\u00e7ais")
+    assert "%~" in name
+    assert label_of_folder(tmp_path / unicodedata.normalize("NFD", name)) == "fran\u00e7ais"
+
+
 def test_an_empty_label_has_no_folder() -> None:
     with pytest.raises(ValueError, match="empty label"):
         folder_name("")

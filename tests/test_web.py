@@ -6,6 +6,7 @@ import email.utils
 import ipaddress
 import itertools
 from pathlib import Path
+import select
 import socket
 import ssl
 import threading
@@ -16,6 +17,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from doubles import HTML, Handler, serving
+from hypothesis import given, settings, strategies
 import pytest
 
 from metart import __version__
@@ -206,7 +208,199 @@ def test_the_user_agent_is_honest() -> None:
     assert seen[1].startswith(f"met-art/{__version__} (image classification tutorial; me@example.org) urllib3/")
 
 
+DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"Retry-After": "7"}, 7),
+        ({"Retry-After": " 0 "}, 0),
+        ({"Retry-After": "Wed, 21 Oct 2015 07:28:05 GMT", "Date": DATE}, 5),  # Years before our clock.
+        ({"Retry-After": "Wed, 21 Oct 2015 08:28:00 GMT", "Date": DATE}, 3600),
+        ({"Retry-After": "Wed, 21 Oct 2115 07:28:00 GMT", "Date": "Wed, 21 Oct 2115 07:27:58 GMT"}, 2),
+        ({"Retry-After": "Wednesday, 21-Oct-15 07:28:04 GMT", "Date": DATE}, 4),  # The form of RFC 850.
+        ({"Retry-After": "Wed, 21 Oct 2015 07:27:00 GMT", "Date": DATE}, 0),  # Over.
+        ({"Retry-After": "soon"}, 1),
+        ({"Retry-After": "-5"}, 1),
+        ({"Retry-After": "1e9"}, 1),
+        ({"Retry-After": "²"}, 1),
+        ({"Retry-After": "9" * 5000}, 1),
+        ({"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT", "Date": DATE}, 1),
+        ({"Retry-After": DATE, "Date": "today"}, 1),
+        ({"Retry-After": DATE}, 1),
+        ({}, 1),
+    ],
+)
+def test_how_long_a_host_wants_to_be_left_alone(headers: dict[str, str], seconds: float) -> None:
+    assert web_module._retry_after_seconds(headers) == seconds
+
+
+@pytest.mark.parametrize(
+    ("asked", "announced"),
+    [("1", []), ("10", []), ("11", ["waiting 11 s"]), ("3600", ["waiting 600 s"])],
+)
+def test_a_long_wait_is_announced_once(asked: str, announced: list[str]) -> None:
+    notices: list[str] = []
+    busy = threading.Barrier(4)
+
+    def answer(handler: Handler) -> None:
+        busy.wait()
+        handler.reply(503, b"", "text/plain", Retry_After=asked)
+
+    with serving(answer) as server, local(notices.append, max_attempts=1) as web:
+        threads = [
+            threading.Thread(target=pytest.raises, args=(Unavailable, web.fetch, server.url, LIMIT, read))
+            for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert [notice.rpartition("; ")[2] for notice in notices] == announced
+    assert all("503 Service Unavailable, asks for a pause" in notice for notice in notices)
+
+
+@pytest.mark.parametrize(
+    ("contact", "sent"),
+    [
+        ("王@example.org", "%E7%8E%8B@example.org"),
+        ("Zoë <zoe@example.org>", "Zo%C3%AB <zoe@example.org>"),
+        ("a\r\nX-Evil: 1", "a%0D%0AX-Evil: 1"),
+        ("\x00\udcff\x7f", "%00%FF%7F"),
+        ("https://example.org/~me?a=b&c=%20", "https://example.org/~me?a=b&c=%20"),
+        ("😀", "%F0%9F%98%80"),
+    ],
+)
+def test_a_contact_may_have_any_letters(contact: str, sent: str) -> None:
+    seen: list[tuple[str, str | None]] = []
+
+    def answer(handler: Handler) -> None:
+        seen.append((handler.headers["User-Agent"], handler.headers["X-Evil"]))
+        good(handler)
+
+    with serving(answer) as server, local(contact=contact) as web:
+        web.fetch(server.url, LIMIT, read)
+    ((agent, injected),) = seen
+    assert f"tutorial; {sent})" in agent
+    assert injected is None
+
+
 # Answers
+
+
+@pytest.mark.parametrize("content_type", ["text/html", "text/html; charset=utf-8", "application/octet-stream", "", "x"])
+def test_what_can_be_read_is_good_whatever_it_is_called(content_type: str) -> None:
+    with serving(lambda handler: handler.reply(200, b"good", content_type)) as server, local() as web:
+        for _ in range(3):
+            assert web.fetch(server.url, LIMIT, read) == b"good"
+        assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type"),
+    [
+        (b"<html><body>robot?", "image/jpeg"),
+        (b"\xef\xbb\xbf\n  <!DOCTYPE HTML><title>robot?", "image/jpeg"),
+        (b"<!doctype html>", ""),
+        (b"<script>robot()</script>", "text/html"),
+        (b"Are you a robot?", "text/HTML; charset=utf-8"),
+    ],
+)
+def test_a_page_is_a_wall_whatever_it_is_called(body: bytes, content_type: str) -> None:
+    def parse(body: IO[bytes]) -> bytes:
+        raise ValueError("not a picture")
+
+    with (
+        serving(lambda handler: handler.reply(200, body, content_type)) as server,
+        local(pause_seconds=0.01) as web,
+        pytest.raises(
+            Unavailable, match=r"^200 OK, a web page in the place of the file \(bot wall\?\) \(5 attempts\)$"
+        ),
+    ):
+        web.fetch(server.url, LIMIT, parse)
+
+
+@pytest.mark.parametrize(
+    ("location", "path"),
+    [
+        ("/café/é.jpg".encode(), "/caf%C3%A9/%C3%A9.jpg"),
+        ("/Å中à….jpg".encode(), "/%C3%85%E4%B8%AD%C3%A0%E2%80%A6.jpg"),
+        ("/😀.jpg?q=中&r=é".encode(), "/%F0%9F%98%80.jpg?q=%E4%B8%AD&r=%C3%A9"),
+        (b"/caf\xe9.jpg", "/caf%E9.jpg"),  # Latin-1: the bytes go back as they came.
+        (b"/a b.jpg", "/a%20b.jpg"),
+        (b"/%C3%A9%2F.jpg?x=%20", "/%C3%A9%2F.jpg?x=%20"),
+        (b"../x/./y.jpg#part", "/x/y.jpg"),
+        (b'/"<>\\^`{|}', "/%22%3C%3E%5C%5E%60%7B%7C%7D"),
+        (b"?only=query", "/start/here?only=query"),
+    ],
+)
+def test_a_redirect_may_have_any_letters(location: bytes, path: str) -> None:
+    def answer(handler: Handler) -> None:
+        if handler.path == "/start/here":
+            raw = b"HTTP/1.1 302 Found\r\nLocation: " + location + b"\r\nContent-Length: 0\r\n\r\n"
+            handler.wfile.write(raw)
+        else:
+            good(handler)
+
+    with serving(answer) as server, local(max_attempts=1) as web:
+        assert web.fetch(f"{server.url}/start/here", LIMIT, read) == b"good"
+        assert [asked for _, asked in server.requests] == ["/start/here", path]
+
+
+STATUS = b"HTTP/1.1 200 OK\r\n"
+HOSTILE = {
+    "silence": b"",
+    "noise": bytes(range(256)) * 4,
+    "no status": b"\r\n\r\n",
+    "negative length": STATUS + b"Content-Length: -5\r\n\r\nx",
+    "two lengths": STATUS + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxy",
+    "huge length": STATUS + b"Content-Length: " + b"9" * 50 + b"\r\n\r\nx",
+    "200 headers": STATUS + b"X: y\r\n" * 200 + b"\r\n",
+    "long header": STATUS + b"X: " + b"y" * 70_000 + b"\r\n\r\n",
+    "bad chunk": STATUS + b"Transfer-Encoding: chunked\r\n\r\nzz\r\nx",
+    "no gzip": STATUS + b"Content-Encoding: gzip\r\nContent-Length: 3\r\n\r\nxyz",
+    "odd encoding": STATUS + b"Content-Encoding: br, \xff\r\nContent-Length: 1\r\n\r\nx",
+    "odd status": b"HTTP/1.1 999 \x1b[31mred\r\nContent-Length: 0\r\n\r\n",
+    "no header": b"HTTP/1.1 302 Found\r\nLocation\r\nContent-Length: 0\r\n\r\n",
+    "folded": b"HTTP/1.1 302 Found\r\nLocation: /a\r\n b\r\nContent-Length: 0\r\n\r\n",
+    "old": b"HTTP/0.9 200\r\n\r\nx",
+    "switch": b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    "again and again": b"HTTP/1.1 100 Continue\r\n\r\n" * 3,
+    "odd redirect": b"HTTP/1.1 302 \r\nLocation: http://[::1\r\nContent-Length: 0\r\n\r\n",
+    "long name": b"HTTP/1.1 302 \r\nLocation: http://" + b"a." * 200 + b"b/\r\nContent-Length: 0\r\n\r\n",
+    "nul": b"HTTP/1.1 302 \r\nLocation: http://\x00/\r\nContent-Length: 0\r\n\r\n",
+    "odd port": b"HTTP/1.1 302 \r\nLocation: http://x:99999999/\r\nContent-Length: 0\r\n\r\n",
+}
+
+
+def fail(body: IO[bytes]) -> bytes:
+    raise ValueError("not a picture")
+
+
+@pytest.mark.parametrize("raw", HOSTILE.values(), ids=HOSTILE)
+def test_no_answer_does_more_than_fail(raw: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        serving(lambda handler: send(handler, raw)) as server,
+        local(max_attempts=1, timeout_seconds=5) as web,
+        pytest.raises(Unavailable) as error,
+    ):
+        web.fetch(server.url, LIMIT, fail)
+    assert str(error.value).isprintable()
+    assert capsys.readouterr().err == ""
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    raw=strategies.binary(max_size=200), start=strategies.sampled_from([*HOSTILE.values(), STATUS, b"HTTP/1.1 302 "])
+)
+def test_no_bytes_do_more_than_fail(raw: bytes, start: bytes) -> None:
+    with (
+        serving(lambda handler: send(handler, start + raw)) as server,
+        local(max_attempts=1, timeout_seconds=5) as web,
+        pytest.raises(Unavailable),
+    ):
+        web.fetch(server.url, LIMIT, fail)
 
 
 def test_what_cannot_be_had_is_asked_once() -> None:
@@ -535,3 +729,125 @@ def write_certificate(folder: Path, name: str) -> Path:
         + key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     return path
+
+
+# The environment
+
+
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", b"\xff\xfe", "folder"])
+def test_certificates_that_are_not_there_are_named(
+    variable: str, content: bytes | str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ca.pem"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content:
+        path /= "no folder"
+    monkeypatch.setenv(variable, str(path))
+    with pytest.raises(UserError, match=rf"^{variable}={path} gives no certificates: .+; mend or unset it$"):
+        fetch("http://example.org")
+
+
+def test_certificates_of_the_environment_are_trusted(
+    internet: Internet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = write_certificate(tmp_path, NAME)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority)
+    with serving(good, tls) as server:
+        internet.ports[443] = server.server_port
+        for variable in web_module.CA_VARIABLES:
+            monkeypatch.setenv(variable, str(authority))
+            assert fetch(f"https://{NAME}/") == b"good"
+            monkeypatch.delenv(variable)
+
+
+def test_no_password_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither of ~/.netrc, whose `default` is for every host, nor to where a redirect leads."""
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login me password word\ndefault login me password word\n")
+    (tmp_path / ".netrc").chmod(0o600)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("NETRC", str(tmp_path / ".netrc"))
+    seen: list[str | None] = []
+
+    def answer(handler: Handler) -> None:
+        seen.append(handler.headers["Authorization"])
+        if handler.path == "/moved":
+            handler.reply(302, b"", "text/plain", Location="/")
+        else:
+            good(handler)
+
+    with serving(answer) as server, local() as web:
+        web.fetch(f"{server.url}/moved", LIMIT, read)
+        with pytest.raises(Unavailable, match=r"^refused: the address has a user name in it"):
+            web.fetch(server.url.replace("//", "//me:word@"), LIMIT, read)
+    assert seen == [None, None]
+
+
+class Proxy:
+    """A proxy that knows one name, and what it was asked: "GET http://…" or "CONNECT host:port"."""
+
+    def __init__(self, port: int):
+        self.asked: list[tuple[str, str | None]] = []
+        self._port = port
+
+    def __call__(self, handler: Handler) -> None:
+        self.asked.append((f"{handler.command} {handler.path}", handler.headers["Proxy-Authorization"]))
+        with socket.create_connection(("127.0.0.1", self._port)) as target:
+            if handler.command == "CONNECT":
+                handler.wfile.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            else:
+                path = handler.path.split("/", 3)[3]
+                target.sendall(f"GET /{path} HTTP/1.1\r\nHost: {handler.headers['Host']}\r\n\r\n".encode())
+            pairs = {handler.connection: target, target: handler.connection}
+            while pairs:
+                for end in select.select(list(pairs), [], [], 5)[0] or list(pairs):
+                    data = end.recv(65536)
+                    if not data:
+                        pairs.clear()
+                        break
+                    pairs[end].sendall(data)
+        handler.close_connection = True
+
+
+def test_a_proxy_resolves_the_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    authority = write_certificate(tmp_path, NAME)
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    with serving(good) as plain, serving(good, tls) as secure:
+        for address, target in ((f"http://{NAME}/a b", plain), (f"https://{NAME}/a b", secure)):
+            proxy = Proxy(target.server_port)
+            with serving(proxy) as server:
+                for variable in ("HTTP_PROXY", "HTTPS_PROXY"):
+                    monkeypatch.setenv(variable, server.url.replace("//", "//me:w%20d@"))
+                assert fetch(address) == b"good"
+                how = f"CONNECT {NAME}:443" if "https" in address else f"GET {address.replace(' ', '%20')}"
+                assert proxy.asked == [(how, "Basic bWU6dyBk")]
+                for number in ("127.0.0.1", "169.254.169.254", "0x7f000001", "[::1]"):
+                    with pytest.raises(Unavailable, match=r"^refused: "):
+                        fetch(f"http://{number}/")
+                assert len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize("exception", ["127.0.0.1", "*", "example.org,127.0.0.0/8", ".example, 127.0.0.1"])
+def test_no_proxy_for_what_is_excepted(exception: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving(good) as server, local(max_attempts=1) as web:
+        monkeypatch.setenv("HTTP_PROXY", "127.0.0.1:9")  # Without a scheme, as curl takes it; nobody is there.
+        with pytest.raises(Unavailable, match=r"^connection failed: Connection refused$"):
+            web.fetch(server.url, LIMIT, read)
+        monkeypatch.setenv("NO_PROXY", exception)
+        assert web.fetch(server.url, LIMIT, read) == b"good"
+
+
+@pytest.mark.parametrize(
+    "proxy", ["socks5://127.0.0.1:9", "https://127.0.0.1:9", "http://", "http://[::1", "://", "a b"]
+)
+def test_a_proxy_of_another_kind_is_named(proxy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", proxy)
+    with (
+        local(max_attempts=1) as web,
+        pytest.raises(Unavailable, match=r"the environment names a proxy for http that|connection failed"),
+    ):
+        web.fetch("http://example.org", LIMIT, read)

@@ -151,6 +151,21 @@ def open_seekable(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             yield copy
 
 
+def read_text(path: str | os.PathLike[str]) -> str:
+    """Returns the text of a file in UTF-8, its line ends as they are; a byte-order mark is left out.
+
+    Raises:
+        UserError: Another encoding; names the line. Or a device.
+    """
+    with open_seekable(path) as file:
+        data = file.read()
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line_number = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line_number} is not text in UTF-8; write the file again in UTF-8") from None
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; it takes its place when the block ends without error.

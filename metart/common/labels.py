@@ -77,10 +77,10 @@ def folder_name(label: str) -> str:
 
 
 def write_folder(parent: Path, label: str) -> Path:
-    """Makes the folder of a label below `parent` and returns it."""
+    """Makes the folder of a label below `parent` and returns it; mends one that has lost its label."""
     folder = parent / folder_name(label)
     folder.mkdir(parents=True, exist_ok=True)
-    if label_of_folder(folder) != label:
+    if _label_of_name(folder.name) != label and not (folder / FULL_LABEL_FILENAME).is_file():
         # Two shards may come here at once with the same label; whichever renames second finds no file, and need not.
         with contextlib.suppress(FileNotFoundError), open_replacing(folder / FULL_LABEL_FILENAME) as file:
             file.write(label)
@@ -88,14 +88,31 @@ def write_folder(parent: Path, label: str) -> Path:
 
 
 def label_of_folder(folder: Path) -> str:
-    """Returns the label a folder was made for; the inverse of `write_folder`."""
+    """Returns the label a folder was made for; the inverse of `write_folder`.
+
+    Raises:
+        UserError: The label was too long for a name, and its file is lost.
+    """
     full = folder / FULL_LABEL_FILENAME
     if full.is_file():
         return full.read_bytes().decode("utf-8")
-    plain, suffix = _HASH.subn("", folder.name)
+    label = _label_of_name(folder.name)
+    if label is None:
+        raise UserError(
+            f"{folder} has lost its file {FULL_LABEL_FILENAME} with the whole label; run download.py again, which mends"
+            " that, or give the folder the name of its label"
+        )
+    return label
+
+
+def _label_of_name(name: str) -> str | None:
+    """Returns the label that a folder's name holds; None if only a part of it has room there."""
+    plain, suffix = _HASH.subn("", name)
     label = unquote(plain)
-    # Some file systems hand names back decomposed; only a hash says that the label itself was.
-    return label if suffix else unicodedata.normalize("NFC", label)
+    composed = unicodedata.normalize("NFC", label)  # Some file systems hand names back decomposed.
+    if not suffix:
+        return composed
+    return next((text for text in (label, composed) if _hash(text) == name[len(plain) :]), None)
 
 
 def _percent_encode(match: re.Match[str]) -> str:

@@ -1,17 +1,21 @@
 """Lists of artworks: the lines of arts-select.list, and which of them a run should have."""
 
 import ast
-from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+import contextlib
 import csv
+import difflib
+import functools
 from pathlib import Path
 import re
 from typing import IO, NamedTuple
 
+from metart.common.files import open_seekable
 from metart.common.flags import UserError
 from metart.common.labels import is_text, normalise_label
 
-LIST_FORM = "department,label,link_resource[,image_url,is_public_domain]"
+LIST_FORM = ("department", "label", "link_resource", "image_url", "is_public_domain")  # The last two may be missing.
 
 
 class Artwork(NamedTuple):
@@ -23,74 +27,120 @@ class Artwork(NamedTuple):
     is_public_domain: bool | None  # None where the list does not say.
 
 
-def read_artworks(path: Path) -> Iterator[Artwork]:
+@contextlib.contextmanager
+def open_list(path: Path) -> Iterator[Callable[[], Iterator[Artwork]]]:
+    """Yields a function that reads a list from its start, as often as it is called, also where the list is a pipe."""
+    with contextlib.ExitStack() as stack:
+        try:
+            file = stack.enter_context(open_seekable(path))
+        except FileNotFoundError:
+            raise UserError(
+                f"{path} does not exist; name the list that bigquery.py wrote: --list_file=arts-all.list"
+            ) from None
+        yield functools.partial(read_artworks, Path(file.name), path)
+
+
+def read_artworks(path: Path, name: Path | None = None) -> Iterator[Artwork]:
     """Yields the artworks of a list, in its order.
 
     Args:
-        path: CSV in UTF-8 with a header (LIST_FORM), or printed tuples of Python 2 or 3:
+        path: CSV in UTF-8 with a header (LIST_FORM, in any order), or printed tuples of Python 2 or 3:
             (u'Islamic Art', u'Iran', u'http://www.metmuseum.org/art/collection/search/446619').
+        name: What the user calls the file, where that is a pipe.
 
     Raises:
         UserError: No such file, or a line of neither form; names the line.
     """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            printed = file.read(1) == "("
-            file.seek(0)
-            if printed:
-                yield from _read_tuples(file, path)
-            else:
-                yield from _read_csv(file, path)
-    except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist; copy lines of arts-all.list, which bigquery.py writes, to it"
-        ) from None
-    except csv.Error as error:
-        raise UserError(f"{path} is not a CSV file: {error}; write it again with bigquery.py --output={path}") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path} is not text in UTF-8; write it again with bigquery.py --output={path}") from None
+    name = name or path
+    # Bytes of other encodings become letters that are no text, so that they are found in their line.
+    with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+        printed = file.read(1024).lstrip().startswith("(")
+        file.seek(0)
+        yield from _read_tuples(file, name) if printed else _read_csv(file, name)
 
 
-def _read_tuples(file: IO[str], path: Path) -> Iterator[Artwork]:
+def _read_tuples(file: IO[str], name: Path) -> Iterator[Artwork]:
     for line_number, line in enumerate(file, 1):
         if not line.strip():
             continue
+        if not is_text(line):
+            raise UserError(f"{name}:{line_number} is not text in UTF-8; write the list again with bigquery.py")
         try:
             _, label, link = ast.literal_eval(line.strip().rstrip(","))
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-            raise UserError(f"{path}:{line_number} is not ('department', 'label', 'link_resource')") from None
-        yield _artwork(f"{path}:{line_number}", label, link)
+            raise UserError(f"{name}:{line_number} is not ('department', 'label', 'link_resource')") from None
+        yield _artwork(f"{name}:{line_number}", label, link)
 
 
-def _read_csv(file: IO[str], path: Path) -> Iterator[Artwork]:
+def _read_csv(file: IO[str], name: Path) -> Iterator[Artwork]:
     lines = csv.reader(file)
-    header = next(lines, [])
-    if len(header) < 3 or header[2] != "link_resource":
-        raise UserError(f"the first line of {path} must be the header of arts-all.list: {LIST_FORM}")
-    for line in lines:
-        where = f"{path}:{lines.line_num}"
-        if not line:
-            continue
-        if len(line) != len(header):
-            raise UserError(f"{where} has {len(line)} fields, the header {len(header)}; quote fields that have commas")
-        named = dict(zip(header, line, strict=True))
-        public = {"": None, "true": True, "false": False}
-        status = named.get("is_public_domain", "").lower()
-        if status not in public:
-            raise UserError(f"{where} has is_public_domain {status!r}, neither True nor False")
-        yield _artwork(where, line[1], line[2], named.get("image_url", ""), public[status])
+    try:
+        header = _header(next(lines, []), name)
+        for line in lines:
+            where = f"{name}:{lines.line_num}"
+            if not any(line):
+                continue
+            if len(line) != len(header):
+                raise UserError(
+                    f"{where} has {len(line)} fields, the header {len(header)}; quote fields that have commas"
+                )
+            named = dict(zip(header, line, strict=True))
+            public = {"": None, "true": True, "false": False}
+            status = named.get("is_public_domain", "").strip().lower()
+            if status not in public:
+                raise UserError(f"{where} has is_public_domain {status!r}, neither True nor False")
+            image_url = named.get("image_url", "").strip()
+            yield _artwork(where, named["label"], named["link_resource"], image_url, public[status])
+    except csv.Error as error:
+        raise UserError(
+            f"{name}:{lines.line_num} is no line of a CSV file: {error}; write it again with bigquery.py"
+        ) from None
+
+
+def _header(line: list[str], name: Path) -> list[str]:
+    """Returns the names of the columns, `label` for the one with the labels whatever an own query calls it."""
+    header = [column.strip().lower() for column in line]
+    others = [column for column in header if column not in LIST_FORM]
+    if "label" not in header and len(others) == 1:
+        header[header.index(others[0])] = "label"
+    if not header.count("label") == header.count("link_resource") == 1 or len(set(header)) < len(header):
+        raise UserError(f"the first line of {name} must be the header of arts-all.list: {','.join(LIST_FORM)}")
+    return header
 
 
 def _artwork(where: str, label: object, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
     name = normalise_label(str(label or ""))
-    number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link))
+    number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link).strip())
     if not name:
         raise UserError(f"{where} has no label; remove the line")
-    if not is_text(name):
-        raise UserError(f"{where} has the label {name!r}, which is no text; remove the line")
+    if not is_text(f"{name}{link}{image_url}"):
+        raise UserError(f"{where} is not text in UTF-8; write the list again with bigquery.py")
     if not number_at_end:
         raise UserError(f"{where} has no object number at the end of the link {link!r}")
     return Artwork(int(number_at_end.group(1)), name, image_url, public)
+
+
+def pick_labels(texts: Sequence[str], known: Collection[str]) -> set[str]:
+    """Returns the labels that texts such as "French,Japanese,Italian, Florence" name; all where there is no text.
+
+    Commas part labels, and labels have commas: the longest part that is a label is taken for one.
+
+    Raises:
+        UserError: A part is no label.
+    """
+    picked = set() if texts else set(known)
+    for text in texts:
+        parts = text.split(",")
+        while parts:
+            names = [normalise_label(",".join(parts[:count])) for count in range(len(parts), 0, -1)]
+            label = next((name for name in names if name in known), None)
+            if label is None and names[-1]:
+                alike = difflib.get_close_matches(names[-1], known, 1, 0)
+                advice = f"; the one most like it is {alike[0]!r}" if alike else ""
+                raise UserError(f"no artwork of the list has the label {names[-1]!r}{advice}")
+            picked |= {label} if label else set()
+            del parts[: len(names) - names.index(label) if label else 1]
+    return picked
 
 
 def select(
@@ -101,17 +151,18 @@ def select(
     num_shards: int,
     shard_index: int,
 ) -> Iterator[Artwork]:
-    """Yields the artworks to have, the same on every run; the limits come before the shards."""
-    taken: Counter[str] = Counter()
+    """Yields the artworks to have, each once, the same on every run; the limits come before the shards."""
+    taken: dict[str, set[int]] = defaultdict(set)
     count = 0
     for artwork in artworks:
-        if public_domain_only and artwork.is_public_domain is False:
+        of_label = taken[artwork.label]
+        if artwork.object_id in of_label or (public_domain_only and artwork.is_public_domain is False):
             continue
-        if max_images_per_label is not None and taken[artwork.label] >= max_images_per_label:
+        if max_images_per_label is not None and len(of_label) >= max_images_per_label:
             continue
         if max_images is not None and count >= max_images:
             return
-        taken[artwork.label] += 1
+        of_label.add(artwork.object_id)
         count += 1
         if artwork.object_id % num_shards == shard_index:
             yield artwork

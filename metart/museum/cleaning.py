@@ -6,12 +6,15 @@ The rules are a table that readers see and edit (culture-labels.csv), and each s
 from collections import Counter
 from collections.abc import Iterable, Mapping
 import csv
+import io
 from pathlib import Path
 import re
 import sys
 from typing import NamedTuple
 
+from metart.common.files import read_text
 from metart.common.flags import UserError
+from metart.common.labels import normalise_label
 
 
 class Rule(NamedTuple):
@@ -25,24 +28,31 @@ class Rule(NamedTuple):
 
 
 def read_labels_map(path: Path) -> list[Rule]:
-    """Reads a CSV file with the columns from,to.
+    """Reads a CSV file with the columns from and to; others are for people.
 
     Raises:
-        UserError: No such file, or a line that is not from,to.
+        UserError: No such file, or a line without `from`.
     """
     try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file))
+        lines = list(csv.reader(io.StringIO(read_text(path), newline="")))
     except FileNotFoundError:
         raise UserError(f"--labels_map: {path} does not exist; the one for culture is culture-labels.csv") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"--labels_map: {path} is not a CSV file in UTF-8: {error}") from None
-    if not lines or lines[0] != ["from", "to"]:
+    except csv.Error as error:
+        raise UserError(f"--labels_map: {path} is not a CSV file: {error}") from None
+    header = [name.strip() for name in lines[0]] if lines else []
+    if not header.count("from") == header.count("to") == 1:
         raise UserError(f"--labels_map: {path} must begin with the line: from,to")
+    rules = []
     for number, line in enumerate(lines[1:], 2):
-        if line and (len(line) != 2 or not line[0]):
-            raise UserError(f'--labels_map: row {number} of {path} is not from,to; quote what has a comma: "a, b",c')
-    return [Rule(*line) for line in lines[1:] if line]
+        if not any(line):
+            continue
+        named = dict(zip(header, map(normalise_label, line), strict=False))
+        if len(line) != len(header) or not named["from"]:
+            raise UserError(
+                f'--labels_map: row {number} of {path} is not {",".join(header)}; quote what has a comma: "a, b",c'
+            )
+        rules.append(Rule(named["from"], named["to"]))
+    return rules
 
 
 def clean_labels(counts: Mapping[str, int], rules: list[Rule], before_comma: bool, min_images: int) -> dict[str, str]:
