@@ -149,9 +149,9 @@ def _make_client(project: str | None, api_endpoint: str | None) -> bigquery.Clie
     without = "or work without an account: --metadata_csv=MetObjects.csv"
     try:
         credentials, default_project = google.auth.default(bigquery.Client.SCOPE)
-    except (GoogleAuthError, OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or (error.args or [error])[0]
-        if "credentials were not found" in str(reason):
+    except Exception as error:  # A file of other JSON brings about any kind.
+        reason = str(getattr(error, "strerror", None) or (error.args or [error])[0]).rstrip(".")
+        if "credentials were not found" in reason:
             raise UserError(
                 f"no Google account is set up here; run: gcloud auth application-default login, {without}"
             ) from None

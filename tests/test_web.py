@@ -614,6 +614,10 @@ def fetch(address: str, **keywords: Any) -> bytes:
         f"http://{'a' * 70}.example/",
         "http://example.org:99999/",
         "http://example.org:x/",
+        "http://\x1b[31m/",
+        "http://a b/",
+        "http://a%00b/\x00",
+        "http://a'b/",
         "",
     ],
 )

@@ -113,6 +113,7 @@ def find_fault(file: MetadataFile, types: Mapping[str, str]) -> str | None:
         types: DuckDB's type by BigQuery's name, for columns that are no text.
     """
     last_line = line_end = ""
+    line_number = 1
 
     def lines(text: IO[str]) -> Iterator[str]:
         nonlocal last_line
@@ -124,8 +125,7 @@ def find_fault(file: MetadataFile, types: Mapping[str, str]) -> str | None:
     former_limit = csv.field_size_limit(LONGEST_FIELD)
     try:
         with _open_text(file.path, file.is_gzipped) as text:
-            rows = csv.reader(lines(text))
-            line_number = 1
+            rows = csv.reader(lines(text), strict=True)
             for row in rows:
                 where, line_number = f"{file.location}:{line_number}", rows.line_num + 1
                 if not is_text("".join(row)):
@@ -139,7 +139,9 @@ def find_fault(file: MetadataFile, types: Mapping[str, str]) -> str | None:
                 for name, form, value in zip(file.header, forms, row, strict=False) if rows.line_num > 1 else ():
                     if form and value and not form.fullmatch(value.strip()):
                         return f"{where} has {value!r} as its {name}"
-    except (OSError, EOFError, zlib.error, csv.Error):
+    except csv.Error as error:
+        return f"{file.location}:{line_number} is no line of a CSV file: {error}"
+    except (OSError, EOFError, zlib.error):
         return None
     finally:
         csv.field_size_limit(former_limit)

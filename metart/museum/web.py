@@ -111,6 +111,8 @@ def _parse(address: str, base: str = "") -> _Target:
         if parts.username is not None:
             raise Unavailable("refused: the address has a user name in it")
         host = parts.hostname.encode("idna").decode()
+        if not re.fullmatch(r"[a-z0-9._-]+|[0-9a-f.]*:[0-9a-f:.]*(%[a-z0-9._-]+)?", host):
+            raise ValueError("no letters of a name")
         path = quote(parts.path or "/", _UNESCAPED, errors="surrogateescape")
         if parts.query:
             path += "?" + quote(parts.query, _UNESCAPED + "?[]", errors="surrogateescape")
@@ -433,8 +435,7 @@ def _judge(
     host: _Host, started: float, answer: urllib3.HTTPResponse, body: IO[bytes], parse: Callable[[IO[bytes]], T]
 ) -> T:
     """Returns what `parse` makes of a good answer: what it can read is good, whatever the host calls it."""
-    words = "".join(letter for letter in answer.reason or "" if letter.isprintable())
-    reason = f"{answer.status} {words[:100]}".rstrip()
+    reason = f"{answer.status} {_words(answer.reason or '')}".rstrip()
     body.seek(0)
     is_page = bool(_PAGE.match(body.read(256)))
     if answer.status == 200 and not is_page:
@@ -483,4 +484,9 @@ def _reason(error: BaseException) -> str:
         return "no answer in time"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
-    return f"connection failed: {getattr(error, 'strerror', None) or error or type(error).__name__}"
+    return f"connection failed: {_words(getattr(error, 'strerror', None) or error) or type(error).__name__}"
+
+
+def _words(text: object) -> str:
+    """Returns what may be shown of a text that comes from a host."""
+    return "".join(letter for letter in str(text)[:200] if letter.isprintable())
