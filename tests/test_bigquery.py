@@ -411,7 +411,9 @@ def test_the_map_for_culture_leaves_nothing_uncertain() -> None:
 def test_the_map_for_culture_on_the_labels_of_the_museum(year: str) -> None:
     path = shared_file("cultures-2017.csv") if year == "2017" else REPO / "doc" / "cultures-all.list"
     with open(path, encoding="utf-8-sig", newline="") as file:
-        counts = {row["culture"]: int(row["objects"]) for row in csv.DictReader(file) if row["culture"]}
+        rows = [(row["culture"], int(row["objects"])) for row in csv.DictReader(file)]
+    counts, _ = bigquery.count_labels(rows)
+    del counts[""]
     kept = clean_labels(counts, read_labels_map(REPO / "culture-labels.csv"), False, 0)
     names = set(kept.values())
     uncertain = re.compile(r"\?|\bor\b|perhaps|possibly|probably|unknown", re.IGNORECASE)
