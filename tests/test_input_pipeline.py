@@ -127,10 +127,25 @@ def test_the_damaged_file_is_named(records: Sequence[str], how: str, in_graph: b
             input_pipeline.raise_damaged(records)
 
 
-def test_a_picture_that_cannot_be_decoded_is_named(records: Sequence[str]) -> None:
+def encoded(file_format: str) -> bytes:
+    output = io.BytesIO()
+    Image.new("RGB", (40, 30), (180, 30, 40)).save(output, file_format)
+    return output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"\xff\xd8\xff no JPEG", ""),
+        (encoded("JPEG")[:200], ""),
+        (encoded("PNG"), "a PNG, the records hold JPEGs"),
+        (encoded("GIF"), "a GIF, the records hold JPEGs"),
+    ],
+)
+def test_a_picture_that_cannot_be_used_is_named(records: Sequence[str], content: bytes, why: str) -> None:
     with tf.io.TFRecordWriter(records[2]) as writer:
-        writer.write(record(b"\xff\xd8\xff no JPEG", 0, "Greek/7.jpg"))
-    named = re.escape(f"{records[2]}: Greek/7.jpg cannot be used (") + ".*run convert.py again"
+        writer.write(record(content, 0, "Greek/7.jpg"))
+    named = re.escape(f"{records[2]}: Greek/7.jpg cannot be used ({why}") + ".*run convert.py again"
     with pytest.raises(UserError, match=named):
         input_pipeline.raise_damaged(records)
 

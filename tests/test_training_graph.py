@@ -4,7 +4,7 @@ from conftest import IMAGE_SIZE
 import numpy as np
 import pytest
 
-from metart.networks.slim_compat import tf
+from metart.networks.slim_compat import slim, tf
 from metart.common.flags import UserError
 from metart.training import training_graph
 from metart.training.cluster import Cluster
@@ -71,3 +71,17 @@ def test_the_loss_of_a_head_alone_is_the_heads(model_name: str, weights: str) ->
         )
     # Features of 0 leave an answer that knows nothing, of loss log 4.
     assert loss == pytest.approx(np.log(4) + 0.02 * np.sum(values**2) / 2, rel=1e-4)
+
+
+@pytest.mark.parametrize(("scopes", "averaged"), [("", 3), ("net/head", 1), ("net/head,net/middle", 2)])
+def test_averages_are_kept_of_what_is_trained(scopes: str, averaged: int) -> None:
+    """Averages of weights that stay as they are cost a part of every step, and are those weights."""
+    with tf.Graph().as_default():
+        layer = tf.ones([2, 4])
+        for name in ("below", "middle", "head"):
+            layer = slim.fully_connected(layer, 3, scope=f"net/{name}", biases_initializer=None)
+        tf.compat.v1.losses.softmax_cross_entropy(tf.one_hot([0, 1], 3), layer)
+        recipe = training_graph.Recipe("", "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, scopes, 0.9, "float32")
+        training_graph._build_update(recipe, scopes, [], Cluster())
+        names = [variable.op.name for variable in tf.compat.v1.global_variables()]
+    assert len([name for name in names if name.endswith("/ExponentialMovingAverage")]) == averaged
