@@ -361,7 +361,7 @@ def test_records_that_no_one_here_wrote_are_named(logs: Path, dataset_dir: Path,
     for change, split, complaint in (
         (label_above, "train", "has the label number 3, labels.txt names 3; run convert.py again"),
         (label_above, "validation", "has the label number 3, labels.txt names 3; run convert.py again"),
-        (png, "train", "is damaged .a PNG, the records hold JPEGs."),
+        (png, "train", "cannot be used .a PNG, the records hold JPEGs."),
     ):
         data = shutil.copytree(dataset_dir, tmp_path / f"{split}-{change.__name__}")
         shard = min(data.glob(f"arts_{split}_*"))

@@ -407,6 +407,12 @@ def test_a_run_survives_kill_9_sigterm_and_ctrl_c(
     assert f"trained to step {step + 1:,}: " in capsys.readouterr().out
 
 
+def catches(pid: int, number: int) -> bool:
+    """Returns whether a process has a handler for a signal."""
+    caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return caught is not None and bool(int(caught[1], 16) >> (number - 1) & 1)
+
+
 @pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.timeout(60 * START_SECONDS)
 def test_sigterm_at_any_moment_is_status_75_within_seconds(
@@ -418,7 +424,9 @@ def test_sigterm_at_any_moment_is_status_75_within_seconds(
     command += ["--batch_size=4", "--max_number_of_steps=1000000", "--save_interval_secs=1", "--validation_epochs=5"]
     for number in range(kills):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
-            time.sleep(0.2 if number == 0 else moments.uniform(0.1, 12))  # Python itself needs its time to start.
+            while not catches(process.pid, signal.SIGTERM):  # Python itself needs its time to start.
+                time.sleep(0.01)
+            time.sleep(0 if number == 0 else moments.uniform(0, 12))
             start = time.monotonic()
             process.terminate()
             error = process.communicate(timeout=60)[1]
