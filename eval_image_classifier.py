@@ -35,7 +35,7 @@ from metart.evaluation import metrics, reports
 from metart.evaluation.inference import Answers, open_classifier, predict, write_temperature
 from metart.networks import checkpoints, registry
 from metart.networks.session import PRECISIONS, Device
-from metart.records import record_set, seen_pictures
+from metart.records import record_set, seen_pictures, splits
 from metart.training import input_pipeline
 from metart.training.summaries import Summaries
 
@@ -140,6 +140,10 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
         print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
+    neighbours = None
+    if records and split == splits.VALIDATION:
+        neighbours = record_set.share_with_neighbours(records)
+        print(f"pictures with a neighbour in training (number within {splits.NEIGHBOURS}): {neighbours:.1%}")
     make_folder(eval_dir)
     (eval_dir / METRICS_FILENAME).unlink(missing_ok=True)  # Where it is, all reports are about the same checkpoint.
     with open_classifier(
@@ -167,6 +171,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
             "model_name": classifier.model_name,
             "image_size": classifier.image_size,
             "split": split,
+            "neighbours_in_training": neighbours,
             "pictures": len(answers.truth),
             "labels": len(classifier.label_names),
             "temperature": temperature,

@@ -90,6 +90,33 @@ def test_all_reports_are_there(eval_dir: Path) -> None:
         assert b"\r" not in table.read_bytes()  # As in the files of the other scripts.
 
 
+def test_it_says_how_many_pictures_have_a_neighbour_in_training(
+    train_dir: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By all pairs of the pictures of a label."""
+    pictures = json.loads((dataset_dir / "splits.json").read_text())["pictures"]
+    numbers = {path: (path.split("/")[0], int(re.findall("[0-9]+", path)[-1])) for path in pictures}
+    of_side = {side: [path for path in pictures if pictures[path]["split"] == side] for side in ("train", "validation")}
+    trained = {numbers[path] for path in of_side["train"]}
+    near = [
+        any((label, number + distance) in trained for distance in range(-3, 4))
+        for label, number in (numbers[path] for path in of_side["validation"])
+    ]
+    for split in ("validation", "train"):
+        eval_image_classifier.main(
+            [
+                f"--checkpoint_path={train_dir}",
+                f"--eval_dir={tmp_path}",
+                f"--dataset_dir={dataset_dir}",
+                f"--dataset_split_name={split}",
+            ]
+        )
+        share = json.loads((tmp_path / "metrics.json").read_text())["neighbours_in_training"]
+        printed = f"pictures with a neighbour in training (number within 3): {np.mean(near):.1%}\n"
+        assert (printed in capsys.readouterr().out) == (split == "validation")
+        assert share == (pytest.approx(np.mean(near)) if split == "validation" else None)
+
+
 def test_the_figures_are_those_of_scikit_learn_on_the_predictions(
     eval_dir: Path, muddled_dir: Path, train_dir: Path
 ) -> None:
