@@ -170,6 +170,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
             "pictures_seen_in_training": seen,
             "model_name": classifier.model_name,
             "image_size": classifier.image_size,
+            "eval_image_sizes": classifier.sizes,
             "split": split,
             "neighbours_in_training": neighbours,
             "pictures": len(answers.truth),

@@ -148,6 +148,7 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
         "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
         "model_name": classifier.model_name,
         "image_size": classifier.image_size,
+        "eval_image_sizes": classifier.sizes,
         "temperature": classifier.temperature,
     }
     for name, value in measured.items():
@@ -246,6 +247,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "records_fingerprint": records.fingerprint if records else None,
             "model_name": classifier.model_name,
             "image_size": classifier.image_size,
+            "eval_image_sizes": classifier.sizes,
             "labels": classifier.label_names,
             "temperature": classifier.temperature,
             "figures": read_metrics(flags.eval_dir, classifier) if flags.eval_dir else None,

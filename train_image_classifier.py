@@ -32,7 +32,7 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
 from metart.common.files import locked, open_replacing
-from metart.common.flags import Parser, Retry, UserError, number, path, run, select
+from metart.common.flags import Parser, Retry, UserError, number, numbers, path, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
 from metart.evaluation.best_checkpoint import BestCheckpoint
@@ -63,6 +63,12 @@ def build_parser() -> Parser:
     add("--dataset_split_name", default="train", help="split to train on")
     add("--model_name", default="inception_v3", choices=registry.NETWORKS, help="network", metavar="NAME")
     add("--train_image_size", type=number(int, 32), help="side of the input, pixels; default: the network's own")
+    add(
+        "--eval_image_sizes",
+        type=numbers(int, 32),
+        help="sides in which evaluation looks at a picture and its mirror image; default: one look, as trained",
+        metavar="PIXELS,PIXELS",
+    )
     add("--batch_size", type=number(int, 1), default=32, help="images in a step")
     add("--max_number_of_steps", type=number(int, 1), help="train up to this step; default: by --num_epochs")
     add("--num_epochs", type=number(float, 0), default=10, help="passes over the data without --max_number_of_steps")

@@ -82,6 +82,32 @@ def validation_pictures(dataset_dir: Path) -> list[str]:
     return sorted(name.decode() for name in names)
 
 
+def test_several_looks_are_averaged_in_evaluation_and_in_all_that_answers(
+    train_dir: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
+    """By the network itself over each look, one after the other."""
+    copy_checkpoint(train_dir, tmp_path / "logs", 20)
+    flags = json.loads((train_dir / "flags.json").read_text())
+    (tmp_path / "logs/flags.json").write_text(json.dumps({**flags, "eval_image_sizes": [40, 64]}))
+    (images, _, _), *_ = input_pipeline.evaluation_arrays(
+        input_pipeline.open_split("arts", "validation", dataset_dir), 5, 64, 1
+    )
+    smaller = input_pipeline.tf.image.resize(images, [40, 40]).numpy()
+    logits = []
+    for look in (images, images[:, :, ::-1], smaller, smaller[:, :, ::-1]):
+        with open_classifier(str(train_dir), image_size=look.shape[1]) as single:
+            logits.append(single.session.run(single.logits, {single.images: look}))
+    mean = np.mean(logits, axis=0)
+    assert np.abs(logits - mean).max() > 0.1  # There is something to average.
+    expected = np.exp(mean) / np.exp(mean).sum(axis=1, keepdims=True)
+    with open_classifier(str(tmp_path / "logs")) as classifier:
+        assert classifier.image_size == 64
+        np.testing.assert_allclose(classifier.probabilities(images), expected, rtol=1e-4, atol=1e-6)
+    with open_classifier(str(tmp_path / "logs"), image_size=40) as classifier:  # Asked for: one look.
+        once = np.exp(logits[2]) / np.exp(logits[2]).sum(axis=1, keepdims=True)
+        np.testing.assert_allclose(classifier.probabilities(smaller), once, rtol=1e-4, atol=1e-6)
+
+
 def test_all_reports_are_there(eval_dir: Path) -> None:
     files = {file.name for file in eval_dir.iterdir()}
     assert files > REPORTS

@@ -111,6 +111,12 @@ def number(
     return parse
 
 
+def numbers(kind: type[int] | type[float], minimum: float | None = None) -> Callable[[str], list[float]]:
+    """Returns an argparse type: comma-separated numbers, each as `number` takes it."""
+    one = number(kind, minimum)
+    return lambda text: [one(each) for each in text.split(",")]
+
+
 def select(kind: type[T], values: Mapping[str, Any]) -> T:
     """Returns a NamedTuple filled from flags: each field that has the name of a flag gets its value."""
     return kind(**{name: values[name] for name in kind._fields if name in values})  # type: ignore[attr-defined]

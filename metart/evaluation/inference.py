@@ -1,5 +1,6 @@
 """A trained network that answers: probabilities of the labels for batches of images."""
 
+from collections.abc import Sequence
 import json
 from pathlib import Path
 import sys
@@ -30,6 +31,7 @@ class Classifier:
         label_names: list[str],
         temperature: float = 1.0,
         device: Device = DEFAULT_DEVICE,
+        sizes: Sequence[int] = (),
     ):
         """Builds the network and loads the weights; their moving averages where the checkpoint has them.
 
@@ -41,6 +43,8 @@ class Classifier:
             temperature: The logits are divided by it, see `metrics.fit_temperature`.
             device: Where to run, and in what precision; less than float32 moves a probability by a percent on average,
                 one of an unsure answer by ten.
+            sizes: Sides, pixels, the largest of them image_size: the picture and its mirror image are looked at in
+                each, and the logits averaged. None of them is one look at the picture as it is.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
@@ -48,17 +52,30 @@ class Classifier:
         self.checkpoint = checkpoint
         self.model_name = model_name
         self.image_size = image_size
+        self.sizes = list(sizes)
         self.label_names = label_names
         self.temperature = temperature
         with tf.Graph().as_default():
             self.images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
             self.logits, _ = registry.build(model_name, self.images, len(label_names))
-            self.output = tf.nn.softmax(self.logits / temperature, name="probabilities")
+            logits = tf.reduce_mean(self._logits_of_looks(), axis=0) if sizes else self.logits
+            self.output = tf.nn.softmax(logits / temperature, name="probabilities")
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
             saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
             self.session = tf.compat.v1.Session(config=device.session_config())
             checkpoints.restore(self.session, saver, checkpoint)
+
+    def _logits_of_looks(self) -> list[tf.Tensor]:
+        """Builds the same network over the picture and its mirror image in each of the sizes."""
+        logits = [self.logits]
+        with tf.compat.v1.variable_scope(tf.compat.v1.get_variable_scope(), reuse=True):
+            for size in self.sizes:
+                images = self.images if size == self.image_size else tf.image.resize(self.images, [size, size])
+                for look in (images, tf.reverse(images, axis=[2])):
+                    if look is not self.images:
+                        logits.append(registry.build(self.model_name, look, len(self.label_names))[0])
+        return logits
 
     def close(self) -> None:
         """Frees the memory of the network."""
@@ -99,7 +116,8 @@ def open_classifier(
         checkpoint_path: A checkpoint, or a folder for its newest.
         model_name: None for the network in the flags.json beside the checkpoint, without that for the one whose
             variables it has.
-        image_size: Side of the input, pixels; None for the size it was trained with, or the network's own.
+        image_size: Side of the input, pixels, for one look; None for what the training run says: its
+            --eval_image_sizes, its --train_image_size, or the network's own.
         dataset_dir: Folder with labels.txt; None for the one beside the checkpoint.
         calibrated: With the temperature saved beside the checkpoint, if there is one.
         device: Where to run, and in what precision.
@@ -120,9 +138,15 @@ def open_classifier(
             f"{image_size} x {image_size} pixels. Where that is not so, give --eval_image_size: the answers are wrong",
             file=sys.stderr,
         )
-    image_size = image_size or trained_with.get("train_image_size") or registry.NETWORKS[model_name].image_size
+    sizes = (not image_size and trained_with.get("eval_image_sizes")) or []
+    image_size = (
+        image_size
+        or max(sizes, default=0)
+        or trained_with.get("train_image_size")
+        or registry.NETWORKS[model_name].image_size
+    )
     temperature = read_temperature(checkpoint) if calibrated else 1.0
-    return Classifier(checkpoint, model_name, image_size, label_names, temperature, device)
+    return Classifier(checkpoint, model_name, image_size, label_names, temperature, device, sizes)
 
 
 class Answers(NamedTuple):
