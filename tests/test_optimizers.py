@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from metart.networks.slim_compat import tf
+from metart.networks import registry
 from metart.training import optimizers
 
 RUN = optimizers.Schedule(
@@ -142,3 +143,55 @@ def test_a_run_shorter_than_an_epoch_begins_with_the_whole_rate() -> None:
     for schedule in optimizers.SCHEDULES:
         short = RUN._replace(learning_rate_decay_type=schedule, warmup_epochs=None, total_steps=1, steps_per_epoch=0.1)
         assert short.rate(0) == short.learning_rate
+
+
+def test_orthogonal_keeps_the_directions_and_levels_the_lengths() -> None:
+    """By the singular values, which numpy computes in another way."""
+    generator = np.random.default_rng(0)
+    for rows, columns in ((27, 8), (8, 27), (16, 16)):
+        size = min(rows, columns)
+        left = np.linalg.qr(generator.normal(size=(rows, size)))[0]
+        right = np.linalg.qr(generator.normal(size=(columns, size)))[0]
+        lengths = np.geomspace(1, 0.03, size)
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            matrix = tf.constant(5 * (left * lengths) @ right.T, tf.float32)
+            result = session.run(optimizers.orthogonal(matrix))
+        levelled = left.T @ result @ right
+        np.testing.assert_allclose(levelled - np.diag(np.diag(levelled)), 0, atol=1e-4)
+        assert np.diag(levelled).min() > 0.4
+        assert np.diag(levelled).max() < 1.3
+
+
+def test_muon_turns_the_convolutions_and_leaves_the_rest_to_momentum() -> None:
+    rate, momentum, gradients = 0.1, 0.6, np.random.default_rng(0).normal(size=(2, 3, 3, 4, 8))
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        first = tf.constant(np.random.default_rng(1).normal(size=(3, 3, 4, 8)), tf.float32)
+        layer, depthwise, bias, head = (
+            tf.compat.v1.get_variable(f"{scope}/weights", initializer=value)
+            for scope, value in (("layer", first), ("deep", first[..., :1]), ("bias", first[0, 0, 0]), ("head", first))
+        )
+        tf.compat.v1.add_to_collection(registry.HEADS, "head")
+        gradient = tf.compat.v1.placeholder(tf.float32, [3, 3, 4, 8])
+        pairs = [(gradient, layer), (gradient[..., :1], depthwise), (gradient[0, 0, 0], bias), (gradient, head)]
+        step = optimizers.build("muon", tf.constant(rate), momentum, 0.0, 0.0).apply_gradients(pairs)
+        session.run(tf.compat.v1.global_variables_initializer())
+        before = session.run(layer)
+        for each in gradients:
+            session.run(step, {gradient: each})
+        turned, *others = session.run([layer, depthwise, bias, head])
+        session.run(tf.compat.v1.global_variables_initializer())
+        plain = tf.compat.v1.train.MomentumOptimizer(rate, momentum, use_nesterov=True).apply_gradients(pairs)
+        session.run(tf.compat.v1.variables_initializer(tf.compat.v1.global_variables()))
+        for each in gradients:
+            session.run(plain, {gradient: each})
+        for ours, expected in zip(others, session.run([depthwise, bias, head]), strict=True):
+            np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+    expected, total = before, np.zeros_like(before)
+    for each in gradients:
+        total = momentum * total + each
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            matrix = tf.constant((each + momentum * total).reshape(36, 8), tf.float32)
+            update = session.run(optimizers.orthogonal(matrix)).reshape(before.shape)
+        expected = expected / np.linalg.norm(expected) * math.sqrt(8) - rate * update
+    np.testing.assert_allclose(turned, expected, rtol=1e-4, atol=1e-5)
