@@ -284,6 +284,8 @@ def print_plan(settings: Settings, plan: Plan, dataset: slim.dataset.Dataset, wo
         f"of {plan.global_batch_size} an epoch; from step {plan.first_step:,} to {plan.total_steps:,}",
         flush=True,
     )
+    if settings.device.has_gpu:
+        print(f"{settings.recipe.precision} on {settings.device.name}", flush=True)
     if workers.size > 1:
         print(
             f"worker {workers.index} of {workers.size}: {settings.batch_size} pictures of each step. --learning_rate="
@@ -388,7 +390,8 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
         UserError: The checkpoint is damaged.
     """
     session = run.session
-    session.run([tf.compat.v1.global_variables_initializer(), inputs.iterator.initializer])
+    initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
+    session.run([*initializers, inputs.iterator.initializer])
     if run.workers.index == 0:
         if start.checkpoint:
             checkpoints.restore(session, start.restorer, start.checkpoint)
@@ -456,13 +459,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = cluster.from_flags(flags.worker_replicas, flags.task, flags.worker_address)
     values = vars(flags)
     image_size = flags.train_image_size or registry.NETWORKS[flags.model_name].image_size
+    device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
     groups = {
-        "recipe": select(Recipe, values),
+        "recipe": select(Recipe, {**values, "precision": device.arithmetic}),
         "schedule": select(Schedule, values),
         "augmentation": Augmentation(image_size, flags.random_seed, flags.min_crop_area),
         "warm_start": select(WarmStart, values),
         "intervals": select(Intervals, values),
-        "device": Device(flags.precision, use_gpu=not flags.clone_on_cpu),
+        "device": device,
     }
     settings = select(Settings, {**values, **groups})
     with record_set.reading(flags.dataset_dir) as records:

@@ -224,7 +224,7 @@ def test_training_lowers_the_loss(name: str, size: int) -> None:
     for losses, _ in trained.values():
         assert np.isfinite(losses).all()
         assert losses[-1] < 0.7 * losses[0]
-    if Device("auto").computes_in_bfloat16:
+    if Device("auto").arithmetic == "bfloat16":
         kinds = {
             node.op.removeprefix("_MklNative"): node.attr["T"].type
             for node in trained["bfloat16"][1]

@@ -1,13 +1,16 @@
 """The settings of a session: on what hardware, and in what precision, a network runs."""
 
+import functools
 import os
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metart.networks.slim_compat import tf
 
 # In bfloat16 these take several times as long as in float32, and a MobileNet's step up to twice as long (on Zen 4).
 SLOW_IN_BFLOAT16 = ("DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput")
+
+TENSOR_CORES = (7, 0)  # The compute capability of the first GPUs that multiply float16 many times faster.
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -18,27 +21,48 @@ class Device(NamedTuple):
     Weights, and so checkpoints, stay float32 in every precision; only convolutions and products are rewritten.
     """
 
-    # One of PRECISIONS. `auto` is bfloat16 where the CPU computes with it, otherwise float32; a GPU computes float32
-    # products in TensorFloat-32 by itself. `float16` is for GPUs.
+    # One of PRECISIONS. `auto` is the fastest that learns as well: float16 on a GPU with tensor cores, bfloat16 on a
+    # CPU that computes with it, float32 on others. On a GPU, float32 is that of the CPU, not TensorFloat-32.
     precision: str = "float32"
     use_gpu: bool = True
 
     @property
-    def computes_in_bfloat16(self) -> bool:
-        return self.precision == "bfloat16" or (self.precision == "auto" and _cpu_has_bfloat16())
+    def arithmetic(self) -> str:
+        """What the precision is here: float32, bfloat16 or float16."""
+        if self.precision != "auto":
+            return self.precision
+        if self._gpu:
+            return "float16" if self._gpu.get("compute_capability", (0, 0)) >= TENSOR_CORES else "float32"
+        return "bfloat16" if _cpu_has_bfloat16() else "float32"
+
+    @property
+    def has_gpu(self) -> bool:
+        return bool(self._gpu)
+
+    @property
+    def name(self) -> str:
+        """What a reader calls it, for instance "NVIDIA H100"."""
+        return self._gpu["device_name"] if self._gpu else "the CPU"
+
+    @property
+    def _gpu(self) -> dict[str, Any]:
+        """What TensorFlow knows of the GPU that it will use; nothing where it will use none."""
+        return _first_gpu() if self.use_gpu else {}
 
     def session_config(self) -> tf.compat.v1.ConfigProto:
-        """Returns the settings of a session that runs a network; one of them TensorFlow takes from the environment."""
+        """Returns the settings of a session that runs a network; some TensorFlow takes from the process."""
         config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
         config.gpu_options.allow_growth = True
         if not self.use_gpu:
             config.device_count["GPU"] = 0
+        if self._gpu:
+            tf.config.experimental.enable_tensor_float_32_execution(self.precision != "float32")
         rewrites = config.graph_options.rewrite_options
         rewrites.meta_optimizer_iterations = rewrites.ONE  # A second pass costs a second of the start and wins nothing.
-        if self.computes_in_bfloat16:
+        if self.arithmetic == "bfloat16":
             rewrites.auto_mixed_precision_onednn_bfloat16 = rewrites.ON
             os.environ["TF_AUTO_MIXED_PRECISION_GRAPH_REWRITE_ALLOWLIST_REMOVE"] = ",".join(SLOW_IN_BFLOAT16)
-        elif self.precision == "float16":
+        elif self.arithmetic == "float16":
             rewrites.auto_mixed_precision = rewrites.ON
         return config
 
@@ -49,3 +73,9 @@ DEFAULT_DEVICE = Device()
 def _cpu_has_bfloat16() -> bool:
     cpu = Path("/proc/cpuinfo")
     return cpu.is_file() and not {"avx512_bf16", "amx_bf16"}.isdisjoint(cpu.read_text().split())
+
+
+@functools.cache
+def _first_gpu() -> dict[str, Any]:
+    gpus = tf.config.list_physical_devices("GPU")
+    return {"device_name": "a GPU", **tf.config.experimental.get_device_details(gpus[0])} if gpus else {}

@@ -2,7 +2,7 @@
 
 tf-slim was last released for TensorFlow 2.4. Two things it relies on have gone since:
 `tensorflow.python.framework.ops.Tensor`, restored here, and the Keras layer behind its default batch norm,
-avoided by `registry.py` (see BATCH_NORM_UPDATES there).
+avoided by `registry.py` (see BATCH_NORM_UPDATES there). A third, dropout, is there but spoils training on GPUs.
 """
 
 from collections.abc import Iterator
@@ -87,4 +87,24 @@ with _without_extras():
     from tf_slim import nets
     from tf_slim.layers import layers as slim_layers
 
-__all__ = ["nets", "slim", "slim_layers", "tf"]
+
+def dropout(inputs: tf.Tensor, keep_prob: float, is_training: bool | tf.Tensor = True) -> tf.Tensor:
+    """Returns the float32 inputs with a share of them, by chance, set to 0 and the others divided by their share.
+
+    A product with a mask, where `tf.nn.dropout` chooses between a number and 0: TensorFlow's optimizer of layouts
+    stumbles over that scalar and leaves the whole network in a layout that is slow on GPUs.
+    """
+    if keep_prob == 1.0 or is_training is False:
+        return inputs
+    kept = inputs * (1.0 / keep_prob)
+    return kept * tf.cast(tf.random.uniform(tf.shape(inputs)) >= 1.0 - keep_prob, tf.float32)
+
+
+class _Dropout(slim_layers.core_layers.Dropout):
+    def call(self, inputs: tf.Tensor, training: bool = False) -> tf.Tensor:
+        return dropout(inputs, 1.0 - self.rate, training)
+
+
+slim_layers.core_layers.Dropout = _Dropout
+
+__all__ = ["dropout", "nets", "slim", "slim_layers", "tf"]

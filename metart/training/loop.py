@@ -19,6 +19,8 @@ from metart.training.optimizers import Schedule
 from metart.training.summaries import Summaries
 from metart.training.training_graph import Model
 
+MAX_SKIPPED = 32  # Steps in a row: twice as many as take TensorFlow's loss scale from its first value down to 1.
+
 
 class Plan(NamedTuple):
     """How long a run is."""
@@ -128,6 +130,8 @@ def run_steps(
         who = run.workers.told_to_stop()
         raise Retry(f"{who} was told to stop at step {step:,}; run the same command again to go on")
     reached = f"trained to step {step:,}: loss {loss:.3f}, {log.images_per_second:.1f} images/s"
+    if keeper.skipped:
+        reached += f", {keeper.skipped:,} steps skipped whose gradients were too large for float16"
     return f"{reached}, checkpoint {keeper.saved}"
 
 
@@ -187,6 +191,8 @@ class _Keeper:
         self._last_save = time.monotonic()
         self._basename = str(run.train_dir / checkpoints.BASENAME)
         self.saved = f"{self._basename}-{run.plan.first_step}" if run.plan.first_step else "none"
+        self.skipped = 0  # Steps that changed nothing, see `Model.applied`.
+        self._last_applied = self._skipped_in_a_row = 0
         self.early_stop = False
 
     def is_due(self, step: int) -> bool:
@@ -195,6 +201,17 @@ class _Keeper:
         is_late = self._run.workers.index == 0 and seconds >= self._intervals.save_interval_secs
         return is_late or self._intervals.is_measured(step, self._run.plan)
 
+    def _learns(self, step: int) -> bool:
+        """Counts the steps that were skipped; returns whether some were not, once there were enough to tell."""
+        if self._run.model.applied is None:
+            return True
+        applied = int(self._run.session.run(self._run.model.applied))
+        skipped = step - self._run.plan.first_step - applied
+        is_idle = applied == self._last_applied
+        self._skipped_in_a_row = self._skipped_in_a_row + skipped - self.skipped if is_idle else 0
+        self.skipped, self._last_applied = skipped, applied
+        return self._skipped_in_a_row < MAX_SKIPPED
+
     def save(self, step: int, loss: float) -> None:
         """Saves, if the weights are worth it, and measures if it is time.
 
@@ -202,7 +219,7 @@ class _Keeper:
             UserError: The run has diverged.
         """
         run = self._run
-        if not (math.isfinite(loss) and run.session.run(run.model.is_finite)):
+        if not (math.isfinite(loss) and run.session.run(run.model.is_finite) and self._learns(step)):
             raise UserError(
                 f"the loss or a weight is no longer a finite number at step {step:,} (loss {loss}); try "
                 f"--learning_rate={run.plan.schedule.learning_rate / 10:g} in a new --train_dir (last good "

@@ -1,11 +1,12 @@
 """What one training step runs: a network or its head alone, the losses, and the update of the weights."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+import contextlib
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from metart.networks.slim_compat import slim, tf
+from metart.networks.slim_compat import dropout, slim, tf
 from metart.common.flags import UserError
 from metart.networks import registry
 from metart.training import optimizers
@@ -13,8 +14,6 @@ from metart.training.cluster import Cluster
 
 AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of the later inceptions, as their authors have it.
 PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
-# Gradients of float16 are multiplied by this on the way: most are below the smallest number that float16 has.
-FLOAT16_LOSS_SCALE = 1024.0
 
 
 class Recipe(NamedTuple):
@@ -29,7 +28,7 @@ class Recipe(NamedTuple):
     label_smoothing: float  # Share of the truth that is spread over all labels.
     trainable_scopes: str  # Comma-separated; all where none is named.
     moving_average_decay: float | None  # None keeps no averaged weights.
-    precision: str  # One of session.PRECISIONS.
+    precision: str  # Of the arithmetic, see session.Device.
 
 
 class Model(NamedTuple):
@@ -46,6 +45,7 @@ class Model(NamedTuple):
         tf.Tensor
     ]  # A few images of the batch and their labels, as in input_pipeline.training_batches; or nothing.
     is_finite: tf.Tensor  # False once a weight is infinite or no number.
+    applied: tf.Tensor | None  # int64 scalar: the updates so far, without those that overflowed; only of float16.
 
 
 class HeadInputs(NamedTuple):
@@ -100,7 +100,7 @@ def build_head(
     )
     trained = registry.in_scopes(tf.compat.v1.trainable_variables(), scope)
     biases, weights = sorted(trained, key=lambda variable: variable.shape.rank)
-    kept = tf.nn.dropout(inputs.features, rate=1.0 - registry.dropout_keep_probability(recipe.model_name))
+    kept = dropout(inputs.features, registry.dropout_keep_probability(recipe.model_name))
     # The mean over the places of a 1 x 1 convolution is the same product with the mean over the places.
     _add_loss(
         tf.matmul(kept, tf.reshape(weights, [of_pictures.shape[-1], -1])) + biases,
@@ -167,14 +167,18 @@ def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], c
     rate = tf.compat.v1.placeholder(tf.float32, [], name="learning_rate")
     optimizer = optimizers.build(recipe.optimizer, rate, recipe.momentum, recipe.rmsprop_decay, recipe.opt_epsilon)
     step = tf.compat.v1.train.get_or_create_global_step()
-    scale = FLOAT16_LOSS_SCALE if recipe.precision == "float16" else 1.0
-    gradients = [gradient for gradient, _ in optimizer.compute_gradients(loss * scale, trained)]
-    gradients = cluster.mean([gradient / scale if scale != 1.0 else gradient for gradient in gradients])
+    applied = None
+    if recipe.precision == "float16":  # Most gradients are below its smallest number, until the loss is scaled up.
+        with _unsaved_variables():
+            applied = tf.compat.v1.get_variable("applied", [], tf.int64, tf.zeros_initializer(), trainable=False)
+            optimizer = tf.compat.v1.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
+    gradients = cluster.mean([gradient for gradient, _ in optimizer.compute_gradients(loss, trained)])
     averages = [variable for variable in model_variables if not variable.trainable]
     with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
         batch_norm_means = cluster.mean([average.read_value() for average in averages])
     train_op = tf.group(
-        optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=step),
+        optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=applied),
+        step.assign_add(1),
         [average.assign(mean) for average, mean in zip(averages, batch_norm_means, strict=True)],
     )
     requested = [tf.compat.v1.placeholder(tf.float32, [], name=name) for name in ("stop", "early_stop")]
@@ -194,4 +198,16 @@ def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], c
         early_stop_agreed,
         shown=shown,
         is_finite=is_finite,
+        applied=applied,
     )
+
+
+@contextlib.contextmanager
+def _unsaved_variables() -> Iterator[None]:
+    """Keeps the variables that are made in the block out of checkpoints, which so fit every precision."""
+
+    def local(create: Any, **arguments: Any) -> tf.Variable:
+        return create(**{**arguments, "collections": [tf.compat.v1.GraphKeys.LOCAL_VARIABLES]})
+
+    with tf.variable_creator_scope(local):
+        yield

@@ -1,0 +1,158 @@
+"""GPUs: what can be proved without one, and what only one can show."""
+
+from collections import Counter
+import itertools
+from pathlib import Path
+import re
+
+from conftest import IMAGE_SIZE
+import numpy as np
+import pytest
+from tensorflow.core.protobuf import config_pb2, device_properties_pb2
+from tensorflow.python.grappler import cluster as grappler_cluster
+from tensorflow.python.grappler import tf_optimizer
+
+from metart.networks.slim_compat import slim, tf
+from metart.common.flags import UserError
+from metart.common.interruption import Interruption
+from metart.networks import registry, session
+from metart.networks.session import Device
+from metart.training import training_graph
+from metart.training.cluster import Cluster
+from metart.training.loop import Intervals, Plan, Run, Verdict, run_steps
+from metart.training.optimizers import Schedule
+import train_image_classifier
+
+GPU = {"device_name": "NVIDIA H100 80GB HBM3", "compute_capability": (9, 0)}
+SMALL = ["--model_name=wide_resnet_10_4", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=sgd"]
+
+
+def train(train_dir: Path, dataset_dir: Path, *flags: str) -> None:
+    train_image_classifier.main([f"--train_dir={train_dir}", f"--dataset_dir={dataset_dir}", *SMALL, *flags])
+
+
+def placed_by_tensorflow(graph: tf.Graph) -> Counter[tuple[str, str]]:
+    """Returns the operations, each with its layout, once TensorFlow chose the layouts for an H100."""
+    properties = device_properties_pb2.DeviceProperties(
+        type="GPU", vendor="NVIDIA", environment={"architecture": "9.0"}, num_cores=132, frequency=1980
+    )
+    name = "/job:localhost/replica:0/task:0/device:GPU:0"
+    gpu = grappler_cluster.Cluster(devices=[device_properties_pb2.NamedDevice(name=name, properties=properties)])
+    config = config_pb2.ConfigProto()
+    rewrites = config.graph_options.rewrite_options
+    rewrites.optimizers.append("layout")
+    rewrites.fail_on_optimizer_errors = True
+    with graph.as_default():
+        chosen = tf_optimizer.OptimizeGraph(config, tf.compat.v1.train.export_meta_graph(), cluster=gpu)
+    return Counter((node.op, node.attr["data_format"].s.decode()) for node in chosen.node)
+
+
+@pytest.mark.parametrize(
+    "model_name", ["inception_v2", "vgg_a", "wide_resnet_10_4", "mobilenet_v3_small", "efficientnet_lite0"]
+)
+def test_tensorflow_finds_the_layout_that_suits_a_gpu(model_name: str) -> None:
+    """One operation that it stumbles over leaves all of a network in the slow layout."""
+    size = 224 if model_name == "vgg_a" else IMAGE_SIZE
+    with tf.Graph().as_default() as graph, tf.device("/gpu:0"):
+        images = tf.compat.v1.placeholder(tf.float32, [4, size, size, 3])
+        logits, _ = registry.build(model_name, images, 3, is_training=True)
+        weights = tf.compat.v1.trainable_variables()
+        pairs = zip(weights, tf.gradients(tf.nn.l2_loss(logits), weights), strict=True)
+        update = tf.group(*[weight.assign_sub(gradient) for weight, gradient in pairs])
+        tf.compat.v1.add_to_collection(tf.compat.v1.GraphKeys.TRAIN_OP, update)
+    layouts = placed_by_tensorflow(graph)
+    for operation in ("Conv2D", "Conv2DBackpropFilter"):
+        assert layouts[operation, "NCHW"] > 9 * layouts[operation, "NHWC"]
+
+
+@pytest.mark.parametrize("keep_prob", [1.0, 0.8, 0.5, 0.25])
+def test_dropout_keeps_a_share_and_the_mean(keep_prob: float) -> None:
+    inputs = 1 + np.random.default_rng(0).random((100, 300), np.float32)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as running:
+        tf.compat.v1.set_random_seed(3)
+        drops, passes = (slim.dropout(tf.constant(inputs), keep_prob, is_training=drawn) for drawn in (True, False))
+        first, second, unchanged = running.run(drops), running.run(drops), running.run(passes)
+    np.testing.assert_array_equal(unchanged, inputs)
+    for dropped in (first, second):
+        np.testing.assert_allclose(dropped[dropped != 0], (inputs / keep_prob)[dropped != 0], rtol=1e-6)
+        assert np.mean(dropped != 0) == pytest.approx(keep_prob, abs=0.01)
+    assert np.mean((first != 0) & (second != 0)) == pytest.approx(keep_prob**2, abs=0.01)  # Drawn anew each time.
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """What TensorFlow would say of a GPU, where there is none."""
+    details: dict[str, object] = dict(GPU)
+    monkeypatch.setattr(session, "_first_gpu", lambda: details)
+    return details
+
+
+@pytest.mark.parametrize(
+    ("capability", "arithmetic"), [((9, 0), "float16"), ((7, 0), "float16"), ((6, 1), "float32"), (None, "float32")]
+)
+def test_auto_is_float16_on_tensor_cores(
+    capability: tuple[int, int] | None, arithmetic: str, gpu: dict[str, object]
+) -> None:
+    gpu.pop("compute_capability")
+    if capability:
+        gpu["compute_capability"] = capability
+    rewrites = Device("auto").session_config().graph_options.rewrite_options
+    assert Device("auto").arithmetic == arithmetic
+    assert (rewrites.auto_mixed_precision == rewrites.ON) == (arithmetic == "float16")
+    assert rewrites.auto_mixed_precision_onednn_bfloat16 != rewrites.ON  # What is for CPUs stays off.
+    assert Device("auto", use_gpu=False).arithmetic != "float16"
+    assert Device("float32").arithmetic == "float32"
+
+
+def test_tensor_float_32_is_not_float32(gpu: dict[str, object]) -> None:
+    try:
+        for precision, allowed in (("float32", False), ("auto", True)):
+            Device(precision).session_config()
+            assert tf.config.experimental.tensor_float_32_execution_enabled() == allowed
+    finally:
+        tf.config.experimental.enable_tensor_float_32_execution(True)
+
+
+def test_the_choice_is_printed_once(
+    gpu: dict[str, object], dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path, dataset_dir, "--max_number_of_steps=2")
+    assert capsys.readouterr().out.count("float16 on NVIDIA H100 80GB HBM3\n") == 1
+    train(tmp_path, dataset_dir, "--max_number_of_steps=3", "--clone_on_cpu=True")  # Its checkpoint fits every machine.
+    assert " on NVIDIA" not in capsys.readouterr().out
+    names = [name for name, _ in tf.train.list_variables(str(tmp_path))]
+    assert not [name for name in names if "scale" in name or "applied" in name]
+
+
+def test_steps_that_overflow_are_skipped_and_counted(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Gradients of 1e35 or so are finite in float32; times TensorFlow's first scale, 2 ** 15, they are not."""
+    flags = ["--precision=float16", "--learning_rate=1e-38", "--weight_decay=1e35", "--max_number_of_steps=20"]
+    train(tmp_path / "logs", dataset_dir, *flags)
+    skipped = re.search(r", (\d+) steps skipped whose gradients were too large for float16, ", capsys.readouterr().out)
+    assert skipped and 2 <= int(skipped[1]) <= 12
+
+
+@pytest.mark.parametrize(("steps", "ends"), [(100, True), (20, False)])
+def test_a_run_that_only_overflows_ends(steps: int, ends: bool, tmp_path: Path) -> None:
+    recipe = training_graph.Recipe("", "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, "", None, "float16")
+    with tf.Graph().as_default(), tf.compat.v1.Session() as running:
+        root = tf.sqrt(slim.model_variable("root", [], initializer=tf.zeros_initializer()))  # At 0 it has no slope.
+        tf.compat.v1.losses.add_loss(root)
+        model = training_graph._build_update(recipe, "", [], Cluster())
+        running.run([tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()])
+        plan = Plan(0, 1, Schedule("fixed", 0.1, 0.1, 1.0, 1.0, 0.0, total_steps=steps))
+        saver = tf.compat.v1.train.Saver()
+        run = Run(tmp_path, running, model, saver, plan, Cluster(), Interruption(), [], lambda: None)
+        intervals = Intervals(10, 600, 600, 10.0)
+
+        def measure(checkpoint: str) -> Verdict:
+            return Verdict({}, checkpoint, is_last=False)
+
+        if ends:
+            with pytest.raises(UserError, match=r"no longer a finite number at step 40 .*last good checkpoint: .*-30"):
+                run_steps(run, itertools.repeat({}), intervals, measure)
+        else:
+            assert ", 20 steps skipped " in run_steps(run, itertools.repeat({}), intervals, measure)
+        assert running.run(tf.compat.v1.trainable_variables()) == [0]
