@@ -30,10 +30,13 @@ peers.GRACE_SECONDS, peers.FAREWELL_SECONDS = 0.2, 8.0
 
 def main(argv):
     everybody, reason, *numbers = sys.argv[1:]
-    index, wait_seconds, work_seconds, farewell_seconds = map(float, numbers)
+    index, wait_seconds, work_seconds, farewell_seconds, hours = map(float, numbers)
     others = peers.Peers(everybody.split(","), int(index))
+    if hours:  # They pass within a second, while this one waits.
+        start, clock = time.monotonic(), time.monotonic
+        time.monotonic = lambda: clock() + 3600 * hours * (clock() - start > 1)
     with Interruption() as interruption:
-        others.meet(interruption, wait_seconds)
+        others.meet(interruption, wait_seconds or peers.WAIT_SECONDS)
         print("met", flush=True)
         end = time.monotonic() + work_seconds
         while time.monotonic() < end and interruption.signal is None:
@@ -63,10 +66,17 @@ def start() -> Iterator[Start]:
     processes: list[subprocess.Popen[str]] = []
 
     def start(
-        everybody: list[str], index: int, wait: float = 60, work: float = 60, farewell: float = 0, reason: str = ""
+        everybody: list[str],
+        index: int,
+        wait: float | None = 60,
+        work: float = 60,
+        farewell: float = 0,
+        reason: str = "",
+        hours: float = 0,
     ) -> subprocess.Popen[str]:
+        numbers = index, wait or 0, work, farewell, hours
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, ",".join(everybody), reason, *map(str, (index, wait, work, farewell))],
+            [sys.executable, "-c", PROGRAM, ",".join(everybody), reason, *map(str, numbers)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -182,6 +192,20 @@ def test_a_worker_that_never_comes_is_named(start: Start, index: int) -> None:
     assert last.startswith(f"interrupted: no sign of worker 2 ({everybody[2]}) within 6 s; ")
     assert 4 <= len(waiting) <= 12  # One each half second, fewer on a busy machine.
     assert waiting[-1].startswith(f"waiting for worker 2 ({everybody[2]}), ")
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_worker_that_has_no_node_for_hours_is_waited_for(start: Start, index: int) -> None:
+    """One that left meanwhile would give its node to the other, and they would take turns until the Job gives up."""
+    everybody = addresses(2)
+    for hours in (0.5, 23):
+        patient = start(everybody, index, wait=None, work=0.5, hours=hours)
+        assert patient.stderr is not None
+        waiting = (line for line in patient.stderr if f" {hours * 3600 // 100:.0f}" in line)  # After the clock's leap.
+        assert next(waiting, "").startswith(f"waiting for worker {1 - index} ({everybody[1 - index]}), ")
+        late = start(everybody, 1 - index, work=0.5)
+        assert has_met(patient) and has_met(late)
+        assert end(late)[0] == end(patient)[0] == 0
 
 
 def test_worker_0_is_named_where_it_never_comes(start: Start) -> None:

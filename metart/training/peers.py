@@ -33,8 +33,10 @@ BEAT_SECONDS = 1.0  # Between two lines on a connection.
 SILENCE_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
 GRACE_SECONDS = 4.0  # For the main thread to leave by itself, after a loss, before the process is ended under it.
 FAREWELL_SECONDS = 25.0  # The same after another's good-bye: the end of a run is no reason to hurry.
-WAIT_SECONDS = 900.0  # For all to be there: an image is pulled, and a Job waits up to 10 minutes to replace a pod.
-LINE_SECONDS = 10.0  # Between two lines of the log while waiting.
+# For all to be there. A pod may be without a node for hours, and one that leaves meanwhile only gives its own to the
+# other, which then waits in its turn, until the Job has no retries left.
+WAIT_SECONDS = 24 * 3600.0
+LINE_SECONDS = 10.0  # Between two lines of the log while waiting; grows to a minute.
 MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; a stranger may not fill the memory.
 
 
@@ -85,9 +87,14 @@ class Peers:
                         f"no sign of {names} within {wait_seconds:.0f} s; see whether it runs and whether its address "
                         "is right, then run the same command again"
                     )
-                if now - last_line > LINE_SECONDS:
+                if now - last_line > max(LINE_SECONDS, min(60, (now - start) / 10)):
                     last_line = now
-                    print(f"waiting for {names}, {wait_seconds - now + start:.0f} s left", file=sys.stderr, flush=True)
+                    print(
+                        f"waiting for {names}, {now - start:.0f} s so far; see whether it runs and whether its address "
+                        "is right",
+                        file=sys.stderr,
+                        flush=True,
+                    )
                 time.sleep(BEAT_SECONDS)
         for link in self._strangers:
             link.close()
