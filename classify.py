@@ -22,8 +22,7 @@ import json
 import os
 from pathlib import Path
 import sys
-import threading
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 if __name__ == "__main__":  # Before the long imports.
@@ -51,12 +50,12 @@ if TYPE_CHECKING:
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 READERS = 4  # Threads that decode, and wait for the web, while the network works.
 MANNERS = Manners(max_attempts=1, pause_seconds=2)  # Somebody waits for the answer.
-# Up to 20 bytes of each pixel are held while a picture is decoded. Of more pixels than this, one at a time.
-LARGE_PIXELS = 3_000_000
+# Up to 20 bytes of each pixel are held while a picture is decoded. Those larger than this are read and decoded one at a
+# time, and by one thread: each thread keeps some of the memory that it has used.
+LARGE_PIXELS, LARGE_BYTES = 3_000_000, 10_000_000
 UNKNOWN = "unknown"  # The label of a picture whose best answer is below --min_probability.
 
-
-one_large_picture = threading.Lock()
+large_pictures = ThreadPoolExecutor(1)
 
 
 def build_parser() -> Parser:
@@ -164,19 +163,28 @@ def read_image(source: Path | str, image_size: int, web: Web | None = None) -> n
     """
     try:
         if isinstance(source, Path):
-            jpeg = prepare(read_file(source))
+            jpeg = prepare(lambda: read_file(source), source.stat().st_size if source.is_file() else 0)
         else:
             assert web is not None
-            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read()))
+            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read, _size(body)))
     except (BadPicture, Unavailable) as error:
         return str(error)
     return evaluation_image(tf.constant(jpeg), image_size).numpy()
 
 
-def prepare(data: bytes) -> bytes:
-    """Returns `pictures.normalise` of a picture; of large ones one after the other, whose pixels fill the memory."""
-    with one_large_picture if declared_pixels(data) > LARGE_PIXELS else contextlib.nullcontext():
+def _size(body: IO[bytes]) -> int:
+    body.seek(0, os.SEEK_END)
+    number_of_bytes = body.tell()
+    body.seek(0)
+    return number_of_bytes
+
+
+def prepare(read: Callable[[], bytes], number_of_bytes: int) -> bytes:
+    """Reads a picture and returns its `pictures.normalise`; large ones, which fill the memory, take turns."""
+    data = read() if number_of_bytes <= LARGE_BYTES else None
+    if data is not None and declared_pixels(data) <= LARGE_PIXELS:
         return normalise(data, MAX_SIDE)[0]
+    return large_pictures.submit(lambda: normalise(read() if data is None else data, MAX_SIDE)[0]).result()
 
 
 def read_batches(

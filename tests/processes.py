@@ -10,6 +10,8 @@ import tempfile
 import time
 from typing import NamedTuple
 
+from control_groups import python_within
+
 REPO = Path(__file__).resolve().parent.parent
 # Limits of time hold for a machine of one's own: by this factor it is shared.
 LOAD = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
@@ -26,12 +28,19 @@ class Run(NamedTuple):
     peak_megabytes: float
 
 
-def run_script(name: str, *flags: str, folder: Path = REPO, environment: dict[str, str] | None = None) -> Run:
-    """Runs a script of the repo to its end."""
+def run_script(
+    name: str,
+    *flags: str,
+    folder: Path = REPO,
+    environment: dict[str, str] | None = None,
+    group: Path | None = None,
+) -> Run:
+    """Runs a script of the repo to its end, in a control group if one is given."""
+    python = [sys.executable] if group is None else python_within(group)
     with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
         start, cpu_start = time.monotonic(), _cpu_seconds_of_children()
         process = subprocess.Popen(
-            [sys.executable, REPO / name, *flags],
+            [*python, REPO / name, *flags],
             stdout=output,
             stderr=errors,
             cwd=folder,

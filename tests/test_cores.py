@@ -1,15 +1,15 @@
 """cores.py: what a container may use of the processor, from control groups of both versions."""
 
-from collections.abc import Iterator
 import os
 from pathlib import Path
 import subprocess
 import sys
 
+from control_groups import control_group, python_within
 from processes import REPO
 import pytest
 
-from metart.common.cores import CGROUP_ROOT, available_cores
+from metart.common.cores import available_cores
 
 OWN_CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 POD = "kubepods/burstable/pod1/container1"
@@ -73,33 +73,10 @@ def test_a_system_without_control_groups(tmp_path: Path) -> None:
     assert available_cores(tmp_path, tmp_path / "none") == 64
 
 
-@pytest.fixture
-def one_core_group() -> Iterator[Path]:
-    """A control group of this machine whose processes together may use one core."""
-    mount = CGROUP_ROOT / "cpu" if (CGROUP_ROOT / "cpu").is_dir() else CGROUP_ROOT
-    group = mount / f"test-met-art-{os.getpid()}"
-    try:
-        group.mkdir()
-    except OSError as error:
-        pytest.skip(f"no control group can be made here: {error}")
-    try:
-        if mount == CGROUP_ROOT:
-            (group / "cpu.max").write_text("100000 100000")
-        else:
-            (group / "cpu.cfs_quota_us").write_text("100000")
-        yield group
-    except OSError as error:
-        pytest.skip(f"no control group can be limited here: {error}")
-    finally:
-        group.rmdir()
-
-
 @pytest.mark.skipif(OWN_CORES < 2, reason="a limit of one core shows only where there are more")
-def test_a_process_in_a_control_group_takes_its_limit(one_core_group: Path) -> None:
-    program = "import convert, os, sys; open(sys.argv[1], 'w').write(str(os.getpid())); print(convert.build_parser()"
-    program += ".parse_args(['--dataset_dir=data']).num_workers)"
-    found = []
-    for procs in (one_core_group / "cgroup.procs", Path(os.devnull)):
-        command = [sys.executable, "-c", program, str(procs)]
-        found.append(subprocess.run(command, cwd=REPO, capture_output=True, text=True, check=True).stdout)
-    assert found == ["1\n", f"{OWN_CORES}\n"]
+def test_a_process_in_a_control_group_takes_its_limit() -> None:
+    program = "import convert; print(convert.build_parser().parse_args(['--dataset_dir=data']).num_workers)"
+    with control_group({"cpu.cfs_quota_us": 100_000}, {"cpu.max": "100000 100000"}) as group:
+        commands = [python_within(group, "-c", program), [sys.executable, "-c", program]]
+        found = [subprocess.run(command, cwd=REPO, capture_output=True, check=True).stdout for command in commands]
+    assert found == [b"1\n", f"{OWN_CORES}\n".encode()]
