@@ -38,7 +38,7 @@ from metart.common.flags import Parser, UserError, number, path, run
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
-from metart.networks.preprocessing import evaluation_image
+from metart.networks.preprocessing import CENTRAL_FRACTION, evaluation_image
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set
 from metart.records.pictures import FORMATS, MAX_SIDE, BadPicture, declared_pixels, normalise, read_file
@@ -150,13 +150,16 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def read_image(source: Path | str, image_size: int, web: Web | None = None) -> np.ndarray | str:
+def read_image(
+    source: Path | str, image_size: int, web: Web | None = None, central_fraction: float = CENTRAL_FRACTION
+) -> np.ndarray | str:
     """Returns what training would make of a picture, or what is wrong with it.
 
     Args:
         source: A file, or a web address as str.
         image_size: Side of the result, pixels.
         web: Fetches what has an address; needed for these only.
+        central_fraction: Share of width and height that is seen.
 
     Returns:
         float32 [image_size, image_size, 3], RGB, range [0, 255]; or the reason why there is none.
@@ -169,7 +172,7 @@ def read_image(source: Path | str, image_size: int, web: Web | None = None) -> n
             jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read, _size(body)))
     except (BadPicture, Unavailable) as error:
         return str(error)
-    return evaluation_image(tf.constant(jpeg), image_size).numpy()
+    return evaluation_image(tf.constant(jpeg), image_size, central_fraction).numpy()
 
 
 def _size(body: IO[bytes]) -> int:
@@ -188,7 +191,11 @@ def prepare(read: Callable[[], bytes], number_of_bytes: int) -> bytes:
 
 
 def read_batches(
-    sources: Sequence[Path | str], batch_size: int, image_size: int, allow_private_hosts: bool
+    sources: Sequence[Path | str],
+    batch_size: int,
+    image_size: int,
+    allow_private_hosts: bool,
+    central_fraction: float = CENTRAL_FRACTION,
 ) -> Iterator[list[tuple[str, np.ndarray | str]]]:
     """Yields lists of (name, result of `read_image`), in order, reading one list ahead."""
     with contextlib.ExitStack() as stack:
@@ -202,7 +209,7 @@ def read_batches(
         for start in range(0, len(sources) + batch_size, batch_size):
             batch = ahead
             ahead = [
-                (str(source), pool.submit(read_image, source, image_size, web))
+                (str(source), pool.submit(read_image, source, image_size, web, central_fraction))
                 for source in sources[start : start + batch_size]
             ]
             if batch:
@@ -262,7 +269,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         if flags.format == "csv":
             print(csv_header(min(flags.top_k, len(classifier.label_names))))
-        for batch in read_batches(sources, flags.batch_size, classifier.image_size, flags.allow_private_hosts):
+        of_network = classifier.image_size, flags.allow_private_hosts, classifier.central_fraction
+        for batch in read_batches(sources, flags.batch_size, *of_network):
             rows = answer(classifier, batch, flags.top_k, flags.min_probability)
             for row in rows:
                 print(ROW_FORMATS[flags.format](row), flush=True)

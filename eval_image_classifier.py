@@ -171,6 +171,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
             "model_name": classifier.model_name,
             "image_size": classifier.image_size,
             "eval_image_sizes": classifier.sizes,
+            "eval_central_fraction": classifier.central_fraction,
             "split": split,
             "neighbours_in_training": neighbours,
             "pictures": len(answers.truth),

@@ -80,7 +80,7 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
     with tf.Graph().as_default():
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="image_bytes")
         images = tf.map_fn(
-            lambda encoded: uploaded_image(encoded, classifier.image_size, MAX_SIDE),
+            lambda encoded: uploaded_image(encoded, classifier.image_size, MAX_SIDE, classifier.central_fraction),
             image_bytes,
             fn_output_signature=tf.TensorSpec([classifier.image_size, classifier.image_size, 3], tf.float32),
         )
@@ -122,9 +122,12 @@ def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ())
         return converter.convert()
 
 
-def calibration_images(dataset: slim.dataset.Dataset, image_size: int) -> list[np.ndarray]:
+def calibration_images(dataset: slim.dataset.Dataset, classifier: Classifier) -> list[np.ndarray]:
     """Returns some training images as `tflite_model` takes them; the records are in random order."""
-    return [images for images, _, _ in input_pipeline.evaluation_arrays(dataset, 1, image_size, CALIBRATION_PICTURES)]
+    data = input_pipeline.evaluation_arrays(
+        dataset, 1, classifier.image_size, classifier.central_fraction, CALIBRATION_PICTURES
+    )
+    return [images for images, _, _ in data]
 
 
 def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
@@ -149,6 +152,7 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
         "model_name": classifier.model_name,
         "image_size": classifier.image_size,
         "eval_image_sizes": classifier.sizes,
+        "eval_central_fraction": classifier.central_fraction,
         "temperature": classifier.temperature,
     }
     for name, value in measured.items():
@@ -180,8 +184,9 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
     names = "\n".join(f"- {name}" for name in classifier.label_names)
     size, step = classifier.image_size, checkpoints.step(classifier.checkpoint)
     lite = "".join(
-        f"- `{name}`: {kind} RGB pixels, range 0 to 255, {size} x {size}, of the central 87.5 % of width and height\n"
-        "  of the upright picture, transparent parts white, to probabilities in the order of `labels.txt`.\n"
+        f"- `{name}`: {kind} RGB pixels, range 0 to 255, {size} x {size}, of the upright picture's central\n"
+        f"  {classifier.central_fraction:.1%} of width and height, transparent parts white, to probabilities in the "
+        "order of `labels.txt`.\n"
         for name, kind in LITE_FILES.items()
         if name in about["files"]
     )
@@ -248,6 +253,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "model_name": classifier.model_name,
             "image_size": classifier.image_size,
             "eval_image_sizes": classifier.sizes,
+            "eval_central_fraction": classifier.central_fraction,
             "labels": classifier.label_names,
             "temperature": classifier.temperature,
             "figures": read_metrics(flags.eval_dir, classifier) if flags.eval_dir else None,
@@ -268,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if "model.tflite" in files:
             (partial / "model.tflite").write_bytes(tflite_model(classifier))
         if "model_int8.tflite" in files:
-            calibration = calibration_images(training, classifier.image_size)
+            calibration = calibration_images(training, classifier)
             (partial / "model_int8.tflite").write_bytes(tflite_model(classifier, calibration))
         record_set.require_still(flags.dataset_dir, records)
         (partial / EXPORT_FILENAME).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")

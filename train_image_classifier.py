@@ -37,7 +37,7 @@ from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
 from metart.evaluation.best_checkpoint import BestCheckpoint
 from metart.networks import checkpoints, registry, warm_start
-from metart.networks.preprocessing import MIN_CROP_AREA
+from metart.networks.preprocessing import CENTRAL_FRACTION, MIN_CROP_AREA
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, seen_pictures
 from metart.records.record_set import RecordSet
@@ -69,6 +69,12 @@ def build_parser() -> Parser:
         help="sides in which evaluation looks at a picture and its mirror image; default: one look, as trained",
         metavar="PIXELS,PIXELS",
     )
+    add(
+        "--eval_central_fraction",
+        type=number(float, 0.1, 1),
+        default=CENTRAL_FRACTION,
+        help="share of width and height that evaluation sees",
+    )
     add("--batch_size", type=number(int, 1), default=32, help="images in a step")
     add("--max_number_of_steps", type=number(int, 1), help="train up to this step; default: by --num_epochs")
     add("--num_epochs", type=number(float, 0), default=10, help="passes over the data without --max_number_of_steps")
@@ -86,7 +92,7 @@ def build_parser() -> Parser:
     add("--momentum", type=number(float, 0, 1), default=0.9, help="of momentum and rmsprop")
     add("--rmsprop_decay", type=number(float, 0, 1), default=0.9, help="of the squared gradients' average")
     add("--opt_epsilon", type=number(float, 0), default=0.0001, help="of rmsprop and adam")
-    add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the L2 loss of the weights")
+    add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the weights' L2 loss; muon has none")
     add("--min_crop_area", type=number(float, 0.01, 1), default=MIN_CROP_AREA, help="share of a picture seen at least")
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")

@@ -14,6 +14,7 @@ from sklearn import metrics as oracle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import arts
+import classify
 import convert
 import eval_image_classifier
 from metart.common.flags import UserError
@@ -89,9 +90,8 @@ def test_several_looks_are_averaged_in_evaluation_and_in_all_that_answers(
     copy_checkpoint(train_dir, tmp_path / "logs", 20)
     flags = json.loads((train_dir / "flags.json").read_text())
     (tmp_path / "logs/flags.json").write_text(json.dumps({**flags, "eval_image_sizes": [40, 64]}))
-    (images, _, _), *_ = input_pipeline.evaluation_arrays(
-        input_pipeline.open_split("arts", "validation", dataset_dir), 5, 64, 1
-    )
+    dataset = input_pipeline.open_split("arts", "validation", dataset_dir)
+    ((images, _, _),) = input_pipeline.evaluation_arrays(dataset, 5, 64, 0.875, 1)
     smaller = input_pipeline.tf.image.resize(images, [40, 40]).numpy()
     logits = []
     for look in (images, images[:, :, ::-1], smaller, smaller[:, :, ::-1]):
@@ -106,6 +106,28 @@ def test_several_looks_are_averaged_in_evaluation_and_in_all_that_answers(
     with open_classifier(str(tmp_path / "logs"), image_size=40) as classifier:  # Asked for: one look.
         once = np.exp(logits[2]) / np.exp(logits[2]).sum(axis=1, keepdims=True)
         np.testing.assert_allclose(classifier.probabilities(smaller), once, rtol=1e-4, atol=1e-6)
+
+
+def test_classify_and_evaluation_look_in_the_same_way(
+    train_dir: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, eval_dir, answers = tmp_path / "logs", tmp_path / "eval", {}
+    copy_checkpoint(train_dir, logs, 20)
+    flags = json.loads((train_dir / "flags.json").read_text())
+    for number, looks in enumerate(({}, {"eval_image_sizes": [40, 64], "eval_central_fraction": 1.0})):
+        (logs / "flags.json").write_text(json.dumps({**flags, **looks}))
+        evaluate = [f"--checkpoint_path={logs}", f"--eval_dir={eval_dir}", f"--dataset_dir={dataset_dir}"]
+        eval_image_classifier.main(evaluate)
+        rows = read_predictions(eval_dir)
+        capsys.readouterr()
+        pictures = [str(dataset_dir / "met_art" / row["picture"]) for row in rows]
+        classify.main([f"--checkpoint_path={logs}", "--format=csv", "--image_file", *pictures])
+        found = {row["picture"]: row for row in csv.DictReader(capsys.readouterr().out.splitlines())}
+        for picture, row in zip(pictures, rows, strict=True):
+            for name in ("answer_1", "probability_1", "answer_2"):
+                assert found[picture][name] == row[name]
+        answers[number] = [row["probability_1"] for row in rows]
+    assert answers[0] != answers[1]
 
 
 def test_all_reports_are_there(eval_dir: Path) -> None:

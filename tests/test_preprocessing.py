@@ -53,6 +53,12 @@ def test_evaluation_shows_the_central_seven_eighths(width: int, height: int) -> 
     np.testing.assert_allclose(result, expected, atol=1e-3)
 
 
+def test_evaluation_may_show_all() -> None:
+    png = encoded(picture(80, 60), "PNG")
+    result = preprocessing.evaluation_image(tf.constant(png), 72, central_fraction=1.0).numpy()
+    np.testing.assert_allclose(result, resize(decoded(png), 72), atol=1e-3)
+
+
 def test_evaluation_decodes_jpeg_as_pillow_does() -> None:
     data = encoded(picture(80, 80))
     result = preprocessing.evaluation_image(tf.constant(data), 70).numpy()

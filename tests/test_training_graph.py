@@ -85,3 +85,23 @@ def test_averages_are_kept_of_what_is_trained(scopes: str, averaged: int) -> Non
         training_graph._build_update(recipe, scopes, [], Cluster())
         names = [variable.op.name for variable in tf.compat.v1.global_variables()]
     assert len([name for name in names if name.endswith("/ExponentialMovingAverage")]) == averaged
+
+
+@pytest.mark.parametrize(("optimizer", "decays"), [("momentum", True), ("muon", False)])
+def test_muon_knows_no_weight_decay(optimizer: str, decays: bool) -> None:
+    losses = []
+    for weight_decay in (0.0, 0.02):
+        recipe = training_graph.Recipe(
+            "wide_resnet_10_4", optimizer, 0.6, 0.0, 0.1, weight_decay, 0.1, "", None, "float32"
+        )
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            tf.compat.v1.set_random_seed(0)
+            images, labels = tf.ones([2, 32, 32, 3]), tf.zeros([2], tf.int64)
+            model = training_graph.build_network(recipe, [1.0] * 4, images, labels, Cluster())
+            session.run(tf.compat.v1.global_variables_initializer())
+            feeds = {model.learning_rate: 0.1, model.stop_requested: 0.0, model.early_stop_requested: 0.0}
+            for _ in range(2):
+                loss, _ = session.run([model.loss, model.train_op], feeds)
+            losses.append(loss)
+    assert (losses[1] > losses[0] + 0.1) == decays
+    assert (losses[1] == pytest.approx(losses[0], abs=1e-3)) != decays

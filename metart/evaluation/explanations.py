@@ -112,7 +112,9 @@ class Explainer:
                     return saved["features"], saved["names"].tolist()
         features: list[np.ndarray] = []
         names: list[str] = []
-        data = input_pipeline.evaluation_arrays(training, batch_size, self._classifier.image_size)
+        data = input_pipeline.evaluation_arrays(
+            training, batch_size, self._classifier.image_size, self._classifier.central_fraction
+        )
         with Progress("looking at the training pictures", training.num_samples, "pictures") as progress:
             for images, _, of_batch in data:
                 features.append(self.features(images))

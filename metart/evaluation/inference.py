@@ -14,6 +14,7 @@ from metart.common.files import open_replacing
 from metart.common.flags import UserError
 from metart.common.progress import Progress
 from metart.networks import checkpoints, registry
+from metart.networks.preprocessing import CENTRAL_FRACTION
 from metart.networks.session import DEFAULT_DEVICE, Device
 from metart.training import input_pipeline
 
@@ -32,6 +33,7 @@ class Classifier:
         temperature: float = 1.0,
         device: Device = DEFAULT_DEVICE,
         sizes: Sequence[int] = (),
+        central_fraction: float = CENTRAL_FRACTION,
     ):
         """Builds the network and loads the weights; their moving averages where the checkpoint has them.
 
@@ -45,6 +47,7 @@ class Classifier:
                 one of an unsure answer by ten.
             sizes: Sides, pixels, the largest of them image_size: the picture and its mirror image are looked at in
                 each, and the logits averaged. None of them is one look at the picture as it is.
+            central_fraction: Share of a picture's width and height that the images are to show.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
@@ -53,6 +56,7 @@ class Classifier:
         self.model_name = model_name
         self.image_size = image_size
         self.sizes = list(sizes)
+        self.central_fraction = central_fraction
         self.label_names = label_names
         self.temperature = temperature
         with tf.Graph().as_default():
@@ -146,7 +150,8 @@ def open_classifier(
         or registry.NETWORKS[model_name].image_size
     )
     temperature = read_temperature(checkpoint) if calibrated else 1.0
-    return Classifier(checkpoint, model_name, image_size, label_names, temperature, device, sizes)
+    central_fraction = trained_with.get("eval_central_fraction", CENTRAL_FRACTION)
+    return Classifier(checkpoint, model_name, image_size, label_names, temperature, device, sizes, central_fraction)
 
 
 class Answers(NamedTuple):
@@ -166,7 +171,9 @@ def predict(
         UserError: A records file is damaged.
     """
     num_pictures = min(dataset.num_samples, batch_size * (max_num_batches or dataset.num_samples))
-    data = input_pipeline.evaluation_arrays(dataset, batch_size, classifier.image_size, max_num_batches)
+    data = input_pipeline.evaluation_arrays(
+        dataset, batch_size, classifier.image_size, classifier.central_fraction, max_num_batches
+    )
     truth: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []
     names: list[str] = []

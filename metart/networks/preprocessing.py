@@ -11,7 +11,9 @@ from metart.networks.slim_compat import tf
 # objects and weeks of training; an artwork's culture shows in the whole, and a short run learns it from milder changes.
 MIN_CROP_AREA = 0.6
 CROP_ASPECT_RATIOS = (3 / 4, 4 / 3)
-CENTRAL_FRACTION = 0.875  # Evaluation looks at the central 87.5 % of width and height, as slim does.
+CENTRAL_FRACTION = (
+    0.875  # Evaluation looks at the central 87.5 % of width and height, as slim does, unless told otherwise.
+)
 # Decodes to what Pillow decodes. TensorFlow's default is no faster (2.2 ms for 640 pixels) and off by one on average.
 DCT_METHOD = "INTEGER_ACCURATE"
 
@@ -71,22 +73,23 @@ def _random_window(sides: tf.Tensor, seed: tf.Tensor, min_area: float) -> tf.Ten
     return tf.concat([begin, part], axis=0)
 
 
-def evaluation_image(encoded: tf.Tensor, size: int) -> tf.Tensor:
+def evaluation_image(encoded: tf.Tensor, size: int, central_fraction: float = CENTRAL_FRACTION) -> tf.Tensor:
     """Decodes the central part of a picture.
 
     Args:
         encoded: string scalar, a JPEG (or PNG) file.
         size: Side of the result, pixels.
+        central_fraction: Share of width and height that is seen, above 0, at most 1.
 
     Returns:
         float32 [size, size, 3], RGB, range [0, 255].
     """
-    return central_part(tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD), size)
+    return central_part(tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD), size, central_fraction)
 
 
-def central_part(image: tf.Tensor, size: int) -> tf.Tensor:
+def central_part(image: tf.Tensor, size: int, central_fraction: float = CENTRAL_FRACTION) -> tf.Tensor:
     """Returns what evaluation looks at of an image [height, width, 3], as float32 [size, size, 3]."""
-    return tf.image.resize(tf.image.central_crop(image, CENTRAL_FRACTION), [size, size])
+    return tf.image.resize(tf.image.central_crop(image, central_fraction), [size, size])
 
 
 def _distort_colours(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:

@@ -3,7 +3,7 @@ them, though no Pillow is there.
 """
 
 from metart.networks.slim_compat import tf
-from metart.networks.preprocessing import DCT_METHOD, central_part
+from metart.networks.preprocessing import CENTRAL_FRACTION, DCT_METHOD, central_part
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _OTHERS = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
@@ -11,13 +11,16 @@ _ORIENTATION_TAG = 0x0112  # Of EXIF, as in pictures.py.
 _START_OF_PIXELS, _APP1 = 0xDA, 0xE1  # Markers of a JPEG.
 
 
-def uploaded_image(encoded: tf.Tensor, size: int, max_side: int) -> tf.Tensor:
+def uploaded_image(
+    encoded: tf.Tensor, size: int, max_side: int, central_fraction: float = CENTRAL_FRACTION
+) -> tf.Tensor:
     """Decodes the central part of a picture: upright, what was transparent on white.
 
     Args:
         encoded: string scalar, a JPEG or PNG file; the graph refuses others with an error that names the format.
         size: Side of the result, pixels.
         max_side: A picture with a longer side is made smaller first, as it was for training.
+        central_fraction: Share of width and height that is seen.
 
     Returns:
         float32 [size, size, 3], RGB, range [0, 255].
@@ -38,7 +41,7 @@ def uploaded_image(encoded: tf.Tensor, size: int, max_side: int) -> tf.Tensor:
         return tf.saturate_cast(tf.round(lanczos), tf.uint8)
 
     image = tf.cond(longest > max_side, smaller, lambda: image)
-    return central_part(_turned(image, _orientation(encoded, is_png)), size)
+    return central_part(_turned(image, _orientation(encoded, is_png)), size, central_fraction)
 
 
 def _starts_with(encoded: tf.Tensor, start: bytes) -> tf.Tensor:

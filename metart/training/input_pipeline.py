@@ -76,7 +76,12 @@ def training_batches(
     return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
 
 
-def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size: int) -> tf.data.Dataset:
+def evaluation_batches(
+    data_sources: Sequence[str],
+    batch_size: int,
+    image_size: int,
+    central_fraction: float = preprocessing.CENTRAL_FRACTION,
+) -> tf.data.Dataset:
     """Returns a data set of every image exactly once, in the order of the files.
 
     Returns:
@@ -86,7 +91,7 @@ def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size:
 
     def to_image(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
-        image = preprocessing.evaluation_image(features["image/encoded"], image_size)
+        image = preprocessing.evaluation_image(features["image/encoded"], image_size, central_fraction)
         return image, features["image/class/label"], features["image/filename"]
 
     records = tf.data.TFRecordDataset(sorted(data_sources))
@@ -95,14 +100,20 @@ def evaluation_batches(data_sources: Sequence[str], batch_size: int, image_size:
 
 
 def evaluation_arrays(
-    dataset: slim.dataset.Dataset, batch_size: int, image_size: int, max_num_batches: int | None = None
+    dataset: slim.dataset.Dataset,
+    batch_size: int,
+    image_size: int,
+    central_fraction: float,
+    max_num_batches: int | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yields what `evaluation_batches` has, up to so many batches; None for all.
 
     Raises:
         UserError: A records file is damaged.
     """
-    data = evaluation_batches(dataset.data_sources, batch_size, image_size).take(max_num_batches or -1)
+    data = evaluation_batches(dataset.data_sources, batch_size, image_size, central_fraction).take(
+        max_num_batches or -1
+    )
     try:
         for pictures, labels, names in data.as_numpy_iterator():
             yield pictures, labels, [name.decode() for name in names]

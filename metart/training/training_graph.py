@@ -163,6 +163,8 @@ def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], c
     # The L2 losses of what is frozen are a constant that takes most of the time of a head that trains alone.
     weight_losses = tf.compat.v1.losses.get_regularization_losses()
     weight_losses = [loss for loss in weight_losses if registry.is_in_scopes(loss.op.name, trained_scopes)]
+    if recipe.optimizer == "muon":  # Its weights keep their length, and a small gradient counts as much as a large one.
+        weight_losses = []
     loss = tf.add_n([*tf.compat.v1.losses.get_losses(), *weight_losses])
     rate = tf.compat.v1.placeholder(tf.float32, [], name="learning_rate")
     optimizer = optimizers.build(recipe.optimizer, rate, recipe.momentum, recipe.rmsprop_decay, recipe.opt_epsilon)
