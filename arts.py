@@ -135,7 +135,7 @@ def _count(shard: str, labels_to_names: dict[int, str]) -> int:
                 )
             count += 1
     except tf.errors.DataLossError:
-        raise ValueError(f"{shard} is damaged or cut off; make it anew") from None
+        raise ValueError(f"{shard} is damaged or cut off; make it again") from None
     except (DecodeError, IndexError):
-        raise ValueError(f"{shard} has a record without image/class/label; make it anew") from None
+        raise ValueError(f"{shard} has a record without image/class/label; make it again") from None
     return count

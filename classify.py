@@ -3,8 +3,8 @@
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt in DATASET_DIR or beside the
         checkpoint; pictures: files, folders or web addresses.
-Writes  the most probable labels of each picture on stdout; with --explain_dir, a page for each picture there: what
-        spoke for the label, and the training pictures most like it.
+Writes  the most probable labels of each picture on stdout; with --explain_dir, a page for each picture there: which
+        parts of it led to the label, and the training pictures most like it.
 
     python classify.py --checkpoint_path=logs --image_file=picture.jpg
     python classify.py --checkpoint_path=logs --image_file=folder --format=csv --min_probability=0.5 > answers.csv
@@ -135,7 +135,7 @@ def find_files(named: Sequence[Path]) -> list[Path]:
             is_meant = file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
             (files if is_meant else passed_over).append(file)
     if passed_over:
-        print(f"passed over, not named like pictures: {len(passed_over)}, {passed_over[0]} first", file=sys.stderr)
+        print(f"skipped, not named like pictures: {len(passed_over)}, {passed_over[0]} first", file=sys.stderr)
     return files
 
 

@@ -9,7 +9,7 @@ Writes  DATASET_DIR/arts_train_00000-of-00005.tfrecord …, arts_validation_0000
     python convert.py --dataset_dir=data
 
 Safe to run again: with the same pictures and flags there is nothing to do; with others the old records
-stay until the new ones are whole. While it runs it needs room for both, and for the pictures it has to make anew.
+stay until the new ones are whole. While it runs it needs room for both, and for the pictures it has to convert again.
 """
 
 from collections import Counter, defaultdict
@@ -104,7 +104,9 @@ def _label(folder: Path) -> str:
     except UnicodeDecodeError:
         raise UserError(f"{folder / FULL_LABEL_FILENAME} is not UTF-8 text; write the label into it") from None
     if not label.strip() or not is_text(label) or not {"\n", "\r"}.isdisjoint(label):
-        raise UserError(f"{str(folder)!r} stands for the label {label!r}, which is no line of text; rename the folder")
+        raise UserError(
+            f"{str(folder)!r} stands for the label {label!r}, which is not one line of text; rename the folder"
+        )
     return label
 
 
@@ -259,7 +261,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     root = dataset_dir / PICTURES_FOLDER
     labels, names, passed_over = find_files(root)
     if passed_over:
-        print(f"passed over, no pictures: {len(passed_over)} ({listing(passed_over)})")
+        print(f"skipped, not pictures: {len(passed_over)} ({listing(passed_over)})")
     if flags.check_image:
         with start_workers(flags.num_workers) as workers:
             return check_pictures(root, labels, flags.max_side, workers)

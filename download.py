@@ -85,7 +85,7 @@ def build_parser() -> Parser:
     add("--pause_seconds", type=number(float, 0), default=30, help="first pause of a host that blocks robots; doubles")
     add("--max_failed_percent", type=number(float, 0, 100), default=10, help="fail if more artworks have no photograph")
     add("--contact", default="", help="your e-mail or web address, for the hosts' administrators")
-    add("--num_shards", type=number(int, 1), default=1, help="split the list over so many machines")
+    add("--num_shards", type=number(int, 1), default=1, help="split the list over this many machines")
     add("--shard_index", type=number(int, 0), default=shard, help="the part, from 0; default: JOB_COMPLETION_INDEX")
     add("--bucket_url", default=BUCKET_URL, help="a mirror of the public bucket")
     add("--collection_api_url", default=COLLECTION_API_URL, help="a mirror of the Collection API")
@@ -201,8 +201,8 @@ def download_missing(
         yield totals
 
 
-def mend_folders(pictures: Path, labels: Iterable[str]) -> None:
-    """Writes anew what folders of long labels have lost; makes no folder."""
+def restore_folders(pictures: Path, labels: Iterable[str]) -> None:
+    """Writes again what folders of long labels have lost; makes no folder."""
     for label in labels:
         if (pictures / folder_name(label)).is_dir():
             write_folder(pictures, label)
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Web(manners, progress.write, flags.allow_private_hosts, trusted=urls) as web,
         ):
             make_folder(pictures)
-            mend_folders(pictures, labels)
+            restore_folders(pictures, labels)
             for totals in download_missing(web, wanted(), sources, flags.num_workers, failures):
                 progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
     print(

@@ -7,7 +7,7 @@ Writes  EVAL_DIR/metrics.json, predictions.csv, labels.csv, confusion_matrix.csv
 
     python eval_image_classifier.py --checkpoint_path=logs --eval_dir=logs/eval --dataset_dir=data
 
-Safe to run again: each run measures anew. With --watch it measures each new checkpoint as training writes it.
+Safe to run again: each run measures again. With --watch it measures each new checkpoint as training writes it.
 """
 
 from collections.abc import Sequence
@@ -56,7 +56,7 @@ def build_parser() -> Parser:
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
     add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
     add("--batch_size", type=number(int, 1), default=100, help="images at once; changes nothing but memory")
-    add("--max_num_batches", type=number(int, 1), help="stop after so many; default: the whole split")
+    add("--max_num_batches", type=number(int, 1), help="stop after this many; default: the whole split")
     parser.add_boolean("calibrate", False, "fit a temperature to this split and save it for classify.py")
     parser.add_boolean("allow_seen_pictures", False, "measure although the checkpoint was trained on such pictures")
     parser.add_boolean("watch", False, "go on with each new checkpoint, to the last step of the training run")

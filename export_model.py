@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a trained checkpoint a model that needs nothing of this project, for servers, programs and telephones.
+"""Makes a trained checkpoint a model that needs nothing of this project, for servers, programs and phones.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt beside it or in DATASET_DIR;
         the records of DATASET_DIR for the 8-bit model; EVAL_DIR/metrics.json for the model card.
@@ -10,7 +10,7 @@ Writes  EXPORT_DIR/<number>/, the step if that is new: a SavedModel (encoded pic
     python export_model.py --checkpoint_path=logs --export_dir=export --dataset_dir=data --eval_dir=logs/eval
 
 Safe to run again: what has been exported stays as it is. Other weights, labels, temperature or figures get a new
-number above all that are there: serve-model.yaml serves the highest, which so is what was exported last.
+number above all that are there: serve-model.yaml serves the highest, so the newest export.
 """
 
 from collections import Counter

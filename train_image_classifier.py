@@ -104,7 +104,7 @@ def build_parser() -> Parser:
     parser.add_boolean("allow_seen_pictures", False, "go on although validation pictures were trained on")
     add("--feature_views", type=number(int, 0), default=4, help="looks at a picture if the head alone is trained")
     add("--validation_epochs", type=number(float, 0), help="epochs between two measurements on the validation split")
-    add("--early_stop", type=number(int, 1), help="stop after so many measurements without a better one")
+    add("--early_stop", type=number(int, 1), help="stop after this many measurements without a better one")
     add("--precision", default="auto", choices=PRECISIONS, help="of the arithmetic")
     add("--random_seed", type=number(int, 0, MAX_SEED), default=0, help="of the first weights, order and crops")
     add("--log_every_n_steps", type=number(int, 1), default=10, help="steps between two points of the curves")

@@ -35,7 +35,7 @@ class MissingModule(types.ModuleType):
 
 
 class WithoutTorchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Lets timm be imported without torchvision, whose data sets and transforms it wants; networks need neither.
+    """Lets timm be imported without torchvision, whose data sets and transforms it needs; networks need neither.
 
     There is no torchvision beside the PyTorch that computes on CPUs alone.
     """

@@ -8,7 +8,7 @@ Writes  OUTPUT_DIR/answers.jpg, confusion_matrix.png, tensorboard.png, sample.jp
     .venv/bin/pip install --require-hashes --requirement requirements/dev.lock
     .venv/bin/python doc/make_pictures.py --train_dir=demo/logs --eval_dir=demo/logs/eval --dataset_dir=demo/data
 
-Safe to run again: it makes all pictures anew. What the README quotes of the run has to be in doc/demo.txt:
+Safe to run again: it makes all pictures again. What the README quotes of the run has to be in doc/demo.txt:
 tests/test_readme.py names the lines that are not.
 """
 

@@ -146,7 +146,7 @@ def test_records_of_something_else(folder: Path, record: bytes) -> None:
     shard = folder / "arts_train_00001-of-00002.tfrecord"
     with tf.io.TFRecordWriter(str(shard)) as writer:
         writer.write(record)
-    with pytest.raises(ValueError, match=f"{shard} has a record without image/class/label; make it anew"):
+    with pytest.raises(ValueError, match=f"{shard} has a record without image/class/label; make it again"):
         arts.get_split("train", folder)
 
 

@@ -461,7 +461,7 @@ def test_a_wrong_labels_map(content: bytes | None, message: str, metadata_csv: P
         ),
         (
             b'Object ID,Department,Link Resource,Is Public Domain,Culture\n1,"D,L,True,C\n',
-            "MetObjects.csv:2 is no line of a CSV file: unexpected end of data$",
+            "MetObjects.csv:2 is not a line of a CSV file: unexpected end of data$",
         ),
     ],
     ids=["lfs", "html", "empty", "binary", "column", "type", "cut off"],

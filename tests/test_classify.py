@@ -164,7 +164,7 @@ def test_pictures_from_the_web(folder: Path, train_dir: Path, capsys: pytest.Cap
     assert [row["picture"] for row in rows] == [f"{folder}/1.jpg", *urls[1:]]
     assert [row["label"] for row in rows] == ["Egyptian", "Chinese", "", ""]
     assert [row["problem"] for row in rows[2:]] == [
-        "200 OK, a web page in the place of the file (bot wall?)",
+        "200 OK, a web page instead of the file (bot wall?)",
         "404 File not found",
     ]
     assert list(csv.DictReader(io.StringIO(refused)))[1]["problem"].startswith("refused: 127.0.0.1 is 127.0.0.1, ")
@@ -215,7 +215,7 @@ def test_as_a_program(
     assert result.returncode == 1
     assert len([json.loads(line) for line in result.stdout.splitlines()]) == len(EXPECTED)
     assert result.stderr.splitlines() == [
-        f"passed over, not named like pictures: 1, {folder}/notes.txt first",
+        f"skipped, not named like pictures: 1, {folder}/notes.txt first",
         "error: 3 of 8 pictures could not be classified; their rows say why",
     ]
 

@@ -271,7 +271,7 @@ def test_what_is_no_picture_is_passed_over_with_a_count(tmp_path: Path, capsys: 
     (root / "Iran/more").mkdir()
     run(tmp_path)
     assert capsys.readouterr().out.startswith(
-        "passed over, no pictures: 6 (.ipynb_checkpoints, Iran/.DS_Store, Iran/9.jpg.partial, Iran/Thumbs.db, "
+        "skipped, not pictures: 6 (.ipynb_checkpoints, Iran/.DS_Store, Iran/9.jpg.partial, Iran/Thumbs.db, "
         "Iran/more, SAMPLE.txt)\n"
     )
     assert not (tmp_path / "bad-pictures.csv").exists()

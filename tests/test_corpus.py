@@ -182,7 +182,7 @@ def test_names_and_things_that_are_no_files(tmp_path: Path, capsys: pytest.Captu
 
     convert.main([f"--dataset_dir={tmp_path}", "--num_workers=1"])
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith(f"passed over, no pictures: {len(passed_over) + 1} (")
+    assert first.startswith(f"skipped, not pictures: {len(passed_over) + 1} (")
     described = json.loads((tmp_path / "splits.json").read_text(encoding="utf-8"))["pictures"]
     assert {path for path in described if path.startswith("Iran/")} == {f"Iran/{name}" for name in used}
     assert not (tmp_path / "bad-pictures.csv").exists()
@@ -199,7 +199,7 @@ def test_names_and_things_that_are_no_files(tmp_path: Path, capsys: pytest.Captu
     # In a folder, those without the name of a picture are passed over as well, and that is said.
     found = {path.name for path in classify.find_files([folder])}
     assert found == {name for name in used if name.lower().endswith(".jpg")} | reasons.keys() - {"folder.jpg"}
-    assert "passed over, not named like pictures: 7, " in capsys.readouterr().err
+    assert "skipped, not named like pictures: 7, " in capsys.readouterr().err
 
 
 def test_an_unreadable_file_is_listed(tmp_path: Path) -> None:

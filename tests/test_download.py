@@ -463,7 +463,7 @@ def test_a_list_from_a_pipe(tmp_path: Path, museum: Museum) -> None:
     assert len(files_below(tmp_path / "data" / "met_art")) == 19
 
 
-def test_a_lost_long_label_is_mended_though_all_pictures_are_there(tmp_path: Path, museum: Museum) -> None:
+def test_a_lost_long_label_is_restored_though_all_pictures_are_there(tmp_path: Path, museum: Museum) -> None:
     write_list(tmp_path / "arts-select.list", museum, range(6, 7))
     run_main(tmp_path, museum)
     [folder] = (tmp_path / "data" / "met_art").iterdir()

@@ -185,7 +185,7 @@ def test_any_label_file(tmp_path: Path, data: bytes) -> None:
 
 @pytest.fixture(scope="module")
 def records(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the records without the pictures, for one example after the other to spoil and mend."""
+    """A copy of the records without the pictures, for one example after the other to spoil and restore."""
     folder = tmp_path_factory.mktemp("records")
     for path in dataset_dir.iterdir():
         if path.is_file():

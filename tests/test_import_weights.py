@@ -133,5 +133,5 @@ def test_a_file_of_something_else_is_one_line(tmp_path: Path) -> None:
     )
     assert result.returncode == 1
     assert result.stdout == ""
-    assert result.stderr.startswith(f"error: {tmp_path}/weights.pth is no state dict of PyTorch, or damaged: ")
+    assert result.stderr.startswith(f"error: {tmp_path}/weights.pth is not a state dict of PyTorch, or damaged: ")
     assert result.stderr.count("\n") == 1

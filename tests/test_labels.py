@@ -122,7 +122,7 @@ def test_folders_made_by_hand_are_labels_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "label", ["A label " * 40, "中" * 80, "Roman/Cypriot, " * 20, "französisch, " * 30, "e\u0301" * 100, "x" * 191]
 )
-def test_a_lost_long_label_is_noticed_and_mended(label: str, tmp_path: Path) -> None:
+def test_a_lost_long_label_is_noticed_and_restored(label: str, tmp_path: Path) -> None:
     folder = write_folder(tmp_path, label)
     (folder / ".label").unlink()
     with pytest.raises(UserError, match=r"has lost its file \.label with the whole label; run download\.py again"):

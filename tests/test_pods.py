@@ -44,7 +44,7 @@ pytestmark = [
     pytest.mark.skipif(
         bool(missing), reason=f"no {', '.join(missing)} on this machine; .ci/install-packages installs them"
     ),
-    pytest.mark.skipif(os.geteuid() != 0, reason="mmdebstrap and podman's host network want root"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="mmdebstrap and podman's host network need root"),
     pytest.mark.timeout(1800),  # The first build installs TensorFlow.
 ]
 
@@ -144,7 +144,7 @@ def base_image(tmp_path_factory: pytest.TempPathFactory) -> str:
         run_or_skip("podman", "import", archive, BASE_IMAGE)
         archive.unlink()
     run_or_skip("podman", "run", "--rm", "--network=host", BASE_IMAGE, "true")
-    # Pods want more of a machine than containers do, such as catatonit and its control groups.
+    # Pods need more of a machine than containers do, such as catatonit and its control groups.
     manifest = tmp_path_factory.mktemp("probe") / "probe.yaml"
     pod = read_pod("access-model-logs.yaml") | {"metadata": {"name": PROBE}}
     (container,) = pod["spec"]["containers"]

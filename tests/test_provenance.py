@@ -176,7 +176,7 @@ def test_a_head_for_other_labels_is_not_taken(
     data = other_labels(tmp_path / "data", dict(zip(LABEL_COLOURS, ("Zapotec", "Yoruba", "Xhosa"), strict=True)))
     train(tmp_path / "logs", data, 1, f"--checkpoint_path={train_dir}", "--learning_rate=1e-30", ALLOW)
     said = capsys.readouterr().out
-    assert f"has other labels than the records; the layers that answer are trained anew: {HEAD}\n" in said
+    assert f"has other labels than the records; the layers that answer are trained from scratch: {HEAD}\n" in said
 
     def value(folder: Path, name: str) -> np.ndarray:
         return tf.train.load_variable(str(folder), name)
@@ -206,7 +206,7 @@ def test_records_that_change_under_a_run_without_locks_stop_it(
 
     train(tmp_path / "logs", data, 2)
     monkeypatch.setattr(checkpoints, "restore", changed_meanwhile)  # Between reading the set and the next checkpoint.
-    with pytest.raises(UserError, match=rf"the records in {data} were changed meanwhile; nothing of the new ones is"):
+    with pytest.raises(UserError, match=rf"the records in {data} were changed meanwhile; none of the new ones were"):
         train(tmp_path / "logs", data, 4)
     assert [checkpoints.step(each) for each in checkpoints.all_in(tmp_path / "logs")] == [2]
 

@@ -139,12 +139,12 @@ def test_nothing_is_executed(form: Form, place: str, tmp_path: Path) -> None:
         (Call(getattr, OrderedDict(), "keys"), "__builtin__ getattr"),
         (Call(OrderedDict, [("a", 1)]), "collections OrderedDict"),  # Only the empty one is what PyTorch writes.
         (Tensor("QInt8Storage", np.zeros(3, np.int8), "0"), "torch QInt8Storage"),
-        (OrderedDict, "no state dict"),
+        (OrderedDict, "not a state dict"),
         ({"a": 1.5}, "BINFLOAT has no place"),
-        ({"a": 1}, "no state dict"),
-        ({"a": [Tensor("FloatStorage", np.zeros(1, np.float32), "0")]}, "no state dict"),
-        ([1, 2], "no state dict"),
-        (None, "no state dict"),
+        ({"a": 1}, "not a state dict"),
+        ({"a": [Tensor("FloatStorage", np.zeros(1, np.float32), "0")]}, "not a state dict"),
+        ([1, 2], "not a state dict"),
+        (None, "not a state dict"),
         ({"a": 10**1000}, "LONG4 has no place"),
     ],
 )
@@ -152,7 +152,7 @@ def test_nothing_is_executed(form: Form, place: str, tmp_path: Path) -> None:
 def test_what_is_no_state_dict(form: Form, value: Any, complaint: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=complaint) as error:
         read(form(value, [Tensor("FloatStorage", np.zeros(3, np.float32), "0")]), tmp_path)
-    assert str(error.value).startswith(f"{tmp_path / 'weights.pth'} is no state dict of PyTorch, or damaged: ")
+    assert str(error.value).startswith(f"{tmp_path / 'weights.pth'} is not a state dict of PyTorch, or damaged: ")
     assert "\n" not in str(error.value)
 
 
@@ -160,7 +160,7 @@ def test_what_is_no_state_dict(form: Form, value: Any, complaint: str, tmp_path:
 def test_other_protocols_have_no_way_in(protocol: int, tmp_path: Path) -> None:
     for function in (os.system, eval):
         content = pickle.dumps({"a": Call(function, "exit")}, protocol)
-        with pytest.raises(UserError, match="no state dict"):
+        with pytest.raises(UserError, match="not a state dict"):
             read(zipped({"x/data.pkl": content}), tmp_path)
 
 
@@ -188,7 +188,7 @@ def test_other_protocols_have_no_way_in(protocol: int, tmp_path: Path) -> None:
 @FORMS
 def test_sizes_that_lie(form: Form, claims: dict[str, Any], tmp_path: Path) -> None:
     tensor = Tensor("FloatStorage", np.arange(6, dtype=np.float32), "0", **claims)
-    with pytest.raises(UserError, match="no state dict"):
+    with pytest.raises(UserError, match="not a state dict"):
         read(form({"a": tensor}, [tensor]), tmp_path)
 
 
@@ -197,7 +197,7 @@ def test_a_cut_file(form: Form, tmp_path: Path) -> None:
     tensors = state()
     content = form(tensors, list(tensors.values()))
     for length in range(0, len(content), 7):
-        with pytest.raises(UserError, match="no state dict"):
+        with pytest.raises(UserError, match="not a state dict"):
             read(content[:length], tmp_path)
 
 
@@ -232,7 +232,7 @@ def test_instructions_without_end_or_sense(tmp_path: Path) -> None:
         "unknown": b"\x80\x02\xfe.",
     }
     for name, content in pickles.items():
-        with pytest.raises(UserError, match="no state dict"):
+        with pytest.raises(UserError, match="not a state dict"):
             read(zipped({"x/data.pkl": content}), tmp_path)
         assert name
 
@@ -241,7 +241,7 @@ def test_archives_that_are_none_or_too_large(tmp_path: Path, monkeypatch: pytest
     tensors = state()
     content = in_zip(tensors, list(tensors.values()))
     for members in ({}, {"a.txt": b""}, {"a/data.pkl": b"", "b/data.pkl": b""}, {"a.pth": content, "b.pth": content}):
-        with pytest.raises(UserError, match="no state dict"):
+        with pytest.raises(UserError, match="not a state dict"):
             read(zipped(members), tmp_path)
     big_endian = {"x/data.pkl": base64.b64decode(BY_PYTORCH), "x/byteorder": b"big"}
     with pytest.raises(UserError, match="the highest byte"):

@@ -80,8 +80,8 @@ def test_published_weights_are_taken_as_they_were_downloaded(
         assert checkpoint.endswith(CHECKPOINTS[form])
         assert restored(checkpoint) == ["Net/Conv1/weights", "Net/Conv2/weights"]
         assert capsys.readouterr().out == (
-            f"{Path(checkpoint).name} was trained on 1,001 labels, the records have 3; these layers are trained anew: "
-            "Net/Logits,Net/AuxLogits/Last\n"
+            f"{Path(checkpoint).name} was trained on 1,001 labels, the records have 3; these layers are trained from"
+            " scratch: Net/Logits,Net/AuxLogits/Last\n"
         )
         if place.startswith("t"):
             unpacked = {each.name for each in Path(checkpoint).parent.iterdir()}
@@ -126,7 +126,7 @@ def test_a_damaged_archive_is_one_clear_error(published: Path, tmp_path: Path) -
         path.write_bytes(damaged)
         with pytest.raises(UserError) as error:
             opened(path)
-        assert refusal(error).startswith(f"{path} is damaged or no archive (")
+        assert refusal(error).startswith(f"{path} is damaged or not an archive (")
 
 
 def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "", size: int = 0) -> tarfile.TarInfo:
@@ -204,7 +204,8 @@ def test_an_auxiliary_head_for_pictures_of_another_size_is_left_out(
         taken = warm_start.variables(checkpoint, "net", 3, "", False)
     assert names(taken) == {"Net/Conv1/weights", "Net/Logits/weights", "Net/AuxLogits/Last/weights"}
     assert capsys.readouterr().out == (
-        "model.ckpt was trained on pictures of another size; these layers are trained anew: Net/AuxLogits/Conv\n"
+        "model.ckpt was trained on pictures of another size; these layers are trained from scratch:"
+        " Net/AuxLogits/Conv\n"
     )
 
 

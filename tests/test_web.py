@@ -314,9 +314,7 @@ def test_a_page_is_a_wall_whatever_it_is_called(body: bytes, content_type: str) 
     with (
         serving(lambda handler: handler.reply(200, body, content_type)) as server,
         local(pause_seconds=0.01) as web,
-        pytest.raises(
-            Unavailable, match=r"^200 OK, a web page in the place of the file \(bot wall\?\) \(5 attempts\)$"
-        ),
+        pytest.raises(Unavailable, match=r"^200 OK, a web page instead of the file \(bot wall\?\) \(5 attempts\)$"),
     ):
         web.fetch(server.url, LIMIT, parse)
 
@@ -749,7 +747,7 @@ def test_certificates_that_are_not_there_are_named(
     elif content:
         path /= "no folder"
     monkeypatch.setenv(variable, str(path))
-    with pytest.raises(UserError, match=rf"^{variable}={path} gives no certificates: .+; mend or unset it$"):
+    with pytest.raises(UserError, match=rf"^{variable}={path} gives no certificates: .+; correct or unset it$"):
         fetch("http://example.org")
 
 

@@ -242,7 +242,7 @@ def test_training_lowers_the_loss(name: str, size: int) -> None:
     ("name", "head"),
     [("mobilenet_v3_small", "MobilenetV3/Logits"), ("efficientnet_lite0", "efficientnet-lite0/head/dense")],
 )
-def test_from_training_to_a_telephone(name: str, head: str, dataset_dir: Path, tmp_path: Path) -> None:
+def test_from_training_to_a_phone(name: str, head: str, dataset_dir: Path, tmp_path: Path) -> None:
     train_image_classifier.main(
         [
             *(f"--train_dir={tmp_path}/logs", f"--dataset_dir={dataset_dir}", f"--model_name={name}"),

@@ -181,7 +181,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield partial
             if sys.stdout is not None:
                 sys.stdout.flush()
-            # A copy of the descriptor goes on where the output is; /dev/stdout by its name would begin a file anew.
+            # A copy of the descriptor goes on where the output is; /dev/stdout by its name would start the file again.
             with (
                 open(partial, "rb") as source,
                 open(os.dup(through) if isinstance(through, int) else through, "wb") as file,

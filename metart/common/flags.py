@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 from metart.common import startup
 from metart.common.startup import STATUS_RETRY
 
-STATUS_ERROR = 1  # The user can mend it: a wrong file, an empty folder, a full disk.
+STATUS_ERROR = 1  # The user can fix it: a wrong file, an empty folder, a full disk.
 STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
 
 
@@ -21,7 +21,7 @@ T = TypeVar("T", bound=tuple[Any, ...])
 
 
 class UserError(Exception):
-    """A mistake the user can mend; its text names the file or flag and what to do next."""
+    """A mistake the user can fix; its text names the file or flag and what to do next."""
 
     status = STATUS_ERROR
 

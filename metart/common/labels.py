@@ -77,7 +77,7 @@ def folder_name(label: str) -> str:
 
 
 def write_folder(parent: Path, label: str) -> Path:
-    """Makes the folder of a label below `parent` and returns it; mends one that has lost its label."""
+    """Makes the folder of a label below `parent` and returns it; restores one that has lost its label."""
     folder = parent / folder_name(label)
     folder.mkdir(parents=True, exist_ok=True)
     if _label_of_name(folder.name) != label and not (folder / FULL_LABEL_FILENAME).is_file():
@@ -99,7 +99,7 @@ def label_of_folder(folder: Path) -> str:
     label = _label_of_name(folder.name)
     if label is None:
         raise UserError(
-            f"{folder} has lost its file {FULL_LABEL_FILENAME} with the whole label; run download.py again, which mends"
+            f"{folder} has lost its file {FULL_LABEL_FILENAME} with the whole label; run download.py again, which fixes"
             " that, or give the folder the name of its label"
         )
     return label

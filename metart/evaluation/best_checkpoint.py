@@ -59,11 +59,11 @@ class BestCheckpoint:
                 measured = {int(step): float(top_1) for step, top_1 in record.get("top_1", record).items()}
                 measured_on = record.get("records_fingerprint", records_fingerprint)
             except (ValueError, TypeError, AttributeError):
-                raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for anew") from None
+                raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for again") from None
             if measured_on == records_fingerprint:
                 self._top_1 = {step: top_1 for step, top_1 in measured.items() if step <= first_step}
             else:
-                print(f"notice: {path} is about other records; what it says does not count any more", file=sys.stderr)
+                print(f"notice: {path} is about other records; it no longer counts", file=sys.stderr)
 
     def has_measured(self, step: int) -> bool:
         return step in self._top_1

@@ -1,4 +1,4 @@
-"""Why a picture got its label: the places that spoke for it (Grad-CAM), and the training pictures most like it."""
+"""Why a picture got its label: the places that led to it (Grad-CAM), and the training pictures most like it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +54,7 @@ class Explainer:
             self._training_features, self._training_names = self._look_at_training_pictures(training, batch_size)
 
     def write(self, images: np.ndarray, pictures: Sequence[str]) -> None:
-        """Writes a page for each image: itself, the places that spoke for the answer, its nearest training pictures.
+        """Writes a page for each image: itself, the places that led to the answer, its nearest training pictures.
 
         Args:
             images: float32 [n, image_size, image_size, 3], RGB, range [0, 255].
@@ -72,11 +72,11 @@ class Explainer:
             reports.save(figure, self._folder / f"{self._pages:04}-{_file_name(picture)}.png")
 
     def heat(self, images: np.ndarray) -> np.ndarray:
-        """Returns how much each place spoke for the best answer, by Grad-CAM (Selvaraju et al., 2017).
+        """Returns how much each place contributed to the best answer, by Grad-CAM (Selvaraju et al., 2017).
 
         Returns:
             float32 [n, height, width] of the last feature map, range [0, 1], the strongest place of each image 1; all
-            0 where nothing spoke for it.
+            0 where nothing contributed.
         """
         heat = self._classifier.session.run(self._heat, {self._classifier.images: images})
         return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)

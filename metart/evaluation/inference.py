@@ -134,7 +134,7 @@ def open_classifier(
     trained_with = checkpoints.settings(checkpoint)
     model_name = model_name or trained_with.get("model_name") or checkpoints.recognise(checkpoint)
     if model_name not in registry.NETWORKS:
-        raise UserError(f"{checkpoint} was trained on {model_name}, which is no network here; give --model_name")
+        raise UserError(f"{checkpoint} was trained on {model_name}, which is not a network here; give --model_name")
     if not trained_with and image_size is None:
         image_size = registry.NETWORKS[model_name].image_size
         print(

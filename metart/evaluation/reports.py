@@ -125,7 +125,7 @@ def mistakes_figure(
 def explanation_figure(
     image: np.ndarray, heat: np.ndarray, neighbours: Sequence[tuple[np.ndarray, str]], title: str
 ) -> Figure:
-    """Draws an image, the places that spoke for its label, and similar pictures with their names.
+    """Draws an image, the places that led to its label, and similar pictures with their names.
 
     Args:
         image: uint8 [size, size, 3].
@@ -137,7 +137,7 @@ def explanation_figure(
     figure = Figure(figsize=(2.4 * columns, 3.2), layout="constrained")
     figure.suptitle(title, fontsize=10, parse_math=False)
     axes = figure.subplots(1, columns)
-    for each, caption in zip(axes, ("what the network saw", "what spoke for it"), strict=False):
+    for each, caption in zip(axes, ("what the network saw", "what led to the answer"), strict=False):
         each.imshow(image)
         each.set_title(caption, fontsize=8)
     height, width = image.shape[:2]

@@ -93,7 +93,7 @@ def _read_csv(file: IO[str], name: Path) -> Iterator[Artwork]:
             yield _artwork(where, named["label"], named["link_resource"], image_url, public[status])
     except csv.Error as error:
         raise UserError(
-            f"{name}:{lines.line_num} is no line of a CSV file: {error}; write it again with bigquery.py"
+            f"{name}:{lines.line_num} is not a line of a CSV file: {error}; write it again with bigquery.py"
         ) from None
 
 

@@ -140,7 +140,7 @@ def find_fault(file: MetadataFile, types: Mapping[str, str]) -> str | None:
                     if form and value and not form.fullmatch(value.strip()):
                         return f"{where} has {value!r} as its {name}"
     except csv.Error as error:
-        return f"{file.location}:{line_number} is no line of a CSV file: {error}"
+        return f"{file.location}:{line_number} is not a line of a CSV file: {error}"
     except (OSError, EOFError, zlib.error):
         return None
     finally:

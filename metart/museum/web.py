@@ -1,7 +1,7 @@
 """Files from the web, fetched the way their hosts would want it, and only from the web.
 
 Every host gets one rate limit for all threads, the pauses it asks for (Retry-After), an honest User-Agent, and rest
-when it answers with a bot wall: an HTML page in the place of a file.
+when it answers with a bot wall: an HTML page instead of a file.
 
 An address in a list or an answer cannot reach into the network of this machine: a host is resolved, all its addresses
 are checked, and the connection goes to one of those, while Host header, SNI and certificate stay with the name. Each
@@ -387,7 +387,7 @@ def load_certificates() -> ssl.SSLContext:
                 )
             except OSError as error:  # Of ssl as well.
                 reason = error.strerror or error
-                raise UserError(f"{variable}={path} gives no certificates: {reason}; mend or unset it") from None
+                raise UserError(f"{variable}={path} gives no certificates: {reason}; correct or unset it") from None
     certificates = ssl.create_default_context()
     certificates.load_verify_locations(certifi.where())
     return certificates
@@ -448,7 +448,7 @@ def _judge(
             damage = str(error)
     if answer.status in (200, 403) and (is_page or "html" in answer.headers.get("Content-Type", "").lower()):
         # Not `served`, so that a wall on every answer is recognised as one that stays.
-        reason += ", a web page in the place of the file (bot wall?)"
+        reason += ", a web page instead of the file (bot wall?)"
         host.refused(started, reason)
         raise _Trouble(reason)
     if answer.status in (429, 503):

@@ -182,7 +182,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except tf.errors.OpError as error:
         reason = error.message.splitlines()[0]
-        raise UserError(f"{path} cannot be written ({reason}); mend that, run the same command again") from None
+        raise UserError(f"{path} cannot be written ({reason}); fix that, then run the same command again") from None
 
 
 def settings(checkpoint: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite, networks for telephones, built from slim's layers with the names of Google's checkpoints.
+"""EfficientNet-Lite, networks for phones, built from slim's layers with the names of Google's checkpoints.
 
 Tan and Le, EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, 2019
 (https://arxiv.org/abs/1905.11946); the lite ones have no squeeze-and-excite, and ReLU6 for 8-bit arithmetic.

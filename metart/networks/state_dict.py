@@ -58,7 +58,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         return _read(path.read_bytes())
     except Exception as error:  # What a damaged archive or pickle can raise has no end, and means one thing.
         reason = " ".join(str(error).split())
-        raise UserError(f"{path} is no state dict of PyTorch, or damaged: {reason}; download it again") from None
+        raise UserError(f"{path} is not a state dict of PyTorch, or damaged: {reason}; download it again") from None
 
 
 def _read(data: bytes) -> dict[str, np.ndarray]:

@@ -68,7 +68,7 @@ def unpack(archive_path: str, folder: Path) -> None:
                 pass  # The checksum of the whole is at its end.
     except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
         reason = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
-        raise UserError(f"{archive_path} is damaged or no archive ({reason}); download it again") from None
+        raise UserError(f"{archive_path} is damaged or not an archive ({reason}); download it again") from None
 
 
 def _only_checkpoint(folder: Path, path: str) -> str:
@@ -103,7 +103,10 @@ def foreign_heads(checkpoint: str, label_names: list[str]) -> str:
             f"{beside} has the labels of the records in another order, so its head would answer wrongly; add "
             f"--checkpoint_exclude_scopes={scopes}"
         )
-    print(f"{beside} has other labels than the records; the layers that answer are trained anew: {scopes}", flush=True)
+    print(
+        f"{beside} has other labels than the records; the layers that answer are trained from scratch: {scopes}",
+        flush=True,
+    )
     return scopes
 
 
@@ -154,5 +157,5 @@ def _unfit_of_heads(checkpoint: str, num_classes: int, excluded: set[str]) -> se
         if counts:
             reason = f"was trained on {counts.pop():,} labels, the records have {num_classes:,}"
         scopes = ",".join(dict.fromkeys(name.rpartition("/")[0] for name in shapes if name in unfit))
-        print(f"{Path(checkpoint).name} {reason}; these layers are trained anew: {scopes}", flush=True)
+        print(f"{Path(checkpoint).name} {reason}; these layers are trained from scratch: {scopes}", flush=True)
     return unfit

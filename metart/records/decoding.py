@@ -34,7 +34,7 @@ def start_workers(number: int) -> Iterator[ProcessPoolExecutor]:
         with ProcessPoolExecutor(number, spawn, _start_worker) as workers:
             yield workers
     except BrokenProcessPool:
-        raise UserError("a worker process was killed, perhaps for want of memory; lower --num_workers") from None
+        raise UserError("a worker process was killed, perhaps because memory ran out; lower --num_workers") from None
 
 
 def _start_worker() -> None:

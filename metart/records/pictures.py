@@ -136,7 +136,7 @@ def _load(picture: Image.Image, data: bytes) -> None:
     """Decodes the pixels."""
     picture.load()
     if picture.mode not in MODES:
-        raise BadPicture(f"pixels of the kind {picture.mode}, which have no certain colour")
+        raise BadPicture(f"pixels of the kind {picture.mode}, whose colours are not defined")
     if picture.format == "PNG":
         Image.open(io.BytesIO(data), formats=FORMATS).verify()  # The checksums, which decoding passes over.
 

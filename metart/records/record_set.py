@@ -153,7 +153,7 @@ def require_still(dataset_dir: str | os.PathLike[str], records: RecordSet | None
     """
     if not is_still(dataset_dir, records):
         raise UserError(
-            f"the records in {dataset_dir} were changed meanwhile; nothing of the new ones is saved. Run the same "
+            f"the records in {dataset_dir} were changed meanwhile; none of the new ones were saved. Run the same "
             "command again, of a training with another --train_dir if labels or split have changed"
         )
 

@@ -202,13 +202,13 @@ def raise_damaged(data_sources: Sequence[str], num_classes: float = math.inf) ->
                 if picture.format != "JPEG":
                     raise BadPicture(f"a {picture.format}, the records hold JPEGs")
         except (tf.errors.NotFoundError, tf.errors.PermissionDeniedError):
-            raise UserError(f"{source} is gone or may not be read; see to that, or run convert.py again") from None
+            raise UserError(f"{source} is gone or may not be read; restore it, or run convert.py again") from None
         except (tf.errors.DataLossError, DecodeError, IndexError):
             raise UserError(f"{source} is damaged or cut off; delete it and run convert.py again") from None
         except BadPicture as error:
             name = b"".join(features["image/filename"].bytes_list.value).decode(errors="replace") or "a picture"
             raise UserError(
-                f"{source}: {name} cannot be used ({error}); mend or leave out that picture and run convert.py again"
+                f"{source}: {name} cannot be used ({error}); repair or remove that picture and run convert.py again"
             ) from None
 
 

@@ -39,7 +39,7 @@ class Model(NamedTuple):
     learning_rate: tf.Tensor  # Placeholder, fed in each step.
     stop_requested: tf.Tensor  # Placeholder: whether this worker was told to stop, 0.0 or 1.0.
     stop_agreed: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
-    early_stop_requested: tf.Tensor  # Placeholder and sum like the two above: worker 0 wants no further step.
+    early_stop_requested: tf.Tensor  # Placeholder and sum like the two above: worker 0 asks for no further step.
     early_stop_agreed: tf.Tensor
     shown: list[
         tf.Tensor
