@@ -22,6 +22,7 @@ Manifest = dict[str, Any]
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted(ROOT.glob("*.yaml"))
+TEXTS = [*sorted(ROOT.glob("README*.md")), *sorted((ROOT / "doc").glob("*.md"))]
 PREPARE_DATA = ROOT / "prepare-data.yaml"
 OLDEST_KUBERNETES = (1, 28)
 # Each is listed twice, as its schemas are: open ones and strict ones.
@@ -34,7 +35,7 @@ POD_NAMES = {
     "access-model-logs.yaml": "access-model-logs",
     "tensorboard.yaml": "tensorboard-met-art-model",
 }
-# The edits of the README, each in one line that GNU's and BSD's sed both understand.
+# The edits of the guides, each one command that GNU's and BSD's sed both understand.
 EDITS = {
     "registry": "sed -i.bak -e 's#image: met-art:#image: registry.example.com/me/met-art:#' "
     "-e 's/# imagePullSecrets/imagePullSecrets/' *.yaml",
@@ -205,10 +206,10 @@ def test_each_part_of_prepare_data_is_chosen_by_its_component() -> None:
     components = [manifest["metadata"]["labels"]["app.kubernetes.io/component"] for _, manifest in MANIFESTS]
     parts = [manifest["metadata"]["labels"]["app.kubernetes.io/component"] for manifest in read(PREPARE_DATA)]
     assert parts == ["storage", "download", "convert"]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    guide = (ROOT / "doc" / "kubernetes.md").read_text(encoding="utf-8")
     for part in parts:
         command = f"kubectl apply -f prepare-data.yaml --selector=app.kubernetes.io/component={part}\n"
-        assert command in PREPARE_DATA.read_text(encoding="utf-8") and command in readme
+        assert command in PREPARE_DATA.read_text(encoding="utf-8") and command in guide
     assert components.count("download") == components.count("convert") == 1
 
 
@@ -226,7 +227,7 @@ def quantity(text: str) -> float:
 
 
 def requested(spec: Manifest, resource: str) -> float:
-    """Returns what the scheduler wants a node to have free for a pod: its containers, or its first one."""
+    """Returns what a node needs to have free for a pod: its containers, or its first one."""
     first, main = (
         [quantity(container["resources"]["requests"][resource]) for container in spec.get(kind, [])]
         for kind in ("initContainers", "containers")
@@ -404,11 +405,12 @@ def edited(edit: str, folder: Path) -> list[tuple[str, Manifest]]:
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_the_readme_offers_the_edit(edit: str) -> None:
-    assert f"\n{EDITS[edit]}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_guides_offer_the_edit(edit: str) -> None:
+    texts = [path.read_text(encoding="utf-8") for path in TEXTS]
+    assert any(f"\n{EDITS[edit]}\n" in re.sub(r" *\\\n *", " ", text) for text in texts)
 
 
-@pytest.mark.parametrize("path", [*FILES, ROOT / "README.md", ROOT / "README-cn.md"], ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [*FILES, *TEXTS], ids=lambda path: path.name)
 def test_nobody_waits_30_seconds_for_an_image_of_two_gigabytes(path: Path) -> None:
     for line in path.read_text(encoding="utf-8").splitlines():
         if re.match("#? *kubectl wait ", line):

@@ -1,4 +1,4 @@
-"""serve-model.yaml: the questions that it and the README print, answered by a double of TensorFlow Serving."""
+"""serve-model.yaml: the questions that it and doc/serving.md print, answered by a double of TensorFlow Serving."""
 
 import base64
 from collections.abc import Iterator
@@ -94,7 +94,7 @@ def test_the_pod_is_ready_when_a_model_is_loaded_and_a_newer_one_takes_over(
         assert ask(f"{address}/v1/models/other:predict", request).status == 404
 
 
-@pytest.mark.parametrize("file", ["serve-model.yaml", "README.md"])
+@pytest.mark.parametrize("file", ["serve-model.yaml", "doc/serving.md"])
 def test_the_printed_command_gets_the_answer_of_classify(
     file: str,
     server: str,
