@@ -15,6 +15,7 @@ from metart.common.files import open_replacing, replacing
 from metart.evaluation import metrics
 
 ANSWERS = 5  # Columns of predictions.csv.
+FEW_LABELS = 8  # Of a confusion matrix that is drawn large.
 SHOWN_LABELS = 30  # Rows of a confusion matrix that can still be read; its CSV has all.
 SHOWN_MISTAKES = 24
 MISTAKES_A_ROW = 6
@@ -59,43 +60,56 @@ def write_confusion_matrix(path: Path, matrix: np.ndarray, label_names: Sequence
 
 
 def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
-    """Draws a confusion matrix: counts, and as colour their share of the row; the largest labels if there are many."""
+    """Draws a confusion matrix: counts, and as colour their share of the row; the largest labels if there are many.
+
+    A row is a label, a column an answer.
+    """
     row_totals = matrix.sum(axis=1)
     shown = np.sort(np.argsort(-row_totals, kind="stable")[:SHOWN_LABELS])
     counts = matrix[np.ix_(shown, shown)]
     shares = counts / np.maximum(row_totals[shown], 1)[:, None]
     names = [_short(label_names[label]) for label in shown]
 
-    side = 3 + 0.36 * len(shown)
-    figure = Figure(figsize=(side, side), layout="constrained")
+    # Few words in large letters: TensorBoard shows it on a card of some 230 pixels. Answers are in the same order as
+    # the labels at the left, so their numbers do.
+    few = len(shown) <= FEW_LABELS
+    name_size, count_size, cell = (15, 16, 0.56) if few else (12, 9, 0.32)  # Points, points, inches.
+    width = max(map(len, names)) * name_size / 135
+    figure = Figure(figsize=(1 + width + cell * len(shown), 0.9 + cell * len(shown)), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(shown)), names, rotation=90, fontsize=8, parse_math=False)
-    axes.set_yticks(range(len(shown)), names, fontsize=8, parse_math=False)
-    axes.set_xlabel("answer")
-    axes.set_ylabel("truth")
+    numbers = [str(number) for number in range(1, len(shown) + 1)]
+    axes.set_xticks(range(len(shown)), numbers, fontsize=name_size - 2)
+    labelled = [f"{name}  {number}" for name, number in zip(names, numbers, strict=True)]
+    axes.set_yticks(range(len(shown)), labelled, fontsize=name_size, parse_math=False)
+    axes.set_xlabel("answer", fontsize=name_size)
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=7, color=colour)
+        axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=count_size, color=colour)
     if len(shown) < len(label_names):
-        axes.set_title(f"the {len(shown)} of {len(label_names)} labels with most pictures", fontsize=9)
+        axes.set_title(f"the {len(shown)} of {len(label_names)} labels with most pictures", fontsize=name_size)
     return figure
 
 
 def reliability_figure(truth: np.ndarray, probabilities: np.ndarray) -> Figure:
-    """Draws how often answers of each confidence are right, and how many there are."""
+    """Draws how often answers of each probability are correct, and how many there are; the dashed line is the ideal."""
     bins = metrics.confidence_bins(truth, probabilities)
     filled = [each for each in bins if each.pictures]
     centres = (np.arange(len(bins)) + 0.5) / len(bins)
-    figure = Figure(figsize=(5, 6), layout="constrained")
+    figure = Figure(figsize=(4.2, 4.2), layout="constrained")
     upper, lower = figure.subplots(2, height_ratios=(3, 1), sharex=True)
-    upper.plot([0, 1], [0, 1], "--", color="grey", label="as often as it says")
-    upper.plot([each.confidence for each in filled], [each.accuracy for each in filled], "o-", label="this model")
-    upper.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
-    upper.set_title(f"expected calibration error {metrics.calibration_error(truth, probabilities):.3f}", fontsize=10)
-    upper.legend(loc="upper left")
+    upper.plot([0, 1], [0, 1], "--", color="grey")  # Probabilities that are as often correct as they say.
+    upper.plot([each.confidence for each in filled], [each.accuracy for each in filled], "o-", linewidth=2)
+    upper.set(xlim=(0, 1), ylim=(0, 1.03), yticks=(0, 0.5, 1))
+    upper.set_title(f"calibration error {metrics.calibration_error(truth, probabilities):.3f}", fontsize=15)
+    upper.set_ylabel("correct", fontsize=15)
     lower.bar(centres, [each.pictures for each in bins], width=0.9 / len(bins))
-    lower.set(xlabel="probability of the answer", ylabel="pictures")
+    lower.set(xticks=(0, 0.5, 1))
+    lower.set_xlabel("probability", fontsize=15)
+    lower.set_ylabel("pictures", fontsize=15)
+    lower.locator_params(axis="y", nbins=2)
+    for axes in (upper, lower):
+        axes.tick_params(labelsize=14)
     return figure
 
 
