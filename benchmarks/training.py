@@ -36,9 +36,10 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
+    device = Device(flags.precision, use_gpu=False)
     # All else as the script has it by default.
     defaults = train_image_classifier.build_parser().parse_args(["--train_dir=", "--dataset_dir="])
-    recipe = select(Recipe, vars(defaults))._replace(model_name=flags.model_name, precision=flags.precision)
+    recipe = select(Recipe, vars(defaults))._replace(model_name=flags.model_name, precision=device.arithmetic)
     size = flags.image_size or registry.NETWORKS[flags.model_name].image_size
     random = np.random.default_rng(0)
     stopwatch = Stopwatch(flags.batch_size)
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             }.items()
         )
         model = training_graph.build_network(recipe, [1.0] * flags.num_classes, images, labels, Cluster())
-        with tf.compat.v1.Session(config=Device(flags.precision, use_gpu=False).session_config()) as session:
+        with tf.compat.v1.Session(config=device.session_config()) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
             for _ in range(flags.steps):
                 requests = {model.stop_requested: False, model.early_stop_requested: False}

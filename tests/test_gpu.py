@@ -1,12 +1,14 @@
 """GPUs: what can be proved without one, and what only one can show."""
 
 from collections import Counter
+import csv
 import itertools
 from pathlib import Path
 import re
 
 from conftest import IMAGE_SIZE
 import numpy as np
+from processes import run_script
 import pytest
 from tensorflow.core.protobuf import config_pb2, device_properties_pb2
 from tensorflow.python.grappler import cluster as grappler_cluster
@@ -156,3 +158,22 @@ def test_a_run_that_only_overflows_ends(steps: int, ends: bool, tmp_path: Path) 
         else:
             assert ", 20 steps skipped " in run_steps(run, itertools.repeat({}), intervals, measure)
         assert running.run(tf.compat.v1.trainable_variables()) == [0]
+
+
+@pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="needs a GPU")
+def test_on_a_gpu(dataset_dir: Path, tmp_path: Path) -> None:
+    """Nothing of TensorFlow's own on the terminal, and the answers of the CPU."""
+    logs, split = f"--train_dir={tmp_path / 'logs'}", f"--dataset_dir={dataset_dir}"
+    trained = run_script("train_image_classifier.py", logs, split, *SMALL, "--max_number_of_steps=3")
+    assert trained.status == 0 and "float16 on " in trained.output
+    answers = []
+    for device in ("--clone_on_cpu=False", "--clone_on_cpu=True"):
+        eval_dir = tmp_path / device
+        flags = [f"--checkpoint_path={tmp_path / 'logs'}", split, f"--eval_dir={eval_dir}", device]
+        evaluated = run_script("eval_image_classifier.py", *flags)
+        assert evaluated.status == 0, evaluated.errors
+        for line in (*trained.errors.splitlines(), *evaluated.errors.splitlines()):
+            assert line.startswith(("training: ", "evaluating: ")), line
+        with (eval_dir / "predictions.csv").open() as file:
+            answers.append([float(row["probability_of_truth"]) for row in csv.DictReader(file)])
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-3)
