@@ -68,7 +68,7 @@ def test_labels_are_made_one_line(label: str, expected: str, tmp_path: Path) -> 
     assert [artwork.label for artwork in read(tmp_path, f"label,link_resource\n{label},{LINK}1\n")] == [expected]
 
 
-@pytest.mark.parametrize("blank", ["", " ", '"\n"', "\u3000\u00a0", "\u200b"])
+@pytest.mark.parametrize("blank", ["", " ", '"\n"', "\u3000\u00a0", "\u200b", "\ufe0f", "\u3164", "\u2800", "\0"])
 def test_a_blank_is_no_label(blank: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"arts.list:\d has no label; remove the line"):
         read(tmp_path, f"label,link_resource\n{blank},{LINK}1\n")

@@ -341,7 +341,7 @@ def test_a_query_in_a_file(
     assert rows == [["culture"], ["French, Sèvres"]]
 
 
-BLANKS = ["", " ", "\n", "\u00a0\u3000", "\u200b"]
+BLANKS = ["", " ", "\n", "\u00a0\u3000", "\u200b", "\u2800", "\u0301"]
 SPELLINGS = ["Porcelain (Hizen)", "Porcelain\n(Hizen)", " Porcelain  (Hizen)\r\n", "Porcelain\u00a0(Hizen)"]
 
 

@@ -142,6 +142,9 @@ class Call:
         # From any working folder, which is two below.
         return str(path) if form == "absolute" else f"../../{path.relative_to(self.folder)}"
 
+    def runs_in(self) -> Path:
+        return self.working_folder or self.folder / "in/other"
+
     def path_in(self, content: Path) -> str:
         """Returns a path that leads to a copy of a file or folder, or to something else."""
         path = self.place("in")
@@ -254,7 +257,7 @@ class Call:
         with open(stdout, "wb") as file, open(self.folder / "stderr", "wb") as errors:
             process = subprocess.Popen(
                 [sys.executable, str(REPOSITORY / command[0]), *command[1:]],
-                cwd=self.working_folder or self.folder / "in/other",
+                cwd=self.runs_in(),
                 env=environment,
                 stdin=self.stdin,
                 stdout=file,
@@ -350,7 +353,8 @@ def convert(call: Call, inputs: Inputs) -> list[str]:
     """Pictures among which lies what is none; the folder itself is written to."""
     folder = call.place("out")
     folder.mkdir()
-    pictures = Path(call.path_in(inputs.pictures))
+    written = call.path_in(inputs.pictures)
+    pictures = Path(os.path.normpath(call.runs_in() / written))
     (folder / "met_art").symlink_to(pictures)
     for _ in range(call.chance.choice([0, 1, 2])):
         with contextlib.suppress(OSError):

@@ -166,6 +166,11 @@ def test_an_empty_label_has_no_folder() -> None:
         ("\u3000\u00a0", ""),
         ("\ufeff", ""),
         ("\u200b \u200e", ""),
+        ("\ufe0f", ""),  # Marks without a letter.
+        ("\u034f \u0301", ""),
+        ("\u3164\uffa0", ""),  # Letters that are blank.
+        ("\u2800", ""),
+        ("\u3164한", "\u3164한"),
     ],
 )
 def test_two_spellings_of_the_same_letters_are_one_label(text: str, label: str) -> None:

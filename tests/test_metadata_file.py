@@ -142,6 +142,12 @@ def test_the_content_says_how_it_is_to_be_read(
         (as_csv().replace(b"French, S", b'French", "S'), r"a.csv:3 has 7 fields"),
         (as_csv().replace(b"\r\n2,", b"\r\nx,"), r"a.csv:3 has 'x' as its Object ID"),
         (as_csv().replace(b"\r\n3,True", b"\r\n3,perhaps"), r"a.csv:5 has 'perhaps' as its Is Public Domain"),
+        (as_csv().replace(b"gold", b"g" * 2_000_001), r"a.csv:2 has more than 2,000,000 bytes"),
+        (as_csv().replace(b"Medium", b'"Me\ndium"'), r"a.csv has 'Me\\ndium' in its header; each column needs a name"),
+        (as_csv().replace(b"Medium", b"Me\0dium"), r"a.csv has 'Me\\x00dium' in its header"),
+        (as_csv().replace(b"Medium", b""), r"a.csv has '' in its header"),
+        (as_csv().replace(b"Medium", b"Culture"), r"a.csv has 'Culture' in its header"),
+        (as_csv().replace(b"Medium", b" culture"), r"a.csv has 'Culture' in its header"),
     ],
 )
 def test_what_is_wrong_is_one_line_with_its_place(content: bytes, message: str, tmp_path: Path) -> None:
@@ -151,6 +157,30 @@ def test_what_is_wrong_is_one_line_with_its_place(content: bytes, message: str, 
         bigquery.main([f"--metadata_csv={tmp_path / 'a.csv'}", everything, f"--output={tmp_path / 'o'}"])
     assert "\n" not in str(error.value).strip() and "stack" not in str(error.value).lower()
     assert not (tmp_path / "o").exists()
+
+
+LONG = gzip.compress(
+    as_csv() + b"".join(b"%d,True,D,Japan,Wood,%s\r\n" % (n, os.urandom(9).hex().encode()) for n in range(20_000))
+)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        LONG[: len(LONG) // 2],
+        LONG[:-9],
+        LONG[:-8],
+        LONG[:-4] + b"\0\0\0\0",
+        LONG[:-8] + bytes(4) + LONG[-4:],
+        LONG + b"x",
+    ],
+    ids=["a half", "without its last byte", "without its checksum", "wrong size", "wrong checksum", "more behind it"],
+)
+def test_a_damaged_gzip_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    """DuckDB would take what there is for all."""
+    (tmp_path / "a.csv.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.csv\.gz is a damaged gzip file; copy or download it again$"):
+        bigquery.main([f"--metadata_csv={tmp_path / 'a.csv.gz'}", "--list=labels"])
 
 
 @pytest.mark.parametrize(("location", "message"), [("/dev/zero", "is a device"), ("/dev/null", "is a device")])

@@ -22,7 +22,9 @@ LABELS_FILENAME = "labels.txt"
 FULL_LABEL_FILENAME = ".label"  # In the folder of a label too long for a folder name.
 MAX_FOLDER_BYTES = 200  # File systems stop at 255 bytes; archives and temporary names need the rest.
 
-INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf"}  # Categories of Unicode: blanks, controls, marks of direction and width.
+# Categories of Unicode: blanks, controls, marks of direction and width, accents and variants of the letter before.
+INVISIBLE = {"Zs", "Zl", "Zp", "Cc", "Cf", "Mn", "Me"}
+_BLANK_LETTERS = "\u115f\u1160\u2800\u3164\uffa0"  # Letters by their category: of Hangul, and of Braille without a dot.
 
 _FORBIDDEN = re.compile(
     r'[\x00-\x1f\x7f/\\:*?"<>|%]|^[. ~]|[. ]$'
@@ -47,7 +49,8 @@ def normalise_label(text: str) -> str:
     text = text.replace("_x000D_", " ")  # How Excel writes a carriage return.
     printable = "".join(" " if unicodedata.category(letter) == "Cc" else letter for letter in text)
     label = " ".join(unicodedata.normalize("NFC", printable).split())
-    return label if any(unicodedata.category(letter) not in INVISIBLE for letter in label) else ""
+    seen = (letter for letter in label if letter not in _BLANK_LETTERS)
+    return label if any(unicodedata.category(letter) not in INVISIBLE for letter in seen) else ""
 
 
 def is_text(label: str) -> bool:

@@ -27,6 +27,7 @@ FORMS = {
     "BOOLEAN": re.compile(r"true|false|t|f|yes|no|y|n|1|0", re.IGNORECASE),
 }
 LONGEST_FIELD = 1 << 24  # Bytes; Python's own limit is below what DuckDB takes.
+LONGEST_LINE = 2_000_000  # Bytes; DuckDB's own.
 
 
 class MetadataFile(NamedTuple):
@@ -63,7 +64,20 @@ def open_metadata_file(location: str | Path) -> Iterator[MetadataFile]:
         if start in (b"\xff\xfe", b"\xfe\xff"):
             raise UserError(f"{location} is text in UTF-16; write it again in UTF-8")
         is_gzipped = start == b"\x1f\x8b"
+        if is_gzipped:
+            _raise_if_damaged(file, location)
         yield MetadataFile(str(location), file.name, is_gzipped, _read_header(file.name, is_gzipped, location))
+
+
+def _raise_if_damaged(file: IO[bytes], location: str | Path) -> None:
+    """Decompresses a file to its end: of one that was cut off, DuckDB would give the first rows and no word."""
+    file.seek(0)
+    try:
+        with gzip.open(file) as content:
+            while content.read(1 << 20):
+                pass
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise UserError(f"{location} is a damaged gzip file; copy or download it again") from None
 
 
 @contextlib.contextmanager
@@ -91,7 +105,7 @@ def _read_header(path: str, is_gzipped: bool, location: str | Path) -> list[str]
     try:
         with _open_text(path, is_gzipped) as file:
             header = next(csv.reader(file), [])
-    except (EOFError, gzip.BadGzipFile, zlib.error, csv.Error):
+    except csv.Error:
         header = []
     if header and header[0].startswith("version https://git-lfs"):
         raise UserError(
@@ -103,6 +117,10 @@ def _read_header(path: str, is_gzipped: bool, location: str | Path) -> list[str]
             f"{location} is not the museum's MetObjects.csv: no column {', '.join(sorted(missing))};"
             f" download it from {ADDRESS}"
         )
+    names = [column_name(name) for name in header]
+    for name in header:  # DuckDB would complain of some, and find no rows after others.
+        if not re.search(r"\w", name) or re.search(r"[\0-\x1f\x7f]", name) or names.count(column_name(name)) > 1:
+            raise UserError(f"{location} has {name!r} in its header; each column needs a name of its own, in one line")
     return header
 
 
@@ -130,6 +148,8 @@ def find_fault(file: MetadataFile, types: Mapping[str, str]) -> str | None:
                 where, line_number = f"{file.location}:{line_number}", rows.line_num + 1
                 if not is_text("".join(row)):
                     return f"{where} is not text in UTF-8; write the file in UTF-8, with iconv if it is Latin-1"
+                if len(",".join(row).encode(errors="surrogateescape")) > LONGEST_LINE:
+                    return f"{where} has more than {LONGEST_LINE:,} bytes"
                 if row and len(row) != len(file.header):
                     return f"{where} has {len(row)} fields, the header {len(file.header)}; quote what has commas"
                 end = last_line[len(last_line.rstrip("\r\n")) :]
@@ -141,7 +161,7 @@ def find_fault(file: MetadataFile, types: Mapping[str, str]) -> str | None:
                         return f"{where} has {value!r} as its {name}"
     except csv.Error as error:
         return f"{file.location}:{line_number} is not a line of a CSV file: {error}"
-    except (OSError, EOFError, zlib.error):
+    except OSError:
         return None
     finally:
         csv.field_size_limit(former_limit)
