@@ -433,6 +433,8 @@ def test_the_map_for_culture_on_the_labels_of_the_museum(year: str) -> None:
         (b"from,to\nItalian, Rome,Italian\n", "row 2 of .* is not from,to; quote"),
         (b"from,to\n,Italian\n", "row 2 of .* is not from,to"),
         (b"from,to\n\xff,x\n", "map.csv:2 is not text in UTF-8"),
+        (b"from,to\na,b\na,\n", 'row 3 of .* says "a" dropped, and a row before it something else'),
+        (b"from,to\n*x,b\nc,b\n*x,b\n*x,c\n", r'row 5 of .* says "\*x" -> "c", and'),
         (None, "does not exist; the one for culture is culture-labels.csv"),
     ],
 )

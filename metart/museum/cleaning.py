@@ -51,7 +51,10 @@ def read_labels_map(path: Path) -> list[Rule]:
             raise UserError(
                 f'--labels_map: row {number} of {path} is not {",".join(header)}; quote what has a comma: "a, b",c'
             )
-        rules.append(Rule(named["from"], named["to"]))
+        rule = Rule(named["from"], named["to"])
+        if any(rule.source == other.source and rule != other for other in rules):
+            raise UserError(f"--labels_map: row {number} of {path} says {rule}, and a row before it something else")
+        rules.append(rule)
     return rules
 
 
