@@ -136,7 +136,7 @@ class Call:
     def write(self, path: Path) -> str:
         """Returns a path as a user may write it: absolute, relative, or the name alone."""
         form = self.chance.choice(["absolute", "absolute", "relative", "name"])
-        if form == "name" and self.working_folder is None and not path.name.startswith("~"):
+        if form == "name" and not (self.working_folder or path.name.startswith("~")) and path.parent.is_dir():
             self.working_folder = path.parent
             return path.name
         # From any working folder, which is two below.
