@@ -42,7 +42,7 @@ def read_labels_map(path: Path) -> list[Rule]:
     header = [name.strip() for name in lines[0]] if lines else []
     if not header.count("from") == header.count("to") == 1:
         raise UserError(f"--labels_map: {path} must begin with the line: from,to")
-    rules = []
+    rules: list[Rule] = []
     for number, line in enumerate(lines[1:], 2):
         if not any(line):
             continue
