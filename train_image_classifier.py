@@ -469,7 +469,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     groups = {
         "recipe": select(Recipe, {**values, "precision": device.arithmetic}),
         "schedule": select(Schedule, values),
-        "augmentation": Augmentation(image_size, flags.random_seed, flags.min_crop_area),
+        "augmentation": Augmentation(image_size, flags.random_seed, flags.min_crop_area, flags.eval_central_fraction),
         "warm_start": select(WarmStart, values),
         "intervals": select(Intervals, values),
         "device": device,

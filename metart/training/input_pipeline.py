@@ -26,6 +26,7 @@ class Augmentation(NamedTuple):
     image_size: int  # Side of the images, pixels.
     seed: int = 0  # The same seed gives the same images in the same order.
     min_crop_area: float = preprocessing.MIN_CROP_AREA  # See `preprocessing.training_image`.
+    eval_central_fraction: float = preprocessing.CENTRAL_FRACTION  # Of the view that is the image of evaluation.
 
 
 def training_batches(
@@ -50,7 +51,7 @@ def training_batches(
     Returns:
         (images, labels): float32 [batch_size, image_size, image_size, 3], RGB, range [0, 255]; int64 [batch_size].
     """
-    image_size, seed, min_crop_area = augmentation
+    image_size, seed, min_crop_area, _ = augmentation
     shuffle_seed = seed + first_batch
     files = tf.data.Dataset.from_tensor_slices(sorted(data_sources))
     deal_files = len(data_sources) % num_workers == 0  # Otherwise every worker reads all and skips what is not its own.
@@ -136,14 +137,14 @@ def view_batches(
     Returns:
         (images, labels), as `training_batches`.
     """
-    image_size, seed, min_crop_area = augmentation
+    image_size, seed, min_crop_area, central_fraction = augmentation
 
     def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
         encoded = features["image/encoded"]
         image = tf.cond(
             tf.equal(view, 0),
-            lambda: preprocessing.evaluation_image(encoded, image_size),
+            lambda: preprocessing.evaluation_image(encoded, image_size, central_fraction),
             lambda: preprocessing.training_image(
                 encoded, image_size, tf.stack([seed + view * 2**32, position]), min_crop_area
             ),
