@@ -84,14 +84,14 @@ class Peers:
                 now = time.monotonic()
                 if now - start > wait_seconds:
                     raise Retry(
-                        f"no sign of {names} within {wait_seconds:.0f} s; see whether it runs and whether its address "
-                        "is right, then run the same command again"
+                        f"no sign of {names} within {wait_seconds:.0f} s; check that it runs and that its address is "
+                        "right, then run the same command again"
                     )
                 if now - last_line > max(LINE_SECONDS, min(60, (now - start) / 10)):
                     last_line = now
                     print(
-                        f"waiting for {names}, {now - start:.0f} s so far; see whether it runs and whether its address "
-                        "is right",
+                        f"waiting for {names}, {now - start:.0f} s so far; check that it runs and that its address is "
+                        "right",
                         file=sys.stderr,
                         flush=True,
                     )
