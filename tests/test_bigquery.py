@@ -485,9 +485,16 @@ def test_wrong_queries(metadata_csv: Path, tmp_path: Path) -> None:
     for query in ("SELECT FROM WHERE", "SELECT 'no end"):
         with pytest.raises(UserError, match="not valid SQL"):
             bigquery.main([here, f"--sql={query}"])
-    with pytest.raises(UserError, match="runs on BigQuery only: LIMIT inside ARRAY_AGG is not supported in DuckDB"):
-        bigquery.main([here, "--sql=SELECT ARRAY_AGG(title LIMIT 2) FROM `bigquery-public-data.the_met.objects`"])
-    for query in ("", "DROP TABLE x", "SELECT 1; SELECT 2", f"COPY (SELECT 1) TO '{tmp_path}/x'"):
+    table = "`bigquery-public-data.the_met.objects`"
+    with pytest.raises(
+        UserError, match=r"runs on BigQuery only, if at all: the function INITCAP; doc/sql.md says what"
+    ):
+        bigquery.main([here, f"--sql=SELECT INITCAP(title) FROM {table}"])
+    with pytest.raises(UserError, match=r"^the query ends with an error: division by zero$"):
+        bigquery.main([here, "--sql=SELECT 1 / 0"])
+    with pytest.raises(UserError, match=r"^the query ends with an error: Overflow in multiplication of INT64"):
+        bigquery.main([here, f"--sql=SELECT 9223372036854775807 * object_id FROM {table} WHERE object_id > 1"])
+    for query in ("", "DROP TABLE x", "SELECT 1; SELECT 2", "EXPLAIN SELECT 1", f"COPY (SELECT 1) TO '{tmp_path}/x'"):
         with pytest.raises(UserError, match="must be one SELECT"):
             bigquery.main([here, f"--sql={query}"])
     with pytest.raises(UserError, match="do not go with a query of your own"):

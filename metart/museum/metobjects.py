@@ -8,14 +8,18 @@ import re
 from typing import Any, NamedTuple
 
 import duckdb
-import sqlglot
-from sqlglot import exp
 
 from metart.common.flags import UserError
+from metart.museum.dialect.queries import Tables, translate
+from metart.museum.dialect.values import BOOL, INT64, STRING, explain
 from metart.museum.metadata_file import MetadataFile, column_name, find_fault, open_metadata_file
 
 PAGE_ROWS = 10_000
-MAX_THREADS = 4  # Each holds buffers of 32 MB for the CSV.
+DUCKDB: dict[str, str | bool | int | float | list[str]] = {
+    "threads": min(4, os.cpu_count() or 1),  # Each holds buffers of 32 MB for the CSV.
+    # They compute beforehand what CASE and COALESCE may leave out, and end with its errors.
+    "disabled_optimizers": "common_subexpressions,expression_rewriter,statistics_propagation",
+}
 
 # Columns of BigQuery's table that are not STRING; the CSV names them in words ("Is Public Domain").
 COLUMN_TYPES = {
@@ -26,6 +30,7 @@ COLUMN_TYPES = {
     "object_begin_date": "BIGINT",
     "object_end_date": "BIGINT",
 }
+BIGQUERY_TYPES = {"BIGINT": INT64, "BOOLEAN": BOOL, "VARCHAR": STRING}
 
 
 class Table(NamedTuple):
@@ -43,23 +48,23 @@ def open_metadata_csv(location: str | Path) -> Iterator[Callable[[str], Table]]:
         location: A file or pipe, or an http(s) address of MetObjects.csv, plain or gzipped.
     """
     with open_metadata_file(location) as file:
-        database = duckdb.connect(config={"threads": min(MAX_THREADS, os.cpu_count() or 1)})
+        database = duckdb.connect(config=DUCKDB)
         try:
-            create_tables(database, file)
+            tables = create_tables(database, file)
 
             def query(sql: str) -> Table:
-                database.execute(to_duckdb(sql))
-                assert database.description
-                return Table([column[0] for column in database.description], _fetch_all(database))
+                translation = translate(sql, tables)
+                database.execute(translation.sql)
+                return Table(translation.columns, _fetch_all(database))
 
             yield query
         except duckdb.InterruptException:
             raise KeyboardInterrupt from None
-        except duckdb.BinderException as error:
-            columns = ", ".join(map(column_name, file.header))
-            raise UserError(f"{_reason(error)}; the columns of {location} are: {columns}") from None
+        except (duckdb.BinderException, duckdb.NotImplementedException) as error:
+            raise UserError(f"this query runs on BigQuery only, if at all; DuckDB says: {_reason(error)}") from None
         except duckdb.Error as error:
-            raise UserError(find_fault(file, COLUMN_TYPES) or f"{location}: {_reason(error)}") from None
+            reason = explain(error) or find_fault(file, COLUMN_TYPES) or f"{location}: {_reason(error)}"
+            raise UserError(reason) from None
         finally:
             database.close()
 
@@ -70,8 +75,12 @@ def _reason(error: duckdb.Error) -> str:
     return re.sub(r"Original Line: .*\n", "", reason)[:500]
 
 
-def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> None:
-    """Gives the CSV the name and the columns of BigQuery's `objects`; `images` exists but is empty."""
+def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> Tables:
+    """Gives the CSV the name and the columns of BigQuery's `objects`; `images` exists but is empty.
+
+    Returns:
+        Name and type of the columns of both.
+    """
 
     def quote(text: str) -> str:
         return "'" + text.replace("'", "''") + "'"
@@ -91,25 +100,13 @@ def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> No
             {quote(file.pattern)}, columns = {{{types}}}, auto_detect = false, header = true, nullstr = '',
             compression = {quote("gzip" if file.is_gzipped else "none")},
             delim = ',', quote = '"', escape = '"')""")
-
-
-def to_duckdb(sql: str) -> str:
-    """Translates one SELECT from BigQuery's dialect."""
-    try:
-        query, *others = sqlglot.parse(sql, read="bigquery")
-    except (sqlglot.ParseError, sqlglot.TokenError) as error:
-        raise UserError(f"the query is not valid SQL: {str(error).splitlines()[0]}") from None
-    if others or not isinstance(query, exp.Query):
-        raise UserError("the query must be one SELECT statement")
-    named = (exp.Alias, exp.Column, exp.Dot, exp.Star)
-    nameless = [column for column in query.selects if not isinstance(column, named)]
-    for index, column in enumerate(nameless):  # As BigQuery calls them.
-        column.replace(exp.alias_(column.copy(), f"f{index}_"))
-    try:
-        # Quoted, since names in BigQuery may have a dash: bigquery-public-data.
-        return query.sql(dialect="duckdb", identify=True, unsupported_level=sqlglot.ErrorLevel.RAISE)
-    except sqlglot.UnsupportedError as error:
-        raise UserError(f"the query runs on BigQuery only: {error}") from None
+    return {
+        f"bigquery-public-data.the_met.{table}": [
+            (name, BIGQUERY_TYPES[kind])
+            for name, kind, *_ in database.execute(f'DESCRIBE "bigquery-public-data".the_met.{table}').fetchall()
+        ]
+        for table in ("objects", "images")
+    }
 
 
 def _fetch_all(database: duckdb.DuckDBPyConnection) -> Iterator[Sequence[Any]]:

@@ -1,0 +1,230 @@
+"""bigquery.py's SQL on the CSV against ZetaSQL, Google's own engine of BigQuery's dialect."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+import csv
+import os
+from pathlib import Path
+from random import Random
+from typing import Any, NamedTuple
+
+import duckdb
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+import pytest
+import sql
+from sql_grammar import BY_RESULT, COLUMNS, ORDERED, TABLE, Grammar, column_names, rows
+from sql_queries import Queries
+from zetasql_engine import Engine, Failed, Invalid
+
+from metart.common.flags import UserError
+from metart.museum.dialect import aggregates, dates, functions, rules
+from metart.museum.dialect.queries import Tables, translate
+from metart.museum.dialect.values import explain
+from metart.museum.metadata_file import column_name, open_metadata_file
+from metart.museum.metobjects import DUCKDB, create_tables
+
+# The long run: MET_ART_EXPRESSIONS=100000 .venv/bin/pytest tests/test_dialect.py -k random_expressions
+EXPRESSIONS = int(os.environ.get("MET_ART_EXPRESSIONS", "2000"))
+QUERIES = EXPRESSIONS // 10
+BATCH = 20  # Expressions in one query.
+SEED = int(os.environ.get("MET_ART_SEED", "0"))
+
+
+class Answer(NamedTuple):
+    """What a query comes to: rows; `failed` while it runs; `invalid`; `refused` by the CSV only."""
+
+    kind: str
+    rows: Sequence[list[Any]] = ()
+    message: str = ""
+
+
+class Both:
+    """The CSV and ZetaSQL with the same rows."""
+
+    def __init__(self, path: Path) -> None:
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([list(COLUMNS), *rows()])
+        self.database = duckdb.connect(config={**DUCKDB, "threads": 1})
+        with open_metadata_file(path) as file:
+            self.tables: Tables = create_tables(self.database, file)
+        types = {column_name(header): kind for header, (kind, _) in COLUMNS.items()}
+        self.engine = Engine({TABLE.strip("`"): (types, rows())})
+        self.counts: Counter[str] = Counter()
+
+    def on_csv(self, query: str) -> Answer:
+        try:
+            found = self.database.execute(translate(query, self.tables).sql).fetchall()
+            return Answer("rows", [list(row) for row in found])
+        except UserError as error:
+            kind = "refused" if "runs on BigQuery only" in str(error) else "invalid"
+            return Answer(kind, message=str(error))
+        except duckdb.Error as error:
+            if not (message := explain(error)):
+                raise
+            return Answer("refused" if "runs on BigQuery only" in message else "failed", message=message)
+
+    def on_zetasql(self, query: str) -> Answer:
+        try:
+            return Answer("rows", self.engine.query(query)[1])
+        except Failed as error:
+            return Answer("failed", message=str(error))
+        except Invalid as error:
+            # It computes constants, such as the pattern of LIKE, beforehand.
+            return Answer("failed" if "OUT_OF_RANGE" in str(error) else "invalid", message=str(error))
+
+    def compare(self, query: str, exactly: bool = True) -> str:
+        """Asks both; returns the kind of their answer, once it is the same or the CSV's is a refusal.
+
+        Args:
+            exactly: FLOAT64 to the last digit, and errors also where the result does not depend on what fails, such as
+                a column that is not used; BigQuery leaves that open.
+        """
+        own = self.on_csv(query)
+        if own.kind != "refused":
+            other = self.on_zetasql(query)
+            same = own.kind == other.kind or (own.kind, other.kind) == ("invalid", "failed")
+            if not exactly and {own.kind, other.kind} == {"rows", "failed"} and (own.rows or not other.rows):
+                self.counts["open"] += 1
+                return "open"
+            if own.kind == "rows" and same:
+                left, right = ([spelled(row, exactly) for row in answer.rows] for answer in (own, other))
+                if "ORDER BY" not in query.rpartition(")")[2]:
+                    left, right = sorted(left), sorted(right)
+                same = left == right
+            assert same, f"{query}\n\nCSV: {own}\n\nZetaSQL: {other}"
+        self.counts[own.kind] += 1
+        return own.kind
+
+
+def spelled(value: Any, exactly: bool) -> str:
+    """Returns a value as text, in which -0.0 is not 0.0, if exactly."""
+    if isinstance(value, float) and not exactly:
+        return f"{value + 0:.12g}"
+    if isinstance(value, list):
+        return f"[{', '.join(spelled(one, exactly) for one in value)}]"
+    return repr(value)
+
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    made = Both(tmp_path_factory.mktemp("csv") / "MetObjects.csv")
+    yield made
+    print(dict(made.counts))
+
+
+def of_all_rows(*expressions: str, where: str = "TRUE") -> str:
+    listed = ", ".join(f"{expression} AS v{number}" for number, expression in enumerate(expressions))
+    return f"SELECT {listed} FROM {TABLE} WHERE {where} ORDER BY object_id"
+
+
+def compare_expressions(both: Both, expressions: list[str]) -> None:
+    """Compares expressions: those with values all at once, the others one by one, also on single rows."""
+    with_values = []
+    for expression in expressions:
+        if both.on_csv(of_all_rows(expression)).kind == "rows":
+            with_values.append(expression)
+        elif both.compare(of_all_rows(expression)) == "failed":
+            row = 1 + len(expression) % len(rows())
+            both.compare(of_all_rows(expression, where=f"object_id = {row}"))
+    try:
+        both.compare(of_all_rows(*with_values, "1"))
+    except AssertionError:
+        for expression in with_values:
+            both.compare(of_all_rows(expression))
+        raise
+    both.counts["expressions"] += len(expressions)
+
+
+def test_every_rule(both: Both) -> None:
+    """Each rule gives at least one value, and never another one than ZetaSQL."""
+    listed = [
+        *rules.OPERATORS,
+        *rules.CONDITIONS,
+        *functions.NUMBERS,
+        *functions.STRINGS,
+        *functions.ARRAYS,
+        *dates.DATES,
+    ]
+    for number, rule in enumerate(listed):
+        if rule.name == "CURRENT_DATE":
+            continue
+        rng = Random(number)
+        kinds: list[str] = []
+        while "rows" not in kinds:
+            assert len(kinds) < 300, f"{rule} never gives a value: {kinds}"
+            kind = {"T": "STRING", "O": rng.choice(ORDERED), "ARRAY<T>": "ARRAY<INT64>"}.get(rule.result, rule.result)
+            kinds.append(both.compare(of_all_rows(Grammar(rng, column_names()).call(rule, kind, depth=1))))
+    assert not set(BY_RESULT) - {
+        "T",
+        "O",
+        "ARRAY<T>",
+        *rules.DUCKDB_TYPES,
+        *(f"ARRAY<{kind}>" for kind in rules.DUCKDB_TYPES),
+    }
+    names = {rule.name for rule in (*listed, *aggregates.AGGREGATES, *aggregates.WINDOW_FUNCTIONS)}
+    casts = [cast for cast in rules.CASTS if cast.source != cast.target]
+    assert len(names) + len(casts) >= 150
+
+
+def test_random_expressions(both: Both) -> None:
+    before = both.counts["expressions"]
+
+    @settings(
+        max_examples=EXPRESSIONS // BATCH,
+        deadline=None,
+        database=None,
+        derandomize=not SEED,
+        phases=[Phase.generate, Phase.shrink],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, 2**48), st.integers(1, 3))
+    def compare_some(seed: int, depth: int) -> None:
+        grammar = Grammar(Random(f"{SEED} {seed}"), column_names())
+        compare_expressions(both, [grammar.any(depth) for _ in range(BATCH)])
+
+    compare_some()
+    assert both.counts["expressions"] - before >= EXPRESSIONS - BATCH
+
+
+def test_random_queries(both: Both) -> None:
+    @settings(
+        max_examples=QUERIES,
+        deadline=None,
+        database=None,
+        derandomize=not SEED,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(st.integers(0, 2**48))
+    def compare_one(seed: int) -> None:
+        both.compare(Queries(Random(f"{SEED} {seed}")).any(), exactly=False)
+
+    compare_one()
+
+
+@pytest.mark.slow
+def test_every_letter(both: Both) -> None:
+    """UPPER, LOWER, TRIM and NORMALIZE of all characters; few are refused."""
+
+    def compare_all(function: str, first: int, last: int) -> int:
+        codes = f"UNNEST(GENERATE_ARRAY({first}, {last})) AS code"
+        kind = both.compare(f"SELECT {function} FROM {codes}, UNNEST([CHR(code)]) AS one ORDER BY code")
+        if kind == "rows" or first == last:
+            return int(kind != "rows")
+        middle = (first + last) // 2
+        return compare_all(function, first, middle) + compare_all(function, middle + 1, last)
+
+    def count_refused(function: str) -> int:
+        surrogates = range(0xD800, 0xE000)
+        return sum(compare_all(function, n, n + 2047) for n in range(0, 0x20000, 2048) if n not in surrogates)
+
+    assert count_refused("UPPER(one)") < 140 and count_refused("LOWER(one)") < 30
+    assert not count_refused("NORMALIZE(one)") and not count_refused("LENGTH(TRIM(one))")
+
+
+def test_the_page_of_what_runs_on_both_is_current() -> None:
+    assert sql.page() == sql.OUTPUT.read_text(encoding="utf-8"), "run: python doc/sql.py"
