@@ -38,8 +38,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     flags = build_parser().parse_args()
-    if flags.precision == "bfloat16":
-        keras.mixed_precision.set_global_policy("mixed_bfloat16")
+    if flags.device == "cpu":
+        tf.config.set_visible_devices([], "GPU")
+    for gpu in tf.config.get_visible_devices("GPU"):
+        tf.config.experimental.set_memory_growth(gpu, True)
+    if flags.precision != "float32":
+        keras.mixed_precision.set_global_policy(f"mixed_{flags.precision}")
     shape = (flags.image_size, flags.image_size, 3)
     model = keras.applications.InceptionV3(weights=None, input_shape=shape, classes=flags.num_classes)
     model.compile(
@@ -53,7 +57,8 @@ def main() -> None:
     batches = tf.data.Dataset.from_tensors((images, labels)).repeat()
     stopwatch = Stopwatch(flags.batch_size)
     model.fit(batches, steps_per_epoch=flags.steps, verbose=0, callbacks=[EndOfStep(stopwatch)])
-    stopwatch.print_report()
+    on_gpu = bool(tf.config.get_visible_devices("GPU"))
+    stopwatch.print_report(tf.config.experimental.get_memory_info("GPU:0")["peak"] if on_gpu else None)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Measures the training step of a peer: timm's inception_v3 on PyTorch, channels last, the same batch each time.
+"""Measures the training step of a peer: a network of timm's on PyTorch, channels last, the same batch each time.
 
     python benchmarks/peer_timm.py --precision=bfloat16
 
@@ -60,35 +60,43 @@ import torch  # noqa: E402
 
 def build_parser() -> argparse.ArgumentParser:
     parser = peer_parser(__doc__, image_size="pixels; with fewer, the auxiliary head does not fit")
+    parser.add_argument("--model_name", default="inception_v3", help="timm's name")
     parser.add_argument("--compile", action="store_true", help="with torch.compile; needs a C++ compiler")
     return parser
 
 
 def main() -> None:
     flags = build_parser().parse_args()
+    on_gpu = flags.device == "gpu"
+    device = torch.device("cuda" if on_gpu else "cpu")
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(0)
-    model = timm.create_model("inception_v3", num_classes=flags.num_classes, aux_logits=True)
-    model = model.train().to(memory_format=torch.channels_last)
+    with_auxiliary_head = {"aux_logits": True} if flags.model_name == "inception_v3" else {}
+    model = timm.create_model(flags.model_name, num_classes=flags.num_classes, **with_auxiliary_head)
+    model = model.train().to(device, memory_format=torch.channels_last)
     images = torch.rand(flags.batch_size, 3, flags.image_size, flags.image_size) * 2 - 1
-    images = images.to(memory_format=torch.channels_last)
-    labels = torch.randint(0, flags.num_classes, (flags.batch_size,))
+    images = images.to(device, memory_format=torch.channels_last)
+    labels = torch.randint(0, flags.num_classes, (flags.batch_size,), device=device)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.001, fused=True)
     cross_entropy = torch.nn.CrossEntropyLoss(label_smoothing=0.1)
 
     def forward() -> torch.Tensor:
+        if not with_auxiliary_head:
+            return cross_entropy(model(images), labels)
         logits, auxiliary_logits = model(images)
         return cross_entropy(logits, labels) + AUXILIARY_LOSS_WEIGHT * cross_entropy(auxiliary_logits, labels)
 
     loss_of_batch = torch.compile(forward) if flags.compile else forward
-    stopwatch = Stopwatch(flags.batch_size)
+    stopwatch = Stopwatch(flags.batch_size, torch.cuda.synchronize if on_gpu else lambda: None)
     for _ in range(flags.steps):
         optimizer.zero_grad()
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=flags.precision == "bfloat16"):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=flags.precision == "bfloat16"):
             loss = loss_of_batch()
         loss.backward()
         optimizer.step()
         stopwatch.step_done()
-    stopwatch.print_report()
+    stopwatch.print_report(torch.cuda.max_memory_allocated() if on_gpu else None)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The standard library is enough for it: PyTorch and timm have an environment of t
 """
 
 import argparse
+from collections.abc import Callable
 import json
 import time
 
@@ -12,7 +13,8 @@ def peer_parser(description: str | None, image_size: str) -> argparse.ArgumentPa
     """Returns the flags that table.py gives to every peer; `image_size` says what its network takes."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
-    add("--precision", default="float32", choices=("float32", "bfloat16"))
+    add("--device", default="cpu", choices=("cpu", "gpu"))
+    add("--precision", default="float32", choices=("float32", "bfloat16", "float16"), help="float32 is TF32 on a GPU")
     add("--image_size", type=int, default=299, help=image_size)
     add("--batch_size", type=int, default=32)
     add("--num_classes", type=int, default=100)
@@ -23,16 +25,29 @@ def peer_parser(description: str | None, image_size: str) -> argparse.ArgumentPa
 class Stopwatch:
     """Counts from the end of the first step on, as train_image_classifier.py does: that one compiles."""
 
-    def __init__(self, batch_size: int):
+    def __init__(self, batch_size: int, wait: Callable[[], None] = lambda: None):
+        """Takes what waits until the device has done all it was asked to, for a peer that does not wait by itself."""
         self._batch_size = batch_size
-        self._ends: list[float] = []
+        self._wait = wait
+        self._steps = 0
+        self._first_end = 0.0
 
     def step_done(self) -> None:
         """To be called at the end of each step."""
-        self._ends.append(time.monotonic())
+        self._steps += 1
+        if self._steps == 1:
+            self._wait()
+            self._first_end = time.monotonic()
 
-    def print_report(self) -> None:
-        """Prints images a second and when the first step had ended, by the clock that all processes share, as JSON."""
-        seconds_per_step = (self._ends[-1] - self._ends[0]) / (len(self._ends) - 1)
-        report = {"images_per_second": self._batch_size / seconds_per_step, "first_step_at": self._ends[0]}
+    def print_report(self, device_bytes: float | None = None) -> None:
+        """Prints images a second and when the first step had ended, by the clock that all processes share, as JSON.
+
+        Args:
+            device_bytes: The most memory of a GPU that was in use.
+        """
+        self._wait()
+        seconds_per_step = (time.monotonic() - self._first_end) / (self._steps - 1)
+        report = {"images_per_second": self._batch_size / seconds_per_step, "first_step_at": self._first_end}
+        if device_bytes is not None:
+            report["device_megabytes"] = device_bytes / 1e6
         print(json.dumps(report))

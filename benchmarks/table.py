@@ -12,6 +12,10 @@ meets them all. Medians count. The machine should do nothing else. Safe to run a
 PyTorch and timm, which --peers_python has, go into an environment of their own:
 
     python3 -m venv peers && peers/bin/pip install --no-deps -r requirements/benchmarks.txt
+
+On a GPU, with requirements/gpu.lock and a PyTorch that computes there:
+
+    python benchmarks/table.py --work_dir=measured --device=gpu --batch_sizes 32 128 256 --steps=50 --peers_python=…
 """
 
 import argparse
@@ -45,7 +49,8 @@ HEAD_STEPS = 20  # Times as many steps for the head alone, which takes milliseco
 PICTURE_SIDE, JPEG_QUALITY = 625, 95
 MANY = 10  # Times as many pictures, to see whether speed and memory stay.
 KILOBYTES_PER_MEGABYTE = 1024  # Linux counts ru_maxrss in kilobytes.
-PRECISIONS = ("float32", "bfloat16")
+PRECISIONS = {"cpu": ("float32", "bfloat16"), "gpu": ("float32", "auto")}  # Of ours, by device.
+TIMM_NAMES = {"resnet_v1_50": "resnet50"}  # The others have slim's.
 CORES = len(os.sched_getaffinity(0))
 
 # Names of measurements that are compared.
@@ -61,6 +66,7 @@ COLUMNS = {  # Figure: (heading, format).
     "first_step_seconds": ("start to first step, s", "{:.1f}"),
     "seconds": ("start to end, s", "{:.1f}"),
     "peak_megabytes": ("memory, MB", "{:,.0f}"),
+    "device_megabytes": ("of the GPU, MB", "{:,.0f}"),
 }
 
 Figures = dict[str, float]
@@ -75,7 +81,8 @@ def build_parser() -> Parser:
     add("--models", nargs="+", default=["inception_v3", "resnet_v1_50"], help="the first one reads records, too")
     add("--head_scope", default="InceptionV3/Logits", help="of the first one: what trains alone on kept features")
     add("--image_size", type=number(int, 32), help="pixels; default: each network's own")
-    add("--batch_size", type=number(int, 1), default=32)
+    add("--batch_sizes", type=number(int, 1), nargs="+", default=[32], help="of bare steps; the last reads records")
+    add("--device", default="cpu", choices=PRECISIONS)
     add("--steps", type=number(int, 2), default=10, help="of training; the first is not counted")
     add("--pictures", type=number(int, 20), default=1000, help=f"in the smaller data set; {MANY} x in the larger")
     add("--peers_python", type=Path, help="interpreter that has PyTorch and timm; without it they are left out")
@@ -161,12 +168,38 @@ def classify_further(checkpoint_path: Path, folder: Path, pictures: int) -> Figu
     return {"images_per_second": (pictures - 1) / (all_of_them["seconds"] - one["seconds"])}
 
 
+def steps(flags: argparse.Namespace, size: Sequence[str]) -> dict[str, Callable[[], Figures]]:
+    """Returns the measurements of bare training steps, ours and those of the peers, by their names."""
+    on_gpu = flags.device == "gpu"
+    contestants: list[tuple[str, str, str | Path, list[str]]] = []
+    for model in flags.models:
+        for precision in PRECISIONS[flags.device]:
+            of_model = [f"--model_name={model}", f"--precision={precision}"]
+            contestants.append((f"step of {model}, {precision}", "training", sys.executable, of_model))
+        for precision in ("float32", "bfloat16") if flags.peers_python else ():
+            of_model = [f"--model_name={TIMM_NAMES.get(model, model)}", f"--precision={precision}"]
+            contestants.append((f"{TIMM}, {model}, {precision}", "peer_timm", flags.peers_python, of_model))
+            if on_gpu:
+                name = f"{TIMM}, {model}, {precision}, compiled"
+                contestants.append((name, "peer_timm", flags.peers_python, [*of_model, "--compile"]))
+    for precision in ("float32", "float16" if on_gpu else "bfloat16"):
+        contestants.append((f"{KERAS}, {precision}", "peer_keras", sys.executable, [f"--precision={precision}"]))
+    common = [f"--device={flags.device}", f"--steps={flags.steps}", *size]
+    return {
+        f"batch {batch_size}: {name}": functools.partial(
+            measure, f"benchmarks/{script}.py", f"--batch_size={batch_size}", *common, *more, python=python
+        )
+        for batch_size in flags.batch_sizes
+        for name, script, python, more in contestants
+    }
+
+
 def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
     """Returns what there is to measure, by the name it has in the tables, in the order of a round."""
     few, many, logs = (flags.work_dir / name for name in ("few", "many", "logs"))
     checkpoint = f"--checkpoint_path={logs}"
     size = [f"--image_size={flags.image_size}"] if flags.image_size else []
-    step = [f"--batch_size={flags.batch_size}", f"--steps={flags.steps}", *size]
+    batch_size = flags.batch_sizes[-1]
 
     def train(train_dir: Path, dataset_dir: Path, steps: int, *more: str) -> Figures:
         shutil.rmtree(train_dir, ignore_errors=True)
@@ -175,7 +208,8 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
             f"--train_dir={train_dir}",
             f"--dataset_dir={dataset_dir}",
             f"--model_name={flags.models[0]}",
-            f"--batch_size={flags.batch_size}",
+            f"--batch_size={batch_size}",
+            f"--clone_on_cpu={flags.device == 'cpu'}",
             f"--max_number_of_steps={steps}",
             *([f"--train_image_size={flags.image_size}"] if flags.image_size else []),
             *more,
@@ -190,19 +224,13 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
         ),
         CONVERT_FEW: lambda: convert(few, flags.pictures),
         CONVERT_MANY: lambda: convert(many, flags.pictures * MANY),
-        "input pipeline, one core": lambda: measure("benchmarks/pipeline.py", f"--dataset_dir={many}", *size),
     }
-    contestants = {
-        f"step of {model}": ("training", sys.executable, [f"--model_name={model}"]) for model in flags.models
-    }
-    contestants[KERAS] = ("peer_keras", sys.executable, [])
-    if flags.peers_python:
-        contestants[TIMM] = ("peer_timm", flags.peers_python, [])
-    for name, (script, python, more) in contestants.items():
-        for precision in PRECISIONS:
-            found[f"{name}, {precision}"] = functools.partial(
-                measure, f"benchmarks/{script}.py", f"--precision={precision}", *step, *more, python=python
+    for cores in (1, 2, 4, 8, 16):
+        if cores <= CORES:
+            found[f"input pipeline, cores: {cores}"] = functools.partial(
+                measure, "benchmarks/pipeline.py", f"--dataset_dir={many}", f"--cores={cores}", *size
             )
+    found |= steps(flags, size)
     found |= {
         TRAIN_FEW: lambda: train(logs, few, flags.steps * RECORDS_STEPS),
         TRAIN_MANY: lambda: train(logs, many, flags.steps * RECORDS_STEPS),
@@ -213,9 +241,10 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
             checkpoint,
             f"--trainable_scopes={flags.head_scope}",
             "--feature_views=1",
+            "--allow_seen_pictures",  # The two data sets have the same ones.
         ),
     }
-    for precision in PRECISIONS:
+    for precision in PRECISIONS[flags.device]:
         found[f"{EVALUATION}, {precision}"] = functools.partial(
             measure, "benchmarks/evaluation.py", checkpoint, f"--dataset_dir={many}", f"--precision={precision}"
         )
@@ -227,48 +256,63 @@ def measurements(flags: argparse.Namespace) -> dict[str, Callable[[], Figures]]:
     }
 
 
-def ratios(model: str) -> list[tuple[str, str, str, str, str]]:
+def ratios(models: Sequence[str], batch_sizes: Sequence[int]) -> list[tuple[str, str, str, str, str]]:
     """Returns (text, figure, first, second, aim) of each comparison.
 
     `first` and `second` name measurements; without the precision, the best one counts.
     """
-    ours = f"step of {model}"
-    return [
+    found = [
         ("`convert.py`, of decoding alone", "images_per_second", CONVERT_MANY, DECODE, "0.85"),
         (f"memory of `convert.py`, {MANY} x the pictures", "peak_megabytes", CONVERT_MANY, CONVERT_FEW, "1"),
-        (f"step of {model}, of {TIMM}", "images_per_second", ours, TIMM, "1.2"),
-        (f"step of {model}, of {KERAS}", "images_per_second", ours, KERAS, "2"),
-        (f"step of {model}, of its own float32", "images_per_second", ours, f"{ours}, float32", "2.5"),
+    ]
+    for batch_size in batch_sizes:
+        at = f"batch {batch_size}: "
+        for model in models:
+            ours = f"step of {model}"
+            for text, second, aim in (
+                (f"{TIMM}, {model}", f"{TIMM}, {model}", "1.2"),
+                (KERAS, KERAS, "2"),
+                ("its own float32", f"{ours}, float32", "2.5"),
+            ):
+                if second != KERAS or model == "inception_v3":
+                    found.append((f"{at}{ours}, of {text}", "images_per_second", at + ours, at + second, aim))
+    ours = f"batch {batch_sizes[-1]}: step of {models[0]}"
+    found += [
         ("training from records, of the step alone", "images_per_second", TRAIN_MANY, ours, "0.95"),
         ("epoch of the head alone, of an epoch of all", "images_per_second", HEAD, TRAIN_FEW, "50"),
         ("evaluation, of its own float32", "images_per_second", EVALUATION, f"{EVALUATION}, float32", "1.3"),
         (f"speed of training, {MANY} x the records", "images_per_second", TRAIN_MANY, TRAIN_FEW, "1"),
         (f"memory of training, {MANY} x the records", "peak_megabytes", TRAIN_MANY, TRAIN_FEW, "1"),
     ]
+    return found
 
 
 def print_figures(measured: Mapping[str, Sequence[Figures]]) -> None:
     """Prints the medians as a table."""
-    print("| | " + " | ".join(heading for heading, _ in COLUMNS.values()) + " | rounds |")
-    print("|---" + "|---:" * (len(COLUMNS) + 1) + "|")
+    columns = {name: of for name, of in COLUMNS.items() if any(name in rounds[0] for rounds in measured.values())}
+    print("| | " + " | ".join(heading for heading, _ in columns.values()) + " | rounds |")
+    print("|---" + "|---:" * (len(columns) + 1) + "|")
     for name, rounds in measured.items():
         cells = [
             form.format(statistics.median(figures[column] for figures in rounds)) if column in rounds[0] else ""
-            for column, (_, form) in COLUMNS.items()
+            for column, (_, form) in columns.items()
         ]
         print(f"| {name} | {' | '.join(cells)} | {len(rounds)} |")
 
 
-def print_ratios(measured: Mapping[str, Sequence[Figures]], model: str) -> None:
+def print_ratios(
+    measured: Mapping[str, Sequence[Figures]], comparisons: Sequence[tuple[str, str, str, str, str]]
+) -> None:
     """Prints the medians of the ratios within a round as a table."""
 
     def best(kind: str, figure: str) -> list[float]:
-        names = [kind, *(f"{kind}, {precision}" for precision in PRECISIONS)]
-        series = [[figures[figure] for figures in measured[name]] for name in names if name in measured]
+        variant = re.compile(re.escape(kind) + "(, (float32|bfloat16|float16|auto))?(, compiled)?")
+        names = [name for name in measured if variant.fullmatch(name)]
+        series = [[figures[figure] for figures in measured[name]] for name in names]
         return max(series, key=statistics.median, default=[])
 
     print("| | ratio | aim |\n|---|---:|---:|")
-    for text, figure, first, second, aim in ratios(model):
+    for text, figure, first, second, aim in comparisons:
         values = [a / b for a, b in zip(best(first, figure), best(second, figure), strict=False)]
         if values:
             print(f"| {text} | {statistics.median(values):.2f} | {aim} |")
@@ -295,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     measured = {name: rounds for name, rounds in measured.items() if rounds}
     print_figures(measured)
     print()
-    print_ratios(measured, flags.models[0])
+    print_ratios(measured, ratios(flags.models, flags.batch_sizes))
 
 
 if __name__ == "__main__":

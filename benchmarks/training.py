@@ -15,7 +15,7 @@ from stopwatch import Stopwatch
 from metart.networks.slim_compat import tf
 from metart.common.flags import Parser, number, run, select
 from metart.networks import registry
-from metart.networks.session import Device
+from metart.networks.session import PRECISIONS, Device
 from metart.training import training_graph
 from metart.training.cluster import Cluster
 from metart.training.training_graph import Recipe
@@ -26,7 +26,8 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model_name", default="inception_v3", choices=registry.NETWORKS, metavar="NAME")
-    add("--precision", default="auto")
+    add("--device", default="cpu", choices=("cpu", "gpu"))
+    add("--precision", default="auto", choices=PRECISIONS)
     add("--image_size", type=number(int, 32), help="pixels; default: the network's own")
     add("--batch_size", type=number(int, 1), default=32)
     add("--num_classes", type=number(int, 2), default=100)
@@ -36,9 +37,9 @@ def build_parser() -> Parser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
-    device = Device(flags.precision, use_gpu=False)
+    device = Device(flags.precision, use_gpu=flags.device == "gpu")
     # All else as the script has it by default.
-    defaults = train_image_classifier.build_parser().parse_args(["--train_dir=", "--dataset_dir="])
+    defaults = train_image_classifier.build_parser().parse_args(["--train_dir=.", "--dataset_dir=."])
     recipe = select(Recipe, vars(defaults))._replace(model_name=flags.model_name, precision=device.arithmetic)
     size = flags.image_size or registry.NETWORKS[flags.model_name].image_size
     random = np.random.default_rng(0)
@@ -61,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                     {model.learning_rate: defaults.learning_rate, **requests},
                 )
                 stopwatch.step_done()
-    stopwatch.print_report()
+    stopwatch.print_report(tf.config.experimental.get_memory_info("GPU:0")["peak"] if device.has_gpu else None)
 
 
 if __name__ == "__main__":
