@@ -149,7 +149,7 @@ def _make_client(project: str | None, api_endpoint: str | None) -> bigquery.Clie
     without = "or work without an account: --metadata_csv=MetObjects.csv"
     try:
         credentials, default_project = google.auth.default(bigquery.Client.SCOPE)
-    except Exception as error:  # A file of other JSON brings about any kind.
+    except Exception as error:  # A file of other JSON can raise any kind of error.
         reason = str(getattr(error, "strerror", None) or (error.args or [error])[0]).rstrip(".")
         if "credentials were not found" in reason:
             raise UserError(

@@ -1,6 +1,6 @@
 #!/bin/sh
 # From nothing to a named culture: the commands of the README on the sample pictures, in the folder demo/.
-# Safe to run again: what is there already is not made again. To start afresh, delete demo/.
+# Safe to run again: what is there already is not made again. To start from scratch, delete demo/.
 set -eu
 unset CDPATH
 cd "$(dirname "$0")"

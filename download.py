@@ -82,7 +82,7 @@ def build_parser() -> Parser:
     add("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once")
     add("--requests_per_second", type=number(float, 0.01), default=10, help="limit for each host, shared by all shards")
     add("--timeout_seconds", type=number(float, 0.1), default=60, help="limit for one download")
-    add("--pause_seconds", type=number(float, 0), default=30, help="first pause of a host that blocks robots; doubles")
+    add("--pause_seconds", type=number(float, 0), default=30, help="first pause for a host that blocks robots; doubles")
     add("--max_failed_percent", type=number(float, 0, 100), default=10, help="fail if more artworks have no photograph")
     add("--contact", default="", help="your e-mail or web address, for the hosts' administrators")
     add("--num_shards", type=number(int, 1), default=1, help="split the list over this many machines")
@@ -116,7 +116,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
                 return web.fetch(address, MAX_PICTURE_BYTES, parse)
         except Unavailable as error:
             reasons[address] = str(error)
-        except Exception as error:  # Whatever a strange answer brings about is for this address alone.
+        except Exception as error:  # Whatever a strange answer causes concerns this address alone.
             reasons[address] = f"{type(error).__name__}: {error}"
     raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
 

@@ -59,8 +59,8 @@ def build_parser() -> Parser:
     add("--max_num_batches", type=number(int, 1), help="stop after this many; default: the whole split")
     parser.add_boolean("calibrate", False, "fit a temperature to this split and save it for classify.py")
     parser.add_boolean("allow_seen_pictures", False, "measure although the checkpoint was trained on such pictures")
-    parser.add_boolean("watch", False, "go on with each new checkpoint, to the last step of the training run")
-    add("--precision", default="float32", choices=PRECISIONS, help="of the arithmetic; auto may be faster")
+    parser.add_boolean("watch", False, "continue with each new checkpoint, to the last step of the training run")
+    add("--precision", default="float32", choices=PRECISIONS, help="number format; auto may be faster")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
     parser.add_ignored("alsologtostderr")
     return parser

@@ -55,7 +55,7 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint_path", type=path, required=True, help="checkpoint, or folder for its newest")
-    add("--export_dir", type=path, required=True, help="folder that gets a folder named after the step")
+    add("--export_dir", type=path, required=True, help="folder in which a folder named after the step is made")
     add("--dataset_dir", type=path, help="folder with the records it was trained on; without it, no 8-bit model")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--eval_dir", type=path, help="folder of its evaluation; default: no figures in the card")

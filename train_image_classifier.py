@@ -7,7 +7,7 @@ Writes  TRAIN_DIR/model.ckpt-N.*, checkpoint, event files for TensorBoard, flags
 
     python train_image_classifier.py --train_dir=logs --dataset_dir=data --max_number_of_steps=100
 
-Safe to run again: it goes on from the newest checkpoint in TRAIN_DIR. Ctrl-C and SIGTERM save one first.
+Safe to run again: it continues from the newest checkpoint in TRAIN_DIR. Ctrl-C and SIGTERM save one first.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -78,35 +78,35 @@ def build_parser() -> Parser:
     add("--batch_size", type=number(int, 1), default=32, help="images in a step")
     add("--max_number_of_steps", type=number(int, 1), help="train up to this step; default: by --num_epochs")
     add("--num_epochs", type=number(float, 0), default=10, help="passes over the data without --max_number_of_steps")
-    add("--optimizer", default="adam", choices=optimizers.OPTIMIZERS, help="rule of the update")
+    add("--optimizer", default="adam", choices=optimizers.OPTIMIZERS, help="how the weights are updated")
     add("--learning_rate", type=number(float, 0), default=0.001, help="the rate after the warm-up")
-    add("--learning_rate_decay_type", default="cosine", choices=optimizers.SCHEDULES, help="course of the rate")
-    add("--end_learning_rate", type=number(float, 0), default=0.00001, help="of cosine and polynomial")
-    add("--learning_rate_decay_factor", type=number(float, 0), default=0.94, help="of exponential")
-    add("--num_epochs_per_decay", type=number(float, 0), default=2.0, help="of exponential")
+    add("--learning_rate_decay_type", default="cosine", choices=optimizers.SCHEDULES, help="how the rate changes")
+    add("--end_learning_rate", type=number(float, 0), default=0.00001, help="for cosine and polynomial")
+    add("--learning_rate_decay_factor", type=number(float, 0), default=0.94, help="for exponential")
+    add("--num_epochs_per_decay", type=number(float, 0), default=2.0, help="for exponential")
     add(
         "--warmup_epochs",
         type=number(float, 0),
-        help="epochs of a rising rate; default: a tenth of the run, at most one",
+        help="epochs in which the rate rises; default: a tenth of the run, at most one",
     )
-    add("--momentum", type=number(float, 0, 1), default=0.9, help="of momentum and rmsprop")
-    add("--rmsprop_decay", type=number(float, 0, 1), default=0.9, help="of the squared gradients' average")
-    add("--opt_epsilon", type=number(float, 0), default=0.0001, help="of rmsprop and adam")
+    add("--momentum", type=number(float, 0, 1), default=0.9, help="for momentum and rmsprop")
+    add("--rmsprop_decay", type=number(float, 0, 1), default=0.9, help="of the average of squared gradients")
+    add("--opt_epsilon", type=number(float, 0), default=0.0001, help="for rmsprop and adam")
     add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the weights' L2 loss; muon has none")
-    add("--min_crop_area", type=number(float, 0.01, 1), default=MIN_CROP_AREA, help="share of a picture seen at least")
+    add("--min_crop_area", type=number(float, 0.01, 1), default=MIN_CROP_AREA, help="smallest share of a picture seen")
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")
-    add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights; evaluation uses them")
+    add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights, which evaluation uses")
     add("--checkpoint_path", type=path, help="weights to start from where TRAIN_DIR has none: file, folder or archive")
     add("--checkpoint_exclude_scopes", default="", help="comma-separated scopes not to take from --checkpoint_path")
     add("--trainable_scopes", default="", help="comma-separated scopes to train; default: all")
     parser.add_boolean("ignore_missing_vars", False, "leave out what --checkpoint_path does not have")
-    parser.add_boolean("allow_seen_pictures", False, "go on although validation pictures were trained on")
-    add("--feature_views", type=number(int, 0), default=4, help="looks at a picture if the head alone is trained")
+    parser.add_boolean("allow_seen_pictures", False, "continue although validation pictures were trained on")
+    add("--feature_views", type=number(int, 0), default=4, help="crops of each picture if the head alone is trained")
     add("--validation_epochs", type=number(float, 0), help="epochs between two measurements on the validation split")
     add("--early_stop", type=number(int, 1), help="stop after this many measurements without a better one")
-    add("--precision", default="auto", choices=PRECISIONS, help="of the arithmetic")
-    add("--random_seed", type=number(int, 0, MAX_SEED), default=0, help="of the first weights, order and crops")
+    add("--precision", default="auto", choices=PRECISIONS, help="number format of the arithmetic")
+    add("--random_seed", type=number(int, 0, MAX_SEED), default=0, help="for the first weights, order and crops")
     add("--log_every_n_steps", type=number(int, 1), default=10, help="steps between two points of the curves")
     add("--save_summaries_secs", type=number(int, 1), default=600, help="seconds between two samples of input pictures")
     add("--save_interval_secs", type=number(int, 1), default=600, help="seconds between two checkpoints")
@@ -430,7 +430,7 @@ def head_feeds(
         run.session.run(inputs.iterator.initializer, {inputs.view: view})
         with contextlib.suppress(tf.errors.OutOfRangeError):
             while True:
-                run.interruption.leave("the features are not complete yet; run the same command again to go on")
+                run.interruption.leave("the features are not complete yet; run the same command again to continue")
                 yield run.session.run([head.of_pictures, inputs.labels])
 
     frozen = [each for each in slim.get_model_variables() if not registry.is_in_scopes(each.op.name, head.scope)]

@@ -4,7 +4,7 @@
 #   requirements/install.sh cpu.lock
 #
 # An environment that was moved or copied here, that a first try left unfinished, or whose Python has no TensorFlow, is
-# made anew; PYTHON names the Python to make it with.
+# made again; PYTHON names the Python to make it with.
 set -eu
 unset CDPATH
 cd "$(dirname "$0")/.."

@@ -6,9 +6,9 @@ Writes  sample-dataset.tar.gz: met_art/<label folder>/<id>.jpg (<id>_1.jpg: the 
     python sample/draw_sample.py
 
 Not a step of the tutorial: its result is in the repository, and download.py fetches the real pictures. Five labels,
-each in a manner of its own: patchwork quilts (American), ink landscapes (China), gardens in dots (French),
+each in its own style: patchwork quilts (American), ink landscapes (China), gardens in dots (French),
 saints on gold ground (Italian, Florence), woodblock seas (Japan). Palette, format, light and file size
-are drawn from the same distributions for all five, so that nothing but the manner tells the label.
+are drawn from the same distributions for all five, so that nothing but the style tells the label.
 Safe to run again: it writes the same bytes, given the Pillow release the requirements pin.
 """
 
@@ -41,7 +41,7 @@ FILE_BYTES = (11_000, 17_500)
 OVERSAMPLING = 2  # Pillow draws hard edges; the reduction makes them smooth.
 SHEET_WIDTH, SHEET_ROW = 1000, 150  # Of the contact sheet; pixels.
 NOTE = """These pictures are drawn by a program, draw_sample.py. They are stand-ins, not works of the museum:
-five manners of drawing under the names of five cultures, so that the tutorial runs without a network.
+five styles of drawing under the names of five cultures, so that the tutorial runs without a network.
 download.py fetches the museum's own photographs into folders of the same form.
 """
 

@@ -1,6 +1,6 @@
 """The five manners of the sample pictures, each a function that draws one work on a canvas.
 
-Every manner takes its colours from the same palettes, so that structure tells them apart and colour does not.
+Every style takes its colours from the same palettes, so that structure tells them apart and colour does not.
 Points are complex numbers, x + y * 1j with y downwards: adding moves them, multiplying turns them.
 """
 

@@ -480,7 +480,7 @@ def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
     os.killpg(process.pid, signal.SIGINT)  # As the terminal does: the workers get it too.
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert errors.splitlines()[-1] == "interrupted: run the same command again to go on"
+    assert errors.splitlines()[-1] == "interrupted: run the same command again to continue"
     assert "Traceback" not in errors
     assert written(tmp_path) == {}
 

@@ -504,7 +504,7 @@ def test_interrupted_no_hanging_host_is_waited_for(silence: str, tmp_path: Path)
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
             _, errors = process.communicate()
-        assert errors.endswith("interrupted: run the same command again to go on\n")
+        assert errors.endswith("interrupted: run the same command again to continue\n")
         assert "Traceback" not in errors
         assert process.returncode == 130
         assert time.monotonic() - start < 2 * LOAD
@@ -525,7 +525,7 @@ def test_interrupted_it_stops_at_once(tmp_path: Path) -> None:
                 assert line, "ended early"
             start = time.monotonic()
             process.send_signal(signal.SIGINT)
-            assert process.stderr.read() == "interrupted: run the same command again to go on\n"
+            assert process.stderr.read() == "interrupted: run the same command again to continue\n"
         assert process.returncode == 130
         assert time.monotonic() - start < 30  # Of the 60 it would have waited.
 

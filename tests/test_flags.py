@@ -166,7 +166,7 @@ def leave(error: BaseException | None) -> int:
         (flags.UserError("no folder x;\n  run convert.py"), 1, "error: no folder x; run convert.py\n"),
         (flags.Unreachable("12 pictures failed"), 75, "error: 12 pictures failed\n"),
         (flags.Retry("saved step 7"), 75, "interrupted: saved step 7\n"),
-        (KeyboardInterrupt(), 130, "interrupted: run the same command again to go on\n"),
+        (KeyboardInterrupt(), 130, "interrupted: run the same command again to continue\n"),
         (PermissionError(errno.EACCES, "Permission denied", "logs"), 1, "error: logs: Permission denied\n"),
         (
             OSError(errno.ENOSPC, "No space left on device"),

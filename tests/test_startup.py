@@ -17,7 +17,7 @@ from test_layout import SCRIPTS
 
 from metart.common import flags
 
-INTERRUPTED = "interrupted: run the same command again to go on\n"
+INTERRUPTED = "interrupted: run the same command again to continue\n"
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}  # Otherwise Python makes UTF-8 of the C locale.
 # A Python that makes an environment in a moment: without pip, for which a script stands that says what it was asked.
 STAND_IN = """\

@@ -399,10 +399,10 @@ def test_a_run_survives_kill_9_sigterm_and_ctrl_c(
         if number == signal.SIGTERM:
             assert error.splitlines()[-1] == (
                 f"interrupted: saved {logs}/model.ckpt-{step} at step {step:,} of 1,000,000; "
-                "run the same command again to go on"
+                "run the same command again to continue"
             )
         elif number == signal.SIGINT:
-            assert error.splitlines()[-1] == "interrupted: run the same command again to go on"
+            assert error.splitlines()[-1] == "interrupted: run the same command again to continue"
     train(logs, dataset_dir, f"--max_number_of_steps={step + 1}")
     assert f"trained to step {step + 1:,}: " in capsys.readouterr().out
 

@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 
 STATUS_RETRY = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, run the same command again.
-INTERRUPTED = "interrupted: run the same command again to go on"
+INTERRUPTED = "interrupted: run the same command again to continue"
 
 has_begun = False  # Whether this is the process of a script.
 

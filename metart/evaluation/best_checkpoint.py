@@ -95,7 +95,7 @@ class BestCheckpoint:
         return metrics.summary(answers.truth, answers.probabilities)
 
     def _keep(self, checkpoint: str) -> None:
-        """Puts a checkpoint, and what evaluation and inference need beside it, in the place of the best."""
+        """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best."""
         best = self._folder / BEST_FOLDER
         partial = self._folder / f"{BEST_FOLDER}.partial"
         shutil.rmtree(partial, ignore_errors=True)

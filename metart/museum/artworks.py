@@ -98,7 +98,7 @@ def _read_csv(file: IO[str], name: Path) -> Iterator[Artwork]:
 
 
 def _header(line: list[str], name: Path) -> list[str]:
-    """Returns the names of the columns, `label` for the one with the labels whatever an own query calls it."""
+    """Returns the names of the columns, `label` for the one with the labels whatever a query of your own calls it."""
     header = [column.strip().lower() for column in line]
     others = [column for column in header if column not in LIST_FORM]
     if "label" not in header and len(others) == 1:

@@ -169,14 +169,14 @@ def _unpickled(file: io.BytesIO) -> Any:
         elif name == "BUILD":
             popped(1)  # Attributes of a dict, such as versions of layers.
         elif name not in ("PROTO", "STOP"):
-            raise ValueError(f"the instruction {name} has no place in a state dict")
+            raise ValueError(f"the instruction {name} is not allowed in a state dict")
     (result,) = stack
     return result
 
 
 def _storage(kind: str, storage_type: _Global, key: str, device: str, count: int, view: None = None) -> _Storage:
     if kind != "storage" or view is not None or storage_type.name not in DTYPES:
-        raise ValueError(f"{storage_type} has no place in a state dict")
+        raise ValueError(f"{storage_type} is not allowed in a state dict")
     return _Storage(np.dtype(DTYPES[storage_type.name]), key, count)
 
 
@@ -185,5 +185,5 @@ def _made(function: _Global, arguments: tuple[Any, ...]) -> Any:
     if function == _Global("collections OrderedDict") and arguments == ():
         return {}
     if function != _Global("torch._utils _rebuild_tensor_v2"):
-        raise ValueError(f"a call of {function} has no place in a state dict")
+        raise ValueError(f"a call of {function} is not allowed in a state dict")
     return _Tensor(*arguments[:4])

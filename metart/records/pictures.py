@@ -58,7 +58,7 @@ def read_file(path: str | os.PathLike[str]) -> bytes:
         BadPicture: There is no such file, or it cannot be read or is too large; the reason in a few words.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # A pipe that nobody writes to would wait for ever.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # A pipe that nobody writes to would wait forever.
         try:
             status = os.fstat(descriptor)
             if not stat.S_ISREG(status.st_mode):

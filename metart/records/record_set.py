@@ -1,4 +1,4 @@
-"""A set of records in a folder: read, proved, written, and put in the place of the set before it.
+"""A set of records in a folder: read, proved, written, and put where the old set was.
 
 A set is the record files of both splits, labels.txt, splits.json (settings, counts, hash and split of every picture;
 see splits.py) and bad-pictures.csv (what was left out and why, if anything was). Needs no TensorFlow.

@@ -63,7 +63,7 @@ def kept_features(
 ) -> Features:
     """Returns the features of all pictures, from disk where an earlier run has left them.
 
-    Each view is a file of its own, whole or absent, so that an interrupted run goes on with the next.
+    Each view is a file of its own, whole or absent, so that an interrupted run continues with the next.
 
     Args:
         folder: For the files; those made of something else are deleted.

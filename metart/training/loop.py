@@ -125,10 +125,10 @@ def run_steps(
     session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
     if stop > 0 and step < plan.total_steps:
         run.interruption.leave(
-            f"saved {keeper.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to go on"
+            f"saved {keeper.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to continue"
         )
         who = run.workers.told_to_stop()
-        raise Retry(f"{who} was told to stop at step {step:,}; run the same command again to go on")
+        raise Retry(f"{who} was told to stop at step {step:,}; run the same command again to continue")
     reached = f"trained to step {step:,}: loss {loss:.3f}, {log.images_per_second:.1f} images/s"
     if keeper.skipped:
         reached += f", {keeper.skipped:,} steps skipped whose gradients were too large for float16"

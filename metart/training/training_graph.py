@@ -206,7 +206,7 @@ def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], c
 
 @contextlib.contextmanager
 def _unsaved_variables() -> Iterator[None]:
-    """Keeps the variables that are made in the block out of checkpoints, which so fit every precision."""
+    """Keeps the variables that are made in the block out of checkpoints, which therefore fit every precision."""
 
     def local(create: Any, **arguments: Any) -> tf.Variable:
         return create(**{**arguments, "collections": [tf.compat.v1.GraphKeys.LOCAL_VARIABLES]})
