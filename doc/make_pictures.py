@@ -35,7 +35,7 @@ from sample.draw_sample import contact_sheet  # noqa: E402
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ANSWERS_SHOWN = 3  # Of each picture.
-CARDS = ("loss", "images_per_second", "eval/confusion_matrix", "eval/reliability")  # Of TensorBoard.
+CARDS = ("loss", "learning_rate", "eval/confusion_matrix", "eval/reliability")  # Of TensorBoard.
 # As a reader finds them in TensorBoard's settings: no curve leaves its axes.
 TENSORBOARD_SETTINGS = {"ignoreOutliers": False, "scalarSmoothing": 0}
 DOTS_PER_INCH = 100

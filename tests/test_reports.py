@@ -78,6 +78,7 @@ def test_confusion_picture_is_readable_at_any_number_of_labels(labels: int, tmp_
     # No label is drawn over its neighbour.
     boxes = [text.get_window_extent() for text in axes.get_yticklabels()]
     assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(boxes))
+    assert min(box.x0 for box in boxes) >= 0  # None is cut off at the edge.
 
 
 def test_reliability_picture_shows_the_bins(tmp_path: Path) -> None:

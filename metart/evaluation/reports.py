@@ -74,8 +74,8 @@ def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
     # the labels at the left, so their numbers do.
     few = len(shown) <= FEW_LABELS
     name_size, count_size, cell = (15, 16, 0.56) if few else (12, 9, 0.32)  # Points, points, inches.
-    width = max(map(len, names)) * name_size / 135
-    figure = Figure(figsize=(1 + width + cell * len(shown), 0.9 + cell * len(shown)), layout="constrained")
+    width = max(map(len, names)) * name_size / 120
+    figure = Figure(figsize=(1.2 + width + cell * len(shown), 0.9 + cell * len(shown)), layout="compressed")
     axes = figure.add_subplot()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     numbers = [str(number) for number in range(1, len(shown) + 1)]
