@@ -129,7 +129,13 @@ def test_both_languages_have_the_same_chapters_and_blocks() -> None:
     assert levels[0] == levels[1]
     assert english.blocks == chinese.blocks
     links = [re.findall(r"\]\((?!#|README)([^)]+)\)", text.prose) for text in (english, chinese)]
-    assert sorted(links[0]) == sorted(links[1])
+    assert sorted([*links[0], "doc/guide-cn.md"]) == sorted(links[1])
+
+
+def test_the_chinese_guide_has_blocks_of_the_english_ones() -> None:
+    blocks = [block.text for block in shell_blocks(ROOT / "doc" / "guide-cn.md")]
+    assert len(blocks) > 10
+    assert set(blocks) <= {block.text for guide in GUIDES for block in shell_blocks(guide)}
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)
