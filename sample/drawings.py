@@ -1,4 +1,4 @@
-"""The five manners of the sample pictures, each a function that draws one work on a canvas.
+"""The five styles of the sample pictures, each a function that draws one work on a canvas.
 
 Every style takes its colours from the same palettes, so that structure tells them apart and colour does not.
 Points are complex numbers, x + y * 1j with y downwards: adding moves them, multiplying turns them.
@@ -40,7 +40,7 @@ BLOCKS: tuple[list[tuple[int, list[complex]]], ...] = (
     [(1 + i % 3, [i / 5 * (1 + 1j), 2 - i / 5 * (1 - 1j), 1 + 1j]) for i in range(5)],  # Log cabin.
 )
 # Mostly plain, stripes, checks: rectangles as shares of the step at which they repeat. Fine prints would look from afar
-# like the dots of another manner.
+# like the dots of another style.
 PRINTS: tuple[tuple[tuple[float, float], ...], ...] = ((), (), (), ((0.4, 1),), ((0.4, 1), (1, 0.4)))
 
 
