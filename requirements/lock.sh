@@ -1,5 +1,5 @@
 #!/bin/sh
-# Makes the lock files anew from the .txt files beside them: all packages, theirs too, with the checksum of every file
+# Makes the lock files again from the .txt files beside them: all packages, theirs too, with the checksum of every file
 # that may be installed, for all supported versions of Python on all systems. Needs uv (pip install uv).
 #
 #   requirements/lock.sh              versions that still fit stay

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C as a request to finish what is at hand and save."""
+"""SIGTERM and Ctrl-C as a request to finish the current step and save."""
 
 import signal
 from types import FrameType

@@ -10,7 +10,7 @@ from typing import Any
 from metart.networks.slim_compat import slim, tf
 
 # A layer is (name, depth), or (name, depth, stride, padding); its name tells its kind and its kernel. A list of layers
-# in the place of one: all of them see the same, and their results are joined.
+# instead of one: all of them see the same, and their results are joined.
 Layer = tuple[str, int] | tuple[str, int, int, str]
 Branch = Sequence[Layer | list[Layer]]
 
