@@ -303,8 +303,8 @@ def test_rules_rename_cut_and_drop(metadata_csv: Path, tmp_path: Path, capsys: p
     output = capsys.readouterr()
     assert output.out == "culture,objects\nJapanese,3\nRoman,3\n,1\n"
     assert output.err.splitlines()[:5] == [
-        '"*probably*" dropped: 1 artworks, 1 labels',
-        '"Japan" -> "Japanese": 2 artworks, 1 labels',
+        '"*probably*" dropped: 1 artwork, 1 label',
+        '"Japan" -> "Japanese": 2 artworks, 1 label',
         '"Ital*" -> "Roman": 3 artworks, 2 labels',
         "min_images=2 dropped: 2 artworks, 2 labels",
         "kept: 6 artworks, 4 labels as 2",

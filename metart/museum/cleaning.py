@@ -4,7 +4,7 @@ The rules are a table that readers see and edit (culture-labels.csv), and each s
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 import csv
 import io
 from pathlib import Path
@@ -101,11 +101,16 @@ def clean_labels(counts: Mapping[str, int], rules: list[Rule], before_comma: boo
     touched[f"min_images={min_images} dropped"] = rare
     kept = {label: name for label, name in new_labels.items() if name and label not in rare}
 
-    def artworks(labels: Iterable[str]) -> str:
-        return f"{sum(counts[label] for label in labels):,} artworks"
+    def size(labels: Collection[str]) -> str:
+        artworks = sum(counts[label] for label in labels)
+        return f"{_count(artworks, 'artwork')}, {_count(len(labels), 'label')}"
 
     for rule_text, labels in touched.items():
         if labels:
-            print(f"{rule_text}: {artworks(labels)}, {len(labels):,} labels", file=sys.stderr)
-    print(f"kept: {artworks(kept)}, {len(kept):,} labels as {len(set(kept.values())):,}", file=sys.stderr)
+            print(f"{rule_text}: {size(labels)}", file=sys.stderr)
+    print(f"kept: {size(kept)} as {len(set(kept.values())):,}", file=sys.stderr)
     return kept
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}" if number == 1 else f"{number:,} {thing}s"
