@@ -3,7 +3,8 @@
 python benchmarks/training.py --model_name=inception_v3 --precision=bfloat16
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
 from pathlib import Path
 import sys
 
@@ -35,33 +36,39 @@ def build_parser() -> Parser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    flags = build_parser().parse_args(argv)
-    device = Device(flags.precision, use_gpu=flags.device == "gpu")
-    # All else as the script has it by default.
+@contextlib.contextmanager
+def training_step(
+    model_name: str, image_size: int, batch_size: int, num_classes: int, device: Device
+) -> Iterator[Callable[[], object]]:
+    """Yields what runs one step on a batch that is in memory; what is not given is as the script has it by default."""
     defaults = train_image_classifier.build_parser().parse_args(["--train_dir=.", "--dataset_dir=."])
-    recipe = select(Recipe, vars(defaults))._replace(model_name=flags.model_name, precision=device.arithmetic)
-    size = flags.image_size or registry.NETWORKS[flags.model_name].image_size
+    recipe = select(Recipe, vars(defaults))._replace(model_name=model_name, precision=device.arithmetic)
     random = np.random.default_rng(0)
-    stopwatch = Stopwatch(flags.batch_size)
     with tf.Graph().as_default():
         images, labels = (
             tf.compat.v1.get_local_variable(name, initializer=value).read_value()
             for name, value in {
-                "images": random.uniform(0, 255, (flags.batch_size, size, size, 3)).astype(np.float32),
-                "labels": random.integers(0, flags.num_classes, flags.batch_size),
+                "images": random.uniform(0, 255, (batch_size, image_size, image_size, 3)).astype(np.float32),
+                "labels": random.integers(0, num_classes, batch_size),
             }.items()
         )
-        model = training_graph.build_network(recipe, [1.0] * flags.num_classes, images, labels, Cluster())
+        model = training_graph.build_network(recipe, [1.0] * num_classes, images, labels, Cluster())
         with tf.compat.v1.Session(config=device.session_config()) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
-            for _ in range(flags.steps):
-                requests = {model.stop_requested: False, model.early_stop_requested: False}
-                session.run(
-                    [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed],
-                    {model.learning_rate: defaults.learning_rate, **requests},
-                )
-                stopwatch.step_done()
+            requests = {model.stop_requested: False, model.early_stop_requested: False}
+            fetches = [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed]
+            yield lambda: session.run(fetches, {model.learning_rate: defaults.learning_rate, **requests})
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    flags = build_parser().parse_args(argv)
+    device = Device(flags.precision, use_gpu=flags.device == "gpu")
+    size = flags.image_size or registry.NETWORKS[flags.model_name].image_size
+    stopwatch = Stopwatch(flags.batch_size)
+    with training_step(flags.model_name, size, flags.batch_size, flags.num_classes, device) as step:
+        for _ in range(flags.steps):
+            step()
+            stopwatch.step_done()
     stopwatch.print_report(tf.config.experimental.get_memory_info("GPU:0")["peak"] if device.has_gpu else None)
 
 

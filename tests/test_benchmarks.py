@@ -58,6 +58,27 @@ def test_table_of_everything_but_timm(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("rounds", [0, 1])
+def test_table_of_networks(rounds: int, tmp_path: Path) -> None:
+    flags = [f"--work_dir={tmp_path}", "--models", "mobilenet_v1_025", "--image_size=128", "--batch_size=2"]
+    run = run_script("benchmarks/networks.py", *flags, f"--rounds={rounds}")
+    assert run.status == 0, run.errors
+    _, parameters, multiplications, *measured, top_1, address = rows(run.output)["`mobilenet_v1_025`"]
+    # Its authors count 0.5 million and, for 128 pixels, 14 million.
+    assert (parameters, multiplications, top_1) == ("0.5", "0.01", "0.498")
+    assert address.endswith("_224.tgz)")
+    if rounds == 0:
+        assert measured == 4 * ["–"]
+    else:
+        training, answering, of_floats, of_bytes = map(float, measured)
+        assert training > 1 and answering > 1  # It does a hundredth of the work of inception_v3.
+        assert of_floats > 2 * of_bytes > 0.5
+        again = run_script("benchmarks/networks.py", *flags)
+        assert again.output == run.output
+
+
+@pytest.mark.slow
 def test_keras(tmp_path: Path) -> None:
     run = run_script("benchmarks/peer_keras.py", "--image_size=75", "--batch_size=2", "--steps=2")
     assert run.status == 0, run.errors

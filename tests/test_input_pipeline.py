@@ -55,6 +55,20 @@ def test_evaluation_has_every_picture_once_in_order(tmp_path: Path, num_shards: 
     np.testing.assert_allclose(images[:, 8, 8, 0], labels * 10, atol=3)  # The picture that belongs to the label.
 
 
+def test_the_first_view_is_what_evaluation_sees(tmp_path: Path) -> None:
+    file = io.BytesIO()
+    Image.linear_gradient("L").resize((40, 40)).convert("RGB").save(file, "JPEG")
+    source = str(tmp_path / "arts_train_00000-of-00001.tfrecord")
+    with tf.io.TFRecordWriter(source) as writer:
+        writer.write(record(file.getvalue(), 0, "label/0.jpg"))
+    for fraction in (0.5, 1.0):
+        augmentation = Augmentation(16, eval_central_fraction=fraction)
+        ((view, _),) = input_pipeline.view_batches([source], 1, augmentation, tf.constant(0, tf.int64))
+        ((seen, _, _),) = input_pipeline.evaluation_batches([source], 1, 16, fraction)
+        np.testing.assert_array_equal(view, seen)
+        assert np.ptp(seen) == pytest.approx(255 * fraction, rel=0.1)
+
+
 def take(data: tf.data.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
     images, labels = zip(*data.take(count).as_numpy_iterator(), strict=True)
     return np.stack(images), np.stack(labels)
