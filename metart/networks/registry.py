@@ -117,6 +117,8 @@ _PUBLISHED = {
     "efficientnet_lite2": (0.776, f"{_LITE}/efficientnet-lite2.tar.gz"),
     "efficientnet_lite3": (0.798, f"{_LITE}/efficientnet-lite3.tar.gz"),
     "efficientnet_lite4": (0.815, f"{_LITE}/efficientnet-lite4.tar.gz"),
+    "inception_v1": (0.698, f"{_MODELS}/inception_v1_2016_08_28.tar.gz"),
+    "inception_v2": (0.739, f"{_MODELS}/inception_v2_2016_08_28.tar.gz"),
     "inception_v3": (0.780, f"{_MODELS}/inception_v3_2016_08_28.tar.gz"),
     "inception_v4": (0.802, f"{_MODELS}/inception_v4_2016_09_09.tar.gz"),
     "inception_resnet_v2": (0.804, f"{_MODELS}/inception_resnet_v2_2016_08_30.tar.gz"),
@@ -136,6 +138,13 @@ _PUBLISHED = {
     "pnasnet_mobile": (0.742, f"{_NASNET}/pnasnet-5_mobile_2017_12_13.tar.gz"),
     "pnasnet_large": (0.829, f"{_NASNET}/pnasnet-5_large_2017_12_13.tar.gz"),
     "resnet_v1_50": (0.752, f"{_MODELS}/resnet_v1_50_2016_08_28.tar.gz"),
+    "resnet_v1_101": (0.764, f"{_MODELS}/resnet_v1_101_2016_08_28.tar.gz"),
+    "resnet_v1_152": (0.768, f"{_MODELS}/resnet_v1_152_2016_08_28.tar.gz"),
+    "resnet_v2_50": (0.756, f"{_MODELS}/resnet_v2_50_2017_04_14.tar.gz"),
+    "resnet_v2_101": (0.770, f"{_MODELS}/resnet_v2_101_2017_04_14.tar.gz"),
+    "resnet_v2_152": (0.778, f"{_MODELS}/resnet_v2_152_2017_04_14.tar.gz"),
+    "vgg_16": (0.715, f"{_MODELS}/vgg_16_2016_08_28.tar.gz"),
+    "vgg_19": (0.711, f"{_MODELS}/vgg_19_2016_08_28.tar.gz"),
 }
 for _name, (_top_1, _address) in _PUBLISHED.items():
     NETWORKS[_name] = NETWORKS[_name]._replace(top_1=_top_1, address=_address)
