@@ -46,6 +46,11 @@ class Scope:
         self.aggregates = False
         self.outer: set[str] = set()  # Columns of the scope around that are used here.
 
+    def add(self, source: Source) -> None:
+        if source.name and source.name.lower() in [(one.name or "").lower() for one in self.sources]:
+            raise UserError(f"the query is not valid SQL: two tables are called {source.name}")
+        self.sources.append(source)
+
     def find(self, name: str) -> Value | Source | None:
         """Returns what the name stands for: a column, an element of an array, a table."""
         key = name.lower()
@@ -55,11 +60,10 @@ class Scope:
         if not named and key in self.merged:
             return self.merged[key]
         found: list[Value | Source] = list(named.values())
-        if not found:
-            for source in self.sources:
-                found += [column.value for column in source.columns if column.name and column.name.lower() == key]
-                if source.name is not None and source.name.lower() == key and source.element not in found:
-                    found.append(source.element or source)
+        found = found or [one.element or one for one in self.sources if one.name and one.name.lower() == key]
+        if not found:  # The columns of a table are hidden by a table's own name.
+            columns = (column for source in self.sources for column in source.columns)
+            found = [column.value for column in columns if column.name and column.name.lower() == key]
         if len(found) > 1:
             raise UserError(f"the name {name} is ambiguous in the query")
         return found[0] if found else None

@@ -42,7 +42,7 @@ def format_rule(pattern: str, types: Sequence[str]) -> Rule | None:
         if letter == "%":
             sql.append("'%'")
             continue
-        if len(specs) == len(types):
+        if not letter or len(specs) == len(types):
             return None
         kind = types[len(specs)]
         specs.append(kind)

@@ -91,6 +91,9 @@ class Queries(Windows):
         prefix = ""
         if with_ := node.args.get("with_"):
             self.check(with_, "expressions")
+            names = [self.name(table.args["alias"].this).lower() for table in with_.expressions]
+            if len(set(names)) < len(names):
+                invalid("WITH with two tables of one name")
             prefix = f"WITH {', '.join(self._common(table, scope) for table in with_.expressions)} "
         if isinstance(node, exp.Select):
             relation = self._select(node, scope)
@@ -146,6 +149,8 @@ class Queries(Windows):
         if where := node.args.get("where"):
             sql += f" WHERE {self._filter(where.this, scope)}"
         columns = self._columns(node, scope)
+        if not node.args.get("from_") and any(column.value.many for column in columns):
+            invalid("an aggregate or window function without FROM")
         group, keys = self._group(node.args.get("group"), scope, columns)
         scope.aliases = [
             Column(name, value._replace(columns=frozenset()) if value.sql in keys else value)
@@ -419,7 +424,7 @@ class Queries(Windows):
             Column(column, _of_row(f"{own}.{spelled}", kind))
             for (column, kind), spelled in zip(relation.columns, names, strict=True)
         ]
-        scope.sources.append(Source(name, columns))
+        scope.add(Source(name, columns))
         return f"{sql} AS {own}"
 
     def _unnest(self, node: exp.Unnest, scope: Scope) -> str:
@@ -439,11 +444,12 @@ class Queries(Windows):
             if not all(field for field, _ in element.type.fields):
                 refuse("UNNEST of a STRUCT with a field without a name")
             columns = [Column(field, get_field(element, field)) for field, _ in element.type.fields]
+        scope.add(Source(name, columns, element if name else None))
         positions = ""
         if offset:
             positions = f", generate_subscripts({value}, 1) - 1 AS c1"
-            columns.append(Column(self.name(offset), _of_row(f"{own}.c1", INT64)))
-        scope.sources.append(Source(name, columns, element if name else None))
+            name, position = self.name(offset), _of_row(f"{own}.c1", INT64)
+            scope.add(Source(name, [Column(name, position)], position))
         return f"(SELECT unnest({value}) AS c0{positions}) AS {own}"
 
 
