@@ -92,7 +92,7 @@ LITERALS: dict[str, list[str]] = {
             '"it\'s"',
             "'''x'y'''",
             r"'\x41\u00e9\101'",
-            "R'''\\'''",
+            r"R'''\\'''",
         ),
     ],
     "BYTES": ["b''", "b'abc'", r"b'\xff\x00'", "B'é'"],

@@ -57,7 +57,7 @@ class Plain(BigQuery):
 
         def _parse_limit(self, *arguments: Any, **named: Any) -> exp.Expr | None:
             limit = super()._parse_limit(*arguments, **named)
-            if limit and limit.args.get("offset"):
+            if isinstance(limit, exp.Limit) and limit.args.get("offset"):
                 self.raise_error("LIMIT with a comma")
             return limit
 
