@@ -132,10 +132,12 @@ def find_files(named: Sequence[Path]) -> list[Path]:
             files.append(each)
             continue
         for file in sorted(files_below(each)):
-            is_meant = file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".")
+            # Or a device. Nobody may ever write to it.
+            is_pipe = os.path.exists(file) and not os.path.isfile(file)  # noqa: PTH110, PTH113 - these never raise.
+            is_meant = file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and not is_pipe
             (files if is_meant else passed_over).append(file)
     if passed_over:
-        print(f"skipped, not named like pictures: {len(passed_over)}, {passed_over[0]} first", file=sys.stderr)
+        print(f"skipped, not files named like pictures: {len(passed_over)}, {passed_over[0]} first", file=sys.stderr)
     return files
 
 
@@ -166,7 +168,10 @@ def read_image(
     """
     try:
         if isinstance(source, Path):
-            jpeg = prepare(lambda: read_file(source), source.stat().st_size if source.is_file() else 0)
+            number_of_bytes = 0
+            with contextlib.suppress(OSError):  # read_file says what is wrong.
+                number_of_bytes = source.stat().st_size
+            jpeg = prepare(lambda: read_file(source), number_of_bytes)
         else:
             assert web is not None
             jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read, _size(body)))

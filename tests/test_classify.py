@@ -10,6 +10,7 @@ from pathlib import Path
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 from typing import Any
 
@@ -215,7 +216,7 @@ def test_as_a_program(
     assert result.returncode == 1
     assert len([json.loads(line) for line in result.stdout.splitlines()]) == len(EXPECTED)
     assert result.stderr.splitlines() == [
-        f"skipped, not named like pictures: 1, {folder}/notes.txt first",
+        f"skipped, not files named like pictures: 1, {folder}/notes.txt first",
         "error: 3 of 8 pictures could not be classified; their rows say why",
     ]
 
@@ -319,3 +320,28 @@ def test_linked_folders_are_looked_into_and_no_loop_is_endless(folder: Path, tmp
     found = classify.find_files([tmp_path])
     wanted = {path.name for path in classify.find_files([folder])} | {"a.jpg"}
     assert {path.name for path in found} == wanted and len(found) == len(classify.find_files([folder])) + 1
+
+
+def test_a_pipe_that_is_named_is_read_and_one_in_a_folder_is_not_waited_for(folder: Path, tmp_path: Path) -> None:
+    whole = (folder / "0.jpg").read_bytes()
+    for data in (whole, whole[:200], b""):
+        pipe = tmp_path / f"{len(data)}.jpg"
+        os.mkfifo(pipe)
+        assert pipe not in classify.find_files([tmp_path])
+        assert classify.find_files([pipe]) == [pipe]
+        writer = threading.Thread(target=pipe.write_bytes, args=(data,))
+        writer.start()
+        read = classify.read_image(pipe, 32)
+        writer.join()
+        (tmp_path / "file").write_bytes(data)
+        np.testing.assert_array_equal(read, classify.read_image(tmp_path / "file", 32))
+        assert isinstance(read, str) == (data != whole)
+
+
+@pytest.mark.parametrize("form", ["cat {} | {} /dev/stdin", "{1} /dev/stdin < {0}", "{1} <(cat {0}) {0}"])
+def test_standard_input_is_a_picture(form: str, folder: Path, train_dir: Path) -> None:
+    script = f"{sys.executable} {processes.REPO / 'classify.py'} --checkpoint_path={train_dir} --format=csv --top_k=1"
+    command = form.format(folder / "0.jpg", f"{script} --image_file")
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert {line.split(",")[1] for line in done.stdout.splitlines()[1:]} == {"Chinese"}

@@ -52,23 +52,25 @@ class BadPicture(ValueError):
 
 
 def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Reads a picture file.
+    """Reads a picture file, or what comes through a pipe; waits for that, so only of pipes that the user named.
 
     Raises:
         BadPicture: There is no such file, or it cannot be read or is too large; the reason in a few words.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # A pipe that nobody writes to would wait forever.
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+        with open(path, "rb", buffering=0) as file:
+            status = os.fstat(file.fileno())
+            is_pipe = stat.S_ISFIFO(status.st_mode) or stat.S_ISSOCK(status.st_mode)
+            if not (stat.S_ISREG(status.st_mode) or is_pipe):
                 raise BadPicture("a folder or device, not a file")
             if status.st_size > MAX_FILE_BYTES:
                 raise BadPicture(f"larger than {MAX_FILE_BYTES:,} bytes")
-            with open(descriptor, "rb", buffering=0, closefd=False) as file:
-                return file.readall()
-        finally:
-            os.close(descriptor)
+            data = io.BufferedReader(file).read(MAX_FILE_BYTES + 1) if is_pipe else file.readall()
+            if len(data) > MAX_FILE_BYTES:
+                raise BadPicture(f"larger than {MAX_FILE_BYTES:,} bytes")
+            return data
+    except IsADirectoryError:
+        raise BadPicture("a folder or device, not a file") from None
     except OSError as error:
         raise BadPicture(error.strerror or str(error)) from None
 
