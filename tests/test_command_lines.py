@@ -106,7 +106,8 @@ class Inputs:
         for label in ("A", "B"):
             (self.pictures / label).mkdir(parents=True)
             for number in range(4):
-                draw_picture((90 * number, 40, 60), number).save(self.pictures / label / f"{ord(label)}{number}.jpg")
+                name = f"{ord(label)}{number}"
+                draw_picture((90 * number, 40, 60), int(name)).save(self.pictures / label / f"{name}.jpg")
 
 
 @pytest.fixture(scope="module")
@@ -438,4 +439,5 @@ def test_30_careless_command_lines(inputs: Inputs) -> None:
 def test_2000_careless_command_lines(inputs: Inputs, record_property: Callable[[str, object], None]) -> None:
     ends = run_many(2000, inputs)
     record_property("ends", dict(ends))
-    assert {0, 1, 130} <= {status for _, status in ends}
+    for script in ("bigquery.py", "download.py", "convert.py", "classify.py"):
+        assert {0, 1, 75, 130} <= {status for name, status in ends if name == script}
