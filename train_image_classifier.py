@@ -95,6 +95,11 @@ def build_parser() -> Parser:
     add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the weights' L2 loss; muon has none")
     add("--min_crop_area", type=number(float, 0.01, 1), default=MIN_CROP_AREA, help="smallest share of a picture seen")
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
+    add(
+        "--mixup_alpha", type=number(float, 0), default=0, help="mix pictures and labels; of Beta; 0: not; 0.4 is usual"
+    )
+    add("--cutmix_alpha", type=number(float, 0), default=0, help="paste parts of pictures; of Beta; 0: not; 1 is usual")
+    add("--mixup_prob", type=number(float, 0, 1), default=1, help="share of the batches with either of the two")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")
     add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights, which evaluation uses")
     add("--checkpoint_path", type=path, help="weights to start from where TRAIN_DIR has none: file, folder or archive")

@@ -9,7 +9,7 @@ import numpy as np
 from metart.networks.slim_compat import dropout, slim, tf
 from metart.common.flags import UserError
 from metart.networks import registry
-from metart.training import optimizers
+from metart.training import mixing, optimizers
 from metart.training.cluster import Cluster
 
 AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of the later inceptions, as their authors have it.
@@ -29,6 +29,9 @@ class Recipe(NamedTuple):
     trainable_scopes: str  # Comma-separated; all where none is named.
     moving_average_decay: float | None  # None keeps no averaged weights.
     precision: str  # Of the arithmetic, see session.Device.
+    mixup_alpha: float = 0.0  # See mixing.mix; not of a head alone.
+    cutmix_alpha: float = 0.0
+    mixup_prob: float = 1.0
 
 
 class Model(NamedTuple):
@@ -69,14 +72,17 @@ def build_network(
         labels: int64 [batch].
         cluster: Gradients are averaged over its workers.
     """
+    shown = [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]]
+    targets = tf.one_hot(labels, len(label_weights))
+    if recipe.mixup_alpha or recipe.cutmix_alpha:
+        images, targets = mixing.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, recipe.mixup_prob)
     with registry.batch_norm_trains_in(recipe.trainable_scopes):
         logits, auxiliary_logits = registry.build(
             recipe.model_name, images, len(label_weights), is_training=True, weight_decay=recipe.weight_decay
         )
-    _add_loss(logits, labels, label_weights, recipe.label_smoothing)
+    _add_loss(logits, targets, label_weights, recipe.label_smoothing)
     if auxiliary_logits is not None:
-        _add_loss(auxiliary_logits, labels, label_weights, recipe.label_smoothing, AUXILIARY_LOSS_WEIGHT)
-    shown = [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]]
+        _add_loss(auxiliary_logits, targets, label_weights, recipe.label_smoothing, AUXILIARY_LOSS_WEIGHT)
     return _build_update(recipe, recipe.trainable_scopes, shown, cluster)
 
 
@@ -104,7 +110,7 @@ def build_head(
     # The mean over the places of a 1 x 1 convolution is the same product with the mean over the places.
     _add_loss(
         tf.matmul(kept, tf.reshape(weights, [of_pictures.shape[-1], -1])) + biases,
-        inputs.labels,
+        tf.one_hot(inputs.labels, len(label_weights)),
         label_weights,
         recipe.label_smoothing,
     )
@@ -145,12 +151,12 @@ def label_weights(counts: Sequence[int], balance: float) -> list[float]:
 
 
 def _add_loss(
-    logits: tf.Tensor, labels: tf.Tensor, label_weights: Sequence[float], label_smoothing: float, weight: float = 1.0
+    logits: tf.Tensor, targets: tf.Tensor, label_weights: Sequence[float], label_smoothing: float, weight: float = 1.0
 ) -> None:
     tf.compat.v1.losses.softmax_cross_entropy(
-        tf.one_hot(labels, len(label_weights)),
+        targets,
         logits,
-        weights=weight * tf.gather(tf.constant(label_weights, tf.float32), labels),
+        weights=weight * tf.linalg.matvec(targets, tf.constant(label_weights, tf.float32)),
         label_smoothing=label_smoothing,
         reduction=tf.compat.v1.losses.Reduction.SUM_OVER_BATCH_SIZE,
     )
