@@ -186,6 +186,17 @@ def test_running_again_does_nothing_and_says_so(tmp_path: Path, capsys: pytest.C
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == times
 
 
+def test_a_label_that_was_changed_beside_its_name_converts_again(tmp_path: Path) -> None:
+    draw(tmp_path, American=8, Iran=8)
+    run(tmp_path)
+    before = record_set.read(tmp_path)
+    (tmp_path / "met_art/Iran/.label").write_text("Iran, Kashan")
+    run(tmp_path)
+    after = record_set.read(tmp_path)
+    assert before and after and after.sources == before.sources and after.fingerprint != before.fingerprint
+    assert after.labels == read_labels(tmp_path) == ["American", "Iran, Kashan"]
+
+
 def test_any_change_converts_anew_and_moves_no_old_picture(tmp_path: Path) -> None:
     draw(tmp_path, American=30, Iran=9)
     run(tmp_path)

@@ -176,10 +176,12 @@ def share_with_neighbours(records: RecordSet) -> float:
     return splits.share_with_neighbours({path: source.split for path, source in records.sources.items()})
 
 
-def is_current(dataset_dir: Path, former: RecordSet, settings: Settings, paths: Iterable[str]) -> bool:
+def is_current(dataset_dir: Path, former: RecordSet, settings: Settings, labels: Mapping[str, str]) -> bool:
     """Returns whether the set that `former` describes is whole and made from the same files and settings."""
-    if former.settings != settings or former.sources.keys() != set(paths):
+    if former.settings != settings or former.sources.keys() != labels.keys():
         return False
+    if sorted({labels[path] for path, source in former.sources.items() if source.split}) != former.labels:
+        return False  # A folder's label was changed, and not its name.
     if {path.name: path.stat().st_size for path in dataset_dir.glob(ALL_SHARDS)} != former.shards:
         return False
     try:
