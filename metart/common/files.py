@@ -118,9 +118,8 @@ def _holder(inode: int) -> str:
     """Returns the process that has a lock on a file, as far as the system tells."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
-            fields = (
-                line.split()
-            )  # As in "1: FLOCK ADVISORY READ 4711 08:01:1234567 0 EOF"; "->" stands for one that waits.
+            # As in "1: FLOCK ADVISORY READ 4711 08:01:1234567 0 EOF"; "->" stands for one that waits.
+            fields = line.split()
             if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
                 words = Path(f"/proc/{fields[4]}/cmdline").read_bytes().decode(errors="replace").split("\0")
                 script = next((Path(word).name for word in words if word.endswith(".py")), "another program")

@@ -22,11 +22,8 @@ from typing import NamedTuple
 TRAIN, VALIDATION = "train", "validation"
 TOLERANCE = 0.05  # Of a label's pictures that may be on the wrong side of the share asked for.
 SERIES = 100  # Numbers; with blocks of a hundred 2 % of the museum's validation pictures have a neighbour in training.
-PARTS = (
-    10,
-    1,
-    0,
-)  # Numbers that series are cut into where a label is off the share; 0: objects that look the same, too.
+# Numbers that series are cut into where a label is off the share; 0: objects that look the same, too.
+PARTS = (10, 1, 0)
 NEIGHBOURS = 3  # Numbers this near are often pieces of one thing.
 
 # `436535.jpg`, `436535_1.jpg` and `met_436535.jpg` show object 436535. Other names are an object each.

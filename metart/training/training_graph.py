@@ -44,9 +44,8 @@ class Model(NamedTuple):
     stop_agreed: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
     early_stop_requested: tf.Tensor  # Placeholder and sum like the two above: worker 0 asks for no further step.
     early_stop_agreed: tf.Tensor
-    shown: list[
-        tf.Tensor
-    ]  # A few images of the batch and their labels, as in input_pipeline.training_batches; or nothing.
+    # A few images of the batch and their labels, as in input_pipeline.training_batches; or nothing.
+    shown: list[tf.Tensor]
     is_finite: tf.Tensor  # False once a weight is infinite or no number.
     applied: tf.Tensor | None  # int64 scalar: the updates so far, without those that overflowed; only of float16.
 
