@@ -32,7 +32,7 @@ import dataset_factory
 from metart.common.files import make_folder, open_replacing
 from metart.common.flags import Parser, UserError, number, path, run, select
 from metart.evaluation import metrics, reports
-from metart.evaluation.inference import Answers, open_classifier, predict, write_temperature
+from metart.evaluation.inference import Answers, Classifier, open_classifier, predict, write_temperature
 from metart.networks import checkpoints, registry
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, seen_pictures, splits
@@ -140,12 +140,17 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
         print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
+    if seen and settings.calibrate:
+        raise UserError(
+            f"a network is too sure of pictures that it was trained on, and {seen:,} of the {split} pictures are such; "
+            f"--calibrate needs the {splits.VALIDATION} split of the records that it was trained with"
+        )
     neighbours = None
     if records and split == splits.VALIDATION:
         neighbours = record_set.share_with_neighbours(records)
         print(f"pictures with a neighbour in training (number within {splits.NEIGHBOURS}): {neighbours:.1%}")
     make_folder(eval_dir)
-    (eval_dir / METRICS_FILENAME).unlink(missing_ok=True)  # Where it is, all reports are about the same checkpoint.
+    fingerprint = checkpoints.fingerprint(checkpoint)  # Now: training may delete the checkpoint meanwhile.
     with open_classifier(
         checkpoint,
         settings.model_name,
@@ -157,21 +162,20 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
         answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
     temperature = classifier.temperature
     if settings.calibrate:
-        temperature, answers = calibrate(checkpoint, answers, records.fingerprint if records else None)
+        temperature, answers = calibrate(classifier, answers, records.fingerprint if records else None)
     figures = metrics.summary(answers.truth, answers.probabilities)
+    (eval_dir / METRICS_FILENAME).unlink(missing_ok=True)  # Where it is, all reports are about the same checkpoint.
     label_figures = write_reports(eval_dir, dataset, classifier.label_names, answers)
     write_summaries(eval_dir, checkpoints.step(checkpoint), figures, label_figures, classifier.label_names)
     record_set.require_still(settings.dataset_dir, records)
     with open_replacing(eval_dir / METRICS_FILENAME) as file:
         about = {
             "checkpoint": checkpoint,
-            "checkpoint_fingerprint": checkpoints.fingerprint(checkpoint),
+            "checkpoint_fingerprint": fingerprint,
             "records_fingerprint": records.fingerprint if records else None,
             "pictures_seen_in_training": seen,
             "model_name": classifier.model_name,
-            "image_size": classifier.image_size,
-            "eval_image_sizes": classifier.sizes,
-            "eval_central_fraction": classifier.central_fraction,
+            **classifier.looks,
             "split": split,
             "neighbours_in_training": neighbours,
             "pictures": len(answers.truth),
@@ -187,11 +191,11 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     )
 
 
-def calibrate(checkpoint: str, answers: Answers, records_fingerprint: str | None) -> tuple[float, Answers]:
+def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str | None) -> tuple[float, Answers]:
     """Fits a temperature and saves it beside the checkpoint; returns it and what the answers are with it."""
     before = metrics.summary(answers.truth, answers.probabilities)
     temperature = metrics.fit_temperature(answers.truth, answers.probabilities)
-    path = write_temperature(checkpoint, temperature, records_fingerprint)
+    path = write_temperature(classifier, temperature, records_fingerprint)
     print(
         f"temperature {temperature:.3f}, saved as {path}; without it: "
         f"log loss {before['log_loss']:.4f}, calibration error {before['calibration_error']:.4f}"

@@ -150,9 +150,7 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
     measured = {
         "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
         "model_name": classifier.model_name,
-        "image_size": classifier.image_size,
-        "eval_image_sizes": classifier.sizes,
-        "eval_central_fraction": classifier.central_fraction,
+        **classifier.looks,
         "temperature": classifier.temperature,
     }
     for name, value in measured.items():
@@ -174,7 +172,9 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
     measured = "Not measured; eval_image_classifier.py does it."
     if figures:
         rows = [
-            f"| {name.replace('_', ' ')} | {value:.4f} |" for name, value in figures.items() if type(value) is float
+            f"| {name.replace('_', ' ')} | {value:.4f} |"
+            for name, value in figures.items()
+            if type(value) is float and name not in (*classifier.looks, "temperature")
         ]
         title = f"On {figures['pictures']:,} pictures of the {figures['split']} split (records "
         title += f"{figures['records_fingerprint'] or 'without a fingerprint'}):"
@@ -251,9 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
             "records_fingerprint": records.fingerprint if records else None,
             "model_name": classifier.model_name,
-            "image_size": classifier.image_size,
-            "eval_image_sizes": classifier.sizes,
-            "eval_central_fraction": classifier.central_fraction,
+            **classifier.looks,
             "labels": classifier.label_names,
             "temperature": classifier.temperature,
             "figures": read_metrics(flags.eval_dir, classifier) if flags.eval_dir else None,

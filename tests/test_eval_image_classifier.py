@@ -247,8 +247,8 @@ def test_a_temperature_is_saved_for_its_checkpoint(
     calibrated = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     without = re.search(r"without it: log loss ([\d.]+), ", capsys.readouterr().out)
     assert without and calibrated["log_loss"] < float(without[1])
-    assert read_temperature(str(tmp_path / "logs" / "model.ckpt-20")) == calibrated["temperature"] != 1.0
-    assert read_temperature(str(tmp_path / "logs" / "model.ckpt-30")) == 1.0
+    assert read_temperature(str(tmp_path / "logs" / "model.ckpt-20"), {}) == calibrated["temperature"] != 1.0
+    assert read_temperature(str(tmp_path / "logs" / "model.ckpt-30"), {}) == 1.0
     eval_image_classifier.main(flags)
     again = json.loads((tmp_path / "eval" / "metrics.json").read_text())
     for name in ("top_1", "log_loss", "calibration_error", "temperature"):

@@ -301,7 +301,7 @@ def test_what_lies_beside_a_checkpoint(tmp_path: Path, data: bytes) -> None:
     checkpoint = str(tmp_path / "model.ckpt-1")
     Path(f"{checkpoint}.temperature.json").write_bytes(data)
     (tmp_path / "flags.json").write_bytes(data)
-    temperature = read(lambda: read_temperature(checkpoint))
+    temperature = read(lambda: read_temperature(checkpoint, {"image_size": 32}))
     assert temperature is None or 0 < temperature < float("inf")
     flags = read(lambda: checkpoints.settings(checkpoint))
     assert flags is None or isinstance(flags, dict)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import json
 from pathlib import Path
+import re
 import shutil
 
 from conftest import IMAGE_SIZE, LABEL_COLOURS, draw_pictures
@@ -159,6 +160,48 @@ def test_a_temperature_of_other_weights_is_refused(
     capsys.readouterr()
     evaluate(logs, dataset_dir, tmp_path / "eval")  # As older releases wrote it.
     assert "temperature.json does not say which weights it was fitted to" in capsys.readouterr().err
+
+
+def test_a_temperature_of_other_looks_is_not_taken(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fitted = evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate", "--eval_image_size=48")["temperature"]
+    assert evaluate(logs, dataset_dir, tmp_path / "eval", "--eval_image_size=48")["temperature"] == fitted != 1.0
+    assert "not calibrated" not in capsys.readouterr().err
+    assert evaluate(logs, dataset_dir, tmp_path / "eval")["temperature"] == 1.0
+    said = capsys.readouterr().err
+    assert f"was fitted with image size 48, not {IMAGE_SIZE}; the answers are not calibrated" in said
+    evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate")
+    flags = json.loads((logs / "flags.json").read_text())
+    (logs / "flags.json").write_text(json.dumps({**flags, "eval_central_fraction": 1.0}))
+    assert evaluate(logs, dataset_dir, tmp_path / "eval")["temperature"] == 1.0
+    assert "was fitted with eval central fraction 0.875, not 1.0; " in capsys.readouterr().err
+
+
+def test_no_temperature_is_fitted_to_pictures_that_were_trained_on(
+    logs: Path, dataset_dir: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match="27 of the train pictures are such; --calibrate needs"):
+        evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate", "--dataset_split_name=train")
+    assert not (logs / "model.ckpt-20.temperature.json").exists()
+
+
+def test_a_wrong_flag_leaves_the_figures_that_are_there(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    evaluate(logs, dataset_dir, tmp_path / "eval")
+    before = (tmp_path / "eval/metrics.json").read_bytes()
+    with pytest.raises(UserError, match="does not fit --model_name=mobilenet_v1_025"):
+        evaluate(logs, dataset_dir, tmp_path / "eval", "--model_name=mobilenet_v1_025")
+    assert (tmp_path / "eval/metrics.json").read_bytes() == before
+
+
+def test_the_card_lists_figures_alone(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    figures = evaluate(logs, dataset_dir, tmp_path / "eval")
+    export(logs, tmp_path / "export", f"--eval_dir={tmp_path / 'eval'}")
+    rows = re.findall(
+        r"^\| ([a-z0-9 ]+) \| (?:[0-9.]+) \|$", (tmp_path / "export/20/README.md").read_text(), re.MULTILINE
+    )
+    assert {"top 1", "log loss", "neighbours in training"} < set(rows) < {name.replace("_", " ") for name in figures}
+    assert not {"temperature", "eval central fraction"} & set(rows)
 
 
 def other_labels(folder: Path, names: dict[str, str]) -> Path:

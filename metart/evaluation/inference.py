@@ -1,11 +1,11 @@
 """A trained network that answers: probabilities of the labels for batches of images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import json
 from pathlib import Path
 import sys
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -81,6 +81,11 @@ class Classifier:
                         logits.append(registry.build(self.model_name, look, len(self.label_names))[0])
         return logits
 
+    @property
+    def looks(self) -> dict[str, Any]:
+        """How it looks at a picture, in the words of metrics.json, export.json and the file of a temperature."""
+        return describe_looks(self.image_size, self.sizes, self.central_fraction)
+
     def close(self) -> None:
         """Frees the memory of the network."""
         self.session.close()
@@ -104,6 +109,11 @@ class Classifier:
             float32 [n, labels]; rows add up to 1.
         """
         return self.session.run(self.output, {self.images: images})
+
+
+def describe_looks(image_size: int, sizes: Sequence[int], central_fraction: float) -> dict[str, Any]:
+    """Returns by name what decides, beside the weights, what a network answers; see `Classifier`."""
+    return {"image_size": image_size, "eval_image_sizes": list(sizes), "eval_central_fraction": central_fraction}
 
 
 def open_classifier(
@@ -149,8 +159,9 @@ def open_classifier(
         or trained_with.get("train_image_size")
         or registry.NETWORKS[model_name].image_size
     )
-    temperature = read_temperature(checkpoint) if calibrated else 1.0
     central_fraction = trained_with.get("eval_central_fraction", CENTRAL_FRACTION)
+    looks = describe_looks(image_size, sizes, central_fraction)
+    temperature = read_temperature(checkpoint, looks) if calibrated else 1.0
     return Classifier(checkpoint, model_name, image_size, label_names, temperature, device, sizes, central_fraction)
 
 
@@ -188,8 +199,8 @@ def predict(
     return Answers(np.concatenate(truth), np.concatenate(probabilities), names)
 
 
-def read_temperature(checkpoint: str) -> float:
-    """Returns the temperature fitted for a checkpoint, 1.0 where none was.
+def read_temperature(checkpoint: str, looks: Mapping[str, Any]) -> float:
+    """Returns the temperature fitted for a checkpoint, 1.0 where none was for answers with these `Classifier.looks`.
 
     Raises:
         UserError: The file with it is damaged, or about other weights.
@@ -203,6 +214,7 @@ def read_temperature(checkpoint: str) -> float:
         if not 0 < temperature < float("inf"):
             raise ValueError
         fitted_to = fitted.get("checkpoint_fingerprint")
+        other = [name for name, value in looks.items() if fitted.get(name, value) != value]
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; delete it, or fit it again with eval_image_classifier.py") from None
     if fitted_to is None:
@@ -212,13 +224,23 @@ def read_temperature(checkpoint: str) -> float:
             f"{path} was fitted to other weights than those of {checkpoint}; delete it, or fit it again with "
             "eval_image_classifier.py --calibrate"
         )
-    return temperature
+    for name in other:
+        print(
+            f"notice: {path} was fitted with {name.replace('_', ' ')} {fitted[name]}, not {looks[name]}; the answers "
+            "are not calibrated",
+            file=sys.stderr,
+        )
+    return 1.0 if other else temperature
 
 
-def write_temperature(checkpoint: str, temperature: float, records_fingerprint: str | None) -> str:
+def write_temperature(classifier: Classifier, temperature: float, records_fingerprint: str | None) -> str:
     """Saves a temperature beside its checkpoint, with what it was fitted to, and returns the path."""
-    path = checkpoint + TEMPERATURE_SUFFIX
-    about = {"checkpoint_fingerprint": checkpoints.fingerprint(checkpoint), "records_fingerprint": records_fingerprint}
+    path = classifier.checkpoint + TEMPERATURE_SUFFIX
+    fitted_to = {
+        "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
+        "records_fingerprint": records_fingerprint,
+        **classifier.looks,
+    }
     with open_replacing(path) as file:
-        json.dump({"temperature": temperature, **about}, file)
+        json.dump({"temperature": temperature, **fitted_to}, file)
     return path
