@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from conftest import MODEL_NAME
 import numpy as np
 from PIL import Image
 import pytest
@@ -68,6 +69,26 @@ def test_heat_is_grad_cam(classifier: Classifier, explainer: Explainer, dataset_
         gains[depth] = (higher[0, best] - logits[0, best]) / values[0, :, :, 0].size
     expected = np.maximum((values[0] * gains).sum(axis=-1), 0)
     np.testing.assert_allclose(heat[0], expected / max(expected.max(), 1e-30), atol=1e-2)
+
+
+def test_heat_is_of_the_label_that_the_mean_over_the_looks_has_chosen(train_dir: Path, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 3)).repeat(IMAGE_SIZE, 1).repeat(IMAGE_SIZE, 2)
+    images = (images + np.linspace(-60, 60, IMAGE_SIZE)[:, None]).clip(0, 255).astype(np.float32)
+    names = [str(number) for number in range(3)]
+    checkpoint = str(train_dir / "model.ckpt-20")
+    with Classifier(checkpoint, MODEL_NAME, IMAGE_SIZE, names, sizes=[32, IMAGE_SIZE]) as averaging:
+        answers = averaging.probabilities(images).argmax(axis=1)
+        once = averaging.session.run(averaging.logits, {averaging.images: images}).argmax(axis=1)
+        (differing,) = np.nonzero(answers != once)
+        assert len(differing)  # Otherwise this test shows nothing.
+        heat = Explainer(averaging, tmp_path, None, None, 1).heat(images[differing])
+        features = _last_feature_map(averaging.logits)
+        with averaging.session.graph.as_default():
+            slopes = [tf.gradients(averaging.logits[:, label], features)[0] for label in range(3)]
+        values, *slopes = averaging.session.run([features, *slopes], {averaging.images: images[differing]})
+    for position, label in enumerate(answers[differing]):
+        expected = (values[position] * slopes[label][position].mean(axis=(0, 1))).sum(axis=-1).clip(0)
+        np.testing.assert_allclose(heat[position], expected / max(expected.max(), 1e-30), atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,8 @@ class Explainer:
         folder.mkdir(parents=True, exist_ok=True)
         with classifier.session.graph.as_default():
             features = _last_feature_map(classifier.logits)
-            best = tf.reduce_max(classifier.logits, axis=1)
+            # One look, but the label that the mean over all looks has chosen.
+            best = tf.gather(classifier.logits, tf.argmax(classifier.output, axis=1), batch_dims=1)
             weights = tf.reduce_mean(tf.gradients(best, features)[0], axis=[1, 2], keepdims=True)
             self._heat = tf.nn.relu(tf.reduce_sum(weights * features, axis=-1))
             self._features = tf.math.l2_normalize(tf.reduce_mean(features, axis=[1, 2]), axis=-1)
@@ -105,7 +106,10 @@ class Explainer:
         records = self._records_fingerprint or [
             (file, Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in training.data_sources
         ]
-        made_of = repr([checkpoints.fingerprint(self._classifier.checkpoint), self._classifier.image_size, records])
+        classifier = self._classifier
+        made_of = repr(
+            [checkpoints.fingerprint(classifier.checkpoint), classifier.model_name, classifier.looks, records]
+        )
         if path.is_file():
             with np.load(path) as saved:
                 if str(saved["made_of"]) == made_of:
