@@ -404,6 +404,8 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
     session.run([*initializers, inputs.iterator.initializer])
     if run.workers.index == 0:
+        if not checkpoints.all_in(run.train_dir):
+            seen_pictures.forget(run.train_dir)
         if start.checkpoint:
             checkpoints.restore(session, start.restorer, start.checkpoint)
             seen_pictures.inherit(run.train_dir, Path(start.checkpoint).parent)

@@ -141,6 +141,15 @@ def overlap_of(logs: Path, dataset_dir: Path) -> int:
     return seen_pictures.count(records, "validation", seen)
 
 
+def test_a_run_that_saved_nothing_has_seen_nothing(dataset_dir: Path, split_anew: Path, tmp_path: Path) -> None:
+    logs, known = tmp_path / "logs", record_set.read(split_anew)
+    assert known and overlap(split_anew, dataset_dir)[0] > 0
+    logs.mkdir()
+    seen_pictures.add(logs, known, "train")  # And then it was killed.
+    train(logs, dataset_dir, 1)
+    assert evaluate(logs, dataset_dir, tmp_path / "eval")["pictures_seen_in_training"] == 0
+
+
 def test_a_run_without_a_memory_is_evaluated_as_ever(logs: Path, split_anew: Path, tmp_path: Path) -> None:
     (logs / seen_pictures.FILENAME).unlink()
     assert evaluate(logs, split_anew, tmp_path / "eval")["pictures_seen_in_training"] is None

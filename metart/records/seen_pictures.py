@@ -54,6 +54,11 @@ def count(records: RecordSet, split: str, seen: np.ndarray) -> int:
     return int(np.isin(_digests(records, split), seen).sum())
 
 
+def forget(train_dir: str | os.PathLike[str]) -> None:
+    """Forgets what a run in `train_dir` noted that was killed before its first checkpoint."""
+    (Path(train_dir) / FILENAME).unlink(missing_ok=True)
+
+
 def inherit(train_dir: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
     """Adds what the run in the folder `source` remembers, whose weights the run in `train_dir` begins with."""
     before = read(source)
