@@ -163,11 +163,12 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
 
 def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping[str, Any]) -> str:
     """Returns what a user of the model has to know, as Markdown; `about` is the content of export.json."""
-    data = "not recorded"
-    if records:
+    fingerprint = about["records_fingerprint"]
+    data = f"records {fingerprint}" if fingerprint else "not recorded"
+    if records and records.fingerprint == fingerprint:
         counts = Counter(source.split for source in records.sources.values())
         data = ", ".join(f"{counts[split]:,} pictures for {split}" for split in ("train", "validation"))
-        data += f" (records {records.fingerprint})"
+        data += f" (records {fingerprint})"
     figures = about["figures"]
     measured = "Not measured; eval_image_classifier.py does it."
     if figures:
@@ -245,11 +246,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=Device(use_gpu=False),
         ) as classifier,
     ):
+        learned_from = (checkpoints.settings(classifier.checkpoint).get("records") or {}).get("fingerprint")
+        if records and learned_from not in (None, records.fingerprint):
+            print(
+                f"notice: the records in {flags.dataset_dir} are not those that the run was trained on; the card names "
+                "those, without their numbers",
+                file=sys.stderr,
+            )
         training = input_pipeline.open_split(flags.dataset_name, "train", flags.dataset_dir) if with_records else None
         files = [name for name in LITE_FILES if flags.tflite and (training or name == "model.tflite")]
         about = {
             "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
-            "records_fingerprint": records.fingerprint if records else None,
+            "records_fingerprint": learned_from or (records.fingerprint if records else None),
             "model_name": classifier.model_name,
             **classifier.looks,
             "labels": classifier.label_names,

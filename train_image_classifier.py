@@ -35,7 +35,7 @@ from metart.common.files import locked, open_replacing
 from metart.common.flags import Parser, Retry, UserError, number, numbers, path, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
-from metart.evaluation.best_checkpoint import BestCheckpoint
+from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint
 from metart.networks import checkpoints, registry, warm_start
 from metart.networks.preprocessing import CENTRAL_FRACTION, MIN_CROP_AREA
 from metart.networks.session import PRECISIONS, Device
@@ -51,6 +51,7 @@ from metart.training.training_graph import Recipe
 
 CHECKPOINTS_TO_KEEP = 5
 CLOSE_SECONDS = 5.0  # For the session to end by itself.
+EVALUATION_FLAGS = ("eval_image_sizes", "eval_central_fraction")
 MAX_SEED = 2**31 - 1  # TensorFlow's random numbers take no larger one.
 
 
@@ -187,10 +188,12 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         refuse_seen_pictures(newest, data, settings)
         if best and settings.intervals.is_measured(plan.first_step, plan):
             make_up_measurement(best, newest, train_dir)
-        if plan.first_step >= plan.total_steps:
-            return f"nothing to do: {newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
-        if best and best.is_over(settings.early_stop):
-            return f"nothing to do: stopped at step {plan.first_step:,}, {best}"
+        is_over = best is not None and best.is_over(settings.early_stop)
+        if plan.first_step >= plan.total_steps or is_over:
+            if workers.index == 0:
+                update_looks(train_dir, written_flags)
+            reached = f"{newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
+            return "nothing to do: " + (f"stopped at step {plan.first_step:,}, {best}" if is_over else reached)
     head_alone = trains_head_alone(settings, num_classes, workers)
     counts = input_pipeline.label_counts(data.training) if settings.class_balance else [1] * num_classes
     label_weights = training_graph.label_weights(counts, settings.class_balance)
@@ -367,7 +370,9 @@ def build_savers(
         return saver, Start(None, saver)
     checkpoint = unpacked.enter_context(warm_start.opened(str(warm.checkpoint_path)))
     refuse_seen_pictures(checkpoint, data, settings)
-    excluded = warm.checkpoint_exclude_scopes or warm_start.foreign_heads(checkpoint, data.label_names)
+    excluded = warm.checkpoint_exclude_scopes
+    if not (excluded and all(registry.is_in_scopes(head, excluded) for head in registry.head_scopes())):
+        excluded = ",".join(filter(None, [excluded, warm_start.foreign_heads(checkpoint, data.label_names)]))
     variables = warm_start.variables(
         checkpoint, settings.recipe.model_name, num_classes, excluded, warm.ignore_missing_vars
     )
@@ -423,9 +428,23 @@ def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> No
     settings = {**written_flags, "max_number_of_steps": run.plan.total_steps}
     if data.records:
         settings["records"] = {"fingerprint": data.records.fingerprint, **data.records.settings._asdict()}
-    with open_replacing(run.train_dir / checkpoints.SETTINGS_FILENAME) as file:
+    write_flags(run.train_dir, settings)
+
+
+def write_flags(folder: Path, settings: Mapping[str, Any]) -> None:
+    with open_replacing(folder / checkpoints.SETTINGS_FILENAME) as file:
         json.dump(settings, file, indent=2, sort_keys=True, default=str)
         file.write("\n")
+
+
+def update_looks(train_dir: Path, written_flags: Mapping[str, Any]) -> None:
+    """Changes how a run that has ended is evaluated, where the flags say other than when it ended."""
+    looks = {name: written_flags[name] for name in EVALUATION_FLAGS if name in written_flags}
+    for folder in (train_dir, train_dir / BEST_FOLDER):
+        settings = checkpoints.settings(str(folder / checkpoints.BASENAME))
+        if settings and {**settings, **looks} != settings:
+            write_flags(folder, {**settings, **looks})
+            print(f"{folder}: evaluation looks as these flags say from now on")
 
 
 def head_feeds(
@@ -482,6 +501,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "device": device,
     }
     settings = select(Settings, {**values, **groups})
+    if flags.eval_image_sizes:
+        training_graph.require_size(flags.model_name, min(flags.eval_image_sizes))
     with record_set.reading(flags.dataset_dir) as records:
         training = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
         held_out = None

@@ -203,7 +203,7 @@ def test_a_spoiled_splits_json(records: Path, data: strategies.DataObject) -> No
         read(lambda: input_pipeline.open_split("arts", "train", str(records)))
         former = read(lambda: record_set.read(records))
         if former:
-            record_set.is_current(records, former, Settings(1, 1, 1, 1, 1), [])
+            record_set.is_current(records, former, Settings(1, 1, 1, 1, 1), {})
     finally:
         (records / "splits.json").write_bytes(whole)
 

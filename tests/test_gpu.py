@@ -106,6 +106,12 @@ def test_auto_is_float16_on_tensor_cores(
     assert Device("float32").arithmetic == "float32"
 
 
+def test_no_gpu_computes_in_the_bfloat16_of_cpus(gpu: dict[str, object]) -> None:
+    with pytest.raises(UserError, match="--precision=bfloat16 is for CPUs; on a GPU take auto, float16 or float32"):
+        Device("bfloat16").session_config()
+    Device("bfloat16", use_gpu=False).session_config()
+
+
 def test_tensor_float_32_is_not_float32(gpu: dict[str, object]) -> None:
     try:
         for precision, allowed in (("float32", False), ("auto", True)):

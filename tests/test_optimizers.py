@@ -166,25 +166,32 @@ def test_muon_turns_the_convolutions_and_leaves_the_rest_to_momentum() -> None:
     rate, momentum, gradients = 0.1, 0.6, np.random.default_rng(0).normal(size=(2, 3, 3, 4, 8))
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         first = tf.constant(np.random.default_rng(1).normal(size=(3, 3, 4, 8)), tf.float32)
-        layer, depthwise, bias, head = (
-            tf.compat.v1.get_variable(f"{scope}/weights", initializer=value)
-            for scope, value in (("layer", first), ("deep", first[..., :1]), ("bias", first[0, 0, 0]), ("head", first))
+        layer, depthwise, with_biases, biases, head = (
+            tf.compat.v1.get_variable(name, initializer=value)
+            for name, value in (
+                ("layer/weights", first),
+                ("deep/weights", first[..., :1]),
+                ("conv/weights", first),
+                ("conv/biases", first[0, 0, 0]),
+                ("head/weights", first),
+            )
         )
         tf.compat.v1.add_to_collection(registry.HEADS, "head")
         gradient = tf.compat.v1.placeholder(tf.float32, [3, 3, 4, 8])
-        pairs = [(gradient, layer), (gradient[..., :1], depthwise), (gradient[0, 0, 0], bias), (gradient, head)]
+        pairs = [(gradient, layer), (gradient[..., :1], depthwise), (gradient, with_biases)]
+        pairs += [(gradient[0, 0, 0], biases), (gradient, head)]
         step = optimizers.build("muon", tf.constant(rate), momentum, 0.0, 0.0).apply_gradients(pairs)
         session.run(tf.compat.v1.global_variables_initializer())
         before = session.run(layer)
         for each in gradients:
             session.run(step, {gradient: each})
-        turned, *others = session.run([layer, depthwise, bias, head])
+        turned, *others = session.run([layer, depthwise, with_biases, biases, head])
         session.run(tf.compat.v1.global_variables_initializer())
         plain = tf.compat.v1.train.MomentumOptimizer(rate, momentum, use_nesterov=True).apply_gradients(pairs)
         session.run(tf.compat.v1.variables_initializer(tf.compat.v1.global_variables()))
         for each in gradients:
             session.run(plain, {gradient: each})
-        for ours, expected in zip(others, session.run([depthwise, bias, head]), strict=True):
+        for ours, expected in zip(others, session.run([depthwise, with_biases, biases, head]), strict=True):
             np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
     expected, total = before, np.zeros_like(before)

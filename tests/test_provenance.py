@@ -226,7 +226,9 @@ def test_a_head_for_other_labels_is_not_taken(
     train_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = other_labels(tmp_path / "data", dict(zip(LABEL_COLOURS, ("Zapotec", "Yoruba", "Xhosa"), strict=True)))
-    train(tmp_path / "logs", data, 1, f"--checkpoint_path={train_dir}", "--learning_rate=1e-30", ALLOW)
+    # What a user leaves out beside it does not bring the head back.
+    left_out = "--checkpoint_exclude_scopes=wide_resnet_10_4/block1"
+    train(tmp_path / "logs", data, 1, f"--checkpoint_path={train_dir}", "--learning_rate=1e-30", left_out, ALLOW)
     said = capsys.readouterr().out
     assert f"has other labels than the records; the layers that answer are trained from scratch: {HEAD}\n" in said
 
@@ -389,6 +391,47 @@ def test_what_was_measured_on_other_records_does_not_count(
     train(logs, dataset_dir, 4, "--validation_epochs=0.3")
     assert f"notice: {path} is about other records" in capsys.readouterr().err
     assert json.loads(path.read_text())["records_fingerprint"] == record["records_fingerprint"]
+
+
+def test_what_was_measured_with_other_looks_does_not_count(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    train(logs, dataset_dir, 2, "--validation_epochs=0.3")
+    assert list(json.loads((logs / "validation.json").read_text())["top_1"]) == ["2"]
+    train(logs, dataset_dir, 4, "--validation_epochs=0.3", "--eval_central_fraction=1")
+    assert "what was measured then does not count" in capsys.readouterr().err
+    record = json.loads((logs / "validation.json").read_text())
+    assert (list(record["top_1"]), record["looks"]["eval_central_fraction"]) == (["4"], 1.0)
+
+
+def test_a_run_that_has_ended_is_evaluated_as_its_flags_say_now(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    assert evaluate(logs, dataset_dir, tmp_path / "eval")["eval_central_fraction"] == 0.875
+    looks = f"--eval_image_sizes={IMAGE_SIZE},48", "--eval_central_fraction=1"
+    before = json.loads((logs / "flags.json").read_text())
+    train(logs, dataset_dir, 20, *looks)
+    after = {"eval_image_sizes": [IMAGE_SIZE, 48], "eval_central_fraction": 1.0}
+    assert json.loads((logs / "flags.json").read_text()) == {**before, **after}
+    measured = evaluate(logs, dataset_dir, tmp_path / "eval")
+    assert {name: measured[name] for name in after} == after
+
+
+def test_sizes_that_are_too_small_to_evaluate_are_not_trained_for(dataset_dir: Path, tmp_path: Path) -> None:
+    flags = ["--model_name=inception_v3", "--eval_image_sizes=299,32"]
+    with pytest.raises(UserError, match="32 x 32 pixels are too few for inception_v3"):
+        train(tmp_path / "logs", dataset_dir, 1, *flags)
+    assert not (tmp_path / "logs").exists()
+
+
+def test_a_card_says_what_the_network_learned_from(
+    logs: Path, split_anew: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    learned_from = json.loads((logs / "flags.json").read_text())["records"]["fingerprint"]
+    other = json.loads((split_anew / "splits.json").read_text())["fingerprint"]
+    export(logs, tmp_path / "export", f"--dataset_dir={split_anew}")
+    assert f"the records in {split_anew} are not those that the run was trained on" in capsys.readouterr().err
+    card = (tmp_path / "export/20/README.md").read_text()
+    assert f"records {learned_from}" in card and other not in card and "pictures for" not in card
 
 
 def rewrite(shard: Path, change: Callable[[tf.train.Example], None]) -> None:

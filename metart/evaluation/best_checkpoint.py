@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 import shutil
 import sys
+from typing import Any
 
 from metart.networks.slim_compat import slim
 from metart.common.files import open_replacing
@@ -17,7 +18,8 @@ from metart.networks.session import Device
 from metart.records import seen_pictures
 
 BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
-# In TRAIN_DIR: the records that were measured on and the top-1 by step, so that a resumed run knows them.
+# In TRAIN_DIR: the records that were measured on, how the network looked at them and the top-1 by step, so that a
+# resumed run knows them.
 RECORD_FILENAME = "validation.json"
 
 
@@ -53,11 +55,13 @@ class BestCheckpoint:
         self._device = device
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
+        self._looks: dict[str, Any] = {}  # Of the measurements: `Classifier.looks`.
         if path.is_file():
             try:
                 record = json.loads(path.read_text("utf-8"))
                 measured = {int(step): float(top_1) for step, top_1 in record.get("top_1", record).items()}
                 measured_on = record.get("records_fingerprint", records_fingerprint)
+                self._looks = record.get("looks", {})
             except (ValueError, TypeError, AttributeError):
                 raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for again") from None
             if measured_on == records_fingerprint:
@@ -80,19 +84,27 @@ class BestCheckpoint:
     def measure(self, checkpoint: str) -> dict[str, float]:
         """Returns the figures of a checkpoint, see `metrics.summary`, and keeps it if it is the best."""
         with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
-            figures = thread.submit(self._figures, checkpoint).result()
+            figures, looks = thread.submit(self._figures, checkpoint).result()
         step = checkpoints.step(checkpoint)
+        if self._looks not in ({}, looks):
+            print(
+                "notice: evaluation looks otherwise than before; what was measured then does not count", file=sys.stderr
+            )
+            self._top_1 = {}
+        self._looks = looks
         self._top_1[step] = figures["top_1"]
         if self.best_step == step:
             self._keep(checkpoint)
         with open_replacing(self._folder / RECORD_FILENAME) as file:
-            json.dump({"records_fingerprint": self._records_fingerprint, "top_1": self._top_1}, file)
+            about = {"records_fingerprint": self._records_fingerprint, "looks": self._looks}
+            json.dump({**about, "top_1": self._top_1}, file)
         return figures
 
-    def _figures(self, checkpoint: str) -> dict[str, float]:
+    def _figures(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
+        """Returns the figures of a checkpoint, and how it looked at the pictures."""
         with open_classifier(checkpoint, device=self._device) as classifier:
             answers = predict(classifier, self._held_out, self._batch_size)
-        return metrics.summary(answers.truth, answers.probabilities)
+        return metrics.summary(answers.truth, answers.probabilities), classifier.looks
 
     def _keep(self, checkpoint: str) -> None:
         """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best."""

@@ -1,11 +1,13 @@
 """The settings of a session: on what hardware, and in what precision, a network runs."""
 
+import contextlib
 import functools
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from metart.networks.slim_compat import tf
+from metart.common.flags import UserError
 
 # In bfloat16 these take several times as long as in float32, and a MobileNet's step up to twice as long (on Zen 4).
 SLOW_IN_BFLOAT16 = ("DepthwiseConv2dNativeBackpropFilter", "DepthwiseConv2dNativeBackpropInput")
@@ -50,12 +52,24 @@ class Device(NamedTuple):
         return _first_gpu() if self.use_gpu else {}
 
     def session_config(self) -> tf.compat.v1.ConfigProto:
-        """Returns the settings of a session that runs a network; some TensorFlow takes from the process."""
+        """Returns the settings of a session that runs a network; some TensorFlow takes from the process.
+
+        Raises:
+            UserError: A GPU does not compute in that precision.
+        """
         config = tf.compat.v1.ConfigProto(allow_soft_placement=True)
         config.gpu_options.allow_growth = True
         if not self.use_gpu:
             config.device_count["GPU"] = 0
+        with contextlib.suppress(RuntimeError):  # Raised where they are in use, and as they should be, already.
+            for gpu in tf.config.list_physical_devices("GPU"):  # What reads pictures would take them, too.
+                if self.use_gpu:
+                    tf.config.experimental.set_memory_growth(gpu, True)
+                else:
+                    tf.config.set_visible_devices([], "GPU")
         if self._gpu:
+            if self.precision == "bfloat16":
+                raise UserError("--precision=bfloat16 is for CPUs; on a GPU take auto, float16 or float32")
             tf.config.experimental.enable_tensor_float_32_execution(self.precision != "float32")
         rewrites = config.graph_options.rewrite_options
         rewrites.meta_optimizer_iterations = rewrites.ONE  # A second pass costs a second of the start and wins nothing.

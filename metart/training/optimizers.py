@@ -81,15 +81,22 @@ class Muon(tf.compat.v1.train.MomentumOptimizer):
     directions of its inputs, and a step of plain momentum learns little in the others. Here the update, a matrix of
     inputs by outputs, is replaced by the orthogonal matrix nearest to it, so that a layer learns in all of them at
     once. Its weights keep the length sqrt(outputs), which the rate is a share of.
-    Biases, batch norm, depthwise convolutions and the layers that answer take the plain momentum, with the same rate.
+    Biases, batch norm, depthwise convolutions and the layers that answer take the plain momentum, with the same rate;
+    so do convolutions with biases, which have no batch norm that takes back the length of their weights.
     """
 
     def __init__(self, rate: tf.Tensor, momentum: float):
         super().__init__(rate, momentum, use_nesterov=True, name="Muon")
-        self._plain = tuple(f"{scope}/" for scope in registry.head_scopes())
+        names = [variable.op.name for variable in tf.compat.v1.trainable_variables()]
+        with_biases = [name.removesuffix("/biases") for name in names if name.endswith("/biases")]
+        self._plain = ",".join([*registry.head_scopes(), *with_biases])
 
     def _resource_apply_dense(self, gradient: tf.Tensor, variable: tf.Variable) -> tf.Operation:
-        if variable.shape.rank != 4 or variable.shape[-1] == 1 or variable.op.name.startswith(self._plain):
+        if (
+            variable.shape.rank != 4
+            or variable.shape[-1] == 1
+            or (self._plain and registry.is_in_scopes(variable.op.name, self._plain))
+        ):
             return super()._resource_apply_dense(gradient, variable)
         sum_of_gradients = self.get_slot(variable, "momentum")
         sum_of_gradients = sum_of_gradients.assign(self._momentum * sum_of_gradients + gradient)

@@ -138,6 +138,16 @@ def trains_head_alone(model_name: str, image_size: int, num_classes: int, traina
         return registry.in_scopes(trained, ",".join(heads)) == trained
 
 
+def require_size(model_name: str, image_size: int) -> None:
+    """Makes sure that a network takes images of a size, pixels a side, before anything is trained for it.
+
+    Raises:
+        UserError: They are too small.
+    """
+    with tf.Graph().as_default():
+        registry.build(model_name, tf.zeros([1, image_size, image_size, 3]), num_classes=2)
+
+
 def label_weights(counts: Sequence[int], balance: float) -> list[float]:
     """Returns how much a picture of each label counts in the loss: `count ** -balance`, 1 on average.
 
