@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from conftest import MODEL_NAME
+from conftest import LABEL_COLOURS, MODEL_NAME
 import numpy as np
 from PIL import Image
 import pytest
@@ -72,11 +72,14 @@ def test_heat_is_grad_cam(classifier: Classifier, explainer: Explainer, dataset_
 
 
 def test_heat_is_of_the_label_that_the_mean_over_the_looks_has_chosen(train_dir: Path, tmp_path: Path) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (300, 1, 1, 3)).repeat(IMAGE_SIZE, 1).repeat(IMAGE_SIZE, 2)
-    images = (images + np.linspace(-60, 60, IMAGE_SIZE)[:, None]).clip(0, 255).astype(np.float32)
+    # From one label's colour to the next, so that some lie where the looks disagree.
+    colours = np.array(list(LABEL_COLOURS.values()), np.float32)
+    shares = np.linspace(0, 1, 200, dtype=np.float32)[:, None, None, None]
+    between = [colours[label] * (1 - shares) + colours[label - 1] * shares for label in range(3)]
+    images = np.concatenate(between).repeat(40, 1).repeat(40, 2)
     names = [str(number) for number in range(3)]
     checkpoint = str(train_dir / "model.ckpt-20")
-    with Classifier(checkpoint, MODEL_NAME, IMAGE_SIZE, names, sizes=[32, IMAGE_SIZE]) as averaging:
+    with Classifier(checkpoint, MODEL_NAME, 40, names, sizes=[32, 40]) as averaging:
         answers = averaging.probabilities(images).argmax(axis=1)
         once = averaging.session.run(averaging.logits, {averaging.images: images}).argmax(axis=1)
         (differing,) = np.nonzero(answers != once)
