@@ -59,6 +59,15 @@ def test_flags_without_a_task_are_taken() -> None:
     parser().parse_args(["--alsologtostderr=True", "--eval_dir", "/logs"])
 
 
+def test_numbers_with_commas() -> None:
+    parse = flags.numbers(int, 32)
+    assert parse("48,80") == [48, 80]
+    assert parse("64") == [64]
+    for wrong in ("48,31", "48,", "48;80", "48,8e1"):
+        with pytest.raises(argparse.ArgumentTypeError):
+            parse(wrong)
+
+
 def test_a_number_keeps_its_kind() -> None:
     parsed = parser().parse_args(["--batch_size=10", "--learning_rate=1e-3"])
     assert (parsed.batch_size, parsed.learning_rate) == (10, 0.001)
