@@ -25,7 +25,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # Files of tests that take minutes, the longest first: one that began last would keep one core busy and the others idle.
-LONG_FILES = ["test_pods.py", "test_readme.py", "test_train_image_classifier.py", "test_cluster.py", "test_faults.py"]
+LONG_FILES = [
+    "test_pods.py",
+    "test_readme.py",
+    "test_train_image_classifier.py",
+    "test_cluster.py",
+    "test_faults.py",
+    "test_dialect.py",
+]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

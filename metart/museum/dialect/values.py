@@ -11,7 +11,8 @@ import duckdb
 from metart.common.flags import UserError
 from metart.museum.dialect.rules import CASTS, DUCKDB_TYPES, Rule
 
-LONGEST_SQL = 100_000  # Characters. What a rule needs twice is written twice, also within itself.
+LONGEST_SQL = 100_000  # Characters.
+LONG_SQL = 300  # What is longer and needed several times is computed once.
 LAZY = ("IF", "COALESCE", "IFNULL")  # What they do not need is not computed.
 SUMS = ("+", "-", "*", "- (sign)")  # Their FLOAT64 are checked for being finite only where a chain of them ends.
 UNCHECKED = (*SUMS, "/", "SUM", "AVG")
@@ -132,8 +133,8 @@ def finite(value: Value) -> Value:
     """Makes an error of infinity and NaN, as BigQuery does."""
     if value.finite:
         return value
-    error = expand("fail('floating point overflow')", FLOAT64, safe=False)
-    sql = f"CASE WHEN isfinite({value}) THEN {value} WHEN {value} IS NOT NULL THEN {error} END"
+    check = "CASE WHEN isfinite({0}) THEN {0} WHEN {0} IS NOT NULL THEN fail('floating point overflow') END"
+    sql = fill(expand(check, FLOAT64, safe=False), [value], NONE, once=True)
     return value._replace(sql=sql, finite=True, fails=True)
 
 
@@ -212,24 +213,40 @@ def apply(
         lazy: The arguments need not all be computed.
         words: What else stands in the SQL in braces.
     """
-    sql = expand(template, result, safe).format(
-        *arguments,
-        all=Joined(arguments),
-        rest=Joined(arguments[1:]),
-        nulls=" OR ".join(f"{value} IS NULL" for value in arguments),
-        **words,
-    )
+    spelled = expand(template, result, safe)
     null = [value for value in arguments if value.may_be_null]
     if null and any(value.constant and value.fails and value is not null[0] for value in arguments):
         refuse("a constant that is an error beside one that may be NULL")  # Of which DuckDB sees the NULL only.
     if null and result.name in DUCKDB_TYPES and not words:  # Of which DuckDB forgets the type.
-        sql = f"CAST({sql} AS {result.duckdb})"
-    failing = [f"{value} IS NULL" for value in arguments if value.fails]
-    if failing and not lazy and (len(arguments) > 1 or "TRY(" in sql):
+        spelled = f"CAST({spelled} AS {result.duckdb})"
+    failing = [f"{{{index}}} IS NULL" for index, value in enumerate(arguments) if value.fails]
+    if failing and not lazy and (len(arguments) > 1 or any("TRY(" in sql for sql in (spelled, arguments[0].sql))):
         # DuckDB does not compute what cannot change the result. BigQuery does, and ends with its error.
-        sql = f"CASE WHEN len([{', '.join(failing)}]) > 0 THEN {sql} END"
+        spelled = f"CASE WHEN len([{', '.join(failing)}]) > 0 THEN {spelled} END"
+    sql = fill(spelled, arguments, words, once=not lazy)
     value = combine(sql, result, arguments, fails=bool(re.search(r"\b(fail|refuse|try)\(", template)))
     return compute(value) if value.constant and not words else value
+
+
+def fill(template: str, arguments: Sequence[Value], words: Mapping[str, str], once: bool) -> str:
+    """Returns a template with its arguments.
+
+    Args:
+        once: Whether a long argument that stands in it several times is computed only once, whatever it comes to.
+    """
+    marked = [value._replace(sql=f"\0{index}\0") for index, value in enumerate(arguments)]
+    nulls = " OR ".join(f"{value} IS NULL" for value in marked)
+    sql = template.format(*marked, all=Joined(marked), rest=Joined(marked[1:]), nulls=nulls, **words)
+    pairs = list(zip(map(str, marked), arguments, strict=True))
+    once = once and any(sql.count(mark) > 1 and len(value.sql) > LONG_SQL for mark, value in pairs)
+    packed = []
+    for index, (mark, value) in enumerate(pairs):
+        if once and not value.constant:
+            packed.append(f"f{index} := {value}")
+            sql = sql.replace(mark, f"(once.f{index})")
+        else:
+            sql = sql.replace(mark, value.sql)
+    return f"list_extract(list_transform([struct_pack({', '.join(packed)})], lambda once: {sql}), 1)" if packed else sql
 
 
 def compute(value: Value) -> Value:
