@@ -166,7 +166,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
 
     Args:
         settings: What to do.
-        data: What to learn from; nobody changes it meanwhile.
+        data: What to learn from; nobody changes it in the meantime.
         workers: All that train together, this process among them.
         written_flags: What flags.json shall say.
 
@@ -208,7 +208,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         saver, start = build_savers(settings, data, newest, unpacked)
         with open_session(settings, workers, interruption) as session:
             if newest_checkpoint(train_dir, data.label_names) != newest:
-                raise Retry(f"another process has saved a checkpoint in {train_dir} meanwhile")
+                raise Retry(f"another process has saved a checkpoint in {train_dir} in the meantime")
             check_records = functools.partial(record_set.require_still, data.dataset_dir, data.records)
             run = Run(train_dir, session, model, saver, plan, workers, interruption, data.label_names, check_records)
             start_together(run, start, inputs, data, written_flags)
@@ -303,8 +303,8 @@ def print_plan(settings: Settings, plan: Plan, dataset: slim.dataset.Dataset, wo
     if workers.size > 1:
         print(
             f"worker {workers.index} of {workers.size}: {settings.batch_size} pictures of each step. --learning_rate="
-            f"{plan.schedule.learning_rate:g} is for all {plan.global_batch_size}; one tuned on a single worker, "
-            f"multiply by {workers.size}",
+            f"{plan.schedule.learning_rate:g} is for all {plan.global_batch_size}; multiply one that was "
+            f"tuned on a single worker by {workers.size}",
             flush=True,
         )
 

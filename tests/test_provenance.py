@@ -260,7 +260,7 @@ def test_records_that_change_under_a_run_without_locks_stop_it(
 
     train(tmp_path / "logs", data, 2)
     monkeypatch.setattr(checkpoints, "restore", changed_meanwhile)  # Between reading the set and the next checkpoint.
-    with pytest.raises(UserError, match=rf"the records in {data} were changed meanwhile; none of the new ones were"):
+    with pytest.raises(UserError, match=rf"the records in {data} changed in the meantime; nothing new was"):
         train(tmp_path / "logs", data, 4)
     assert [checkpoints.step(each) for each in checkpoints.all_in(tmp_path / "logs")] == [2]
 
@@ -348,7 +348,7 @@ def test_a_checkpoint_without_its_flags_says_what_is_assumed(
     assert "notice" not in notices
     (logs / "flags.json").unlink()
     _, notices = answer()
-    assert "taken for wide_resnet_10_4, trained at 64 x 64 pixels" in notices
+    assert "assuming wide_resnet_10_4, trained at 64 x 64 pixels" in notices
     same, notices = answer(f"--eval_image_size={IMAGE_SIZE}")
     assert same == known and "notice" not in notices
 

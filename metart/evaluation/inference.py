@@ -148,8 +148,8 @@ def open_classifier(
     if not trained_with and image_size is None:
         image_size = registry.NETWORKS[model_name].image_size
         print(
-            f"notice: no {checkpoints.SETTINGS_FILENAME} beside {checkpoint}; taken for {model_name}, trained at "
-            f"{image_size} x {image_size} pixels. Where that is not so, give --eval_image_size: the answers are wrong",
+            f"notice: no {checkpoints.SETTINGS_FILENAME} beside {checkpoint}; assuming {model_name}, trained at "
+            f"{image_size} x {image_size} pixels. If that is not so, the answers are wrong: give --eval_image_size",
             file=sys.stderr,
         )
     sizes = (not image_size and trained_with.get("eval_image_sizes")) or []
@@ -218,7 +218,7 @@ def read_temperature(checkpoint: str, looks: Mapping[str, Any]) -> float:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; delete it, or fit it again with eval_image_classifier.py") from None
     if fitted_to is None:
-        print(f"notice: {path} does not say which weights it was fitted to; taken for those beside it", file=sys.stderr)
+        print(f"notice: {path} does not say which weights it was fitted to; assuming those beside it", file=sys.stderr)
     elif fitted_to != checkpoints.fingerprint(checkpoint):
         raise UserError(
             f"{path} was fitted to other weights than those of {checkpoint}; delete it, or fit it again with "

@@ -147,7 +147,7 @@ class _Host:
                 self._next_start = start + self._interval_seconds
             if stopped.wait(start - now):
                 raise Unavailable("stopped")
-            if start >= self._resume_at:  # Otherwise a pause has begun meanwhile.
+            if start >= self._resume_at:  # Otherwise a pause has begun in the meantime.
                 return start
 
     def served(self, started: float) -> None:
@@ -414,7 +414,7 @@ def _until(deadline: float, connection: HTTPConnection) -> Iterator[None]:
     sock = connection.sock
 
     def shut_down() -> None:
-        with contextlib.suppress(OSError):  # Closed meanwhile.
+        with contextlib.suppress(OSError):  # Closed in the meantime.
             socket.socket.shutdown(sock, socket.SHUT_RDWR)  # Below TLS, whose own shutdown is not thread-safe.
 
     timer = threading.Timer(deadline - time.monotonic(), shut_down)

@@ -153,8 +153,8 @@ def require_still(dataset_dir: str | os.PathLike[str], records: RecordSet | None
     """
     if not is_still(dataset_dir, records):
         raise UserError(
-            f"the records in {dataset_dir} were changed meanwhile; none of the new ones were saved. Run the same "
-            "command again, of a training with another --train_dir if labels or split have changed"
+            f"the records in {dataset_dir} changed in the meantime; nothing new was saved. Run the same "
+            "command again, a training with another --train_dir if labels or split have changed"
         )
 
 
