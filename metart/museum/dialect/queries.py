@@ -166,6 +166,8 @@ class Queries(Windows):
         filters |= self._having(node, filters.get("having"))
         if "qualify" in filters and not any(node.args.get(clause) for clause in FILTERS[:3]):
             invalid("QUALIFY needs WHERE, GROUP BY or HAVING")
+        if "qualify" in filters and all(one.many < 2 for one in (filters["qualify"], *(one.value for one in columns))):
+            invalid("QUALIFY needs a window function")
         distinct = node.args.get("distinct")
         if distinct:
             self.check(distinct)

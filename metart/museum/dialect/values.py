@@ -243,7 +243,7 @@ def fill(template: str, arguments: Sequence[Value], words: Mapping[str, str], on
     for index, (mark, value) in enumerate(pairs):
         if once and not value.constant:
             packed.append(f"f{index} := {value}")
-            sql = sql.replace(mark, f"(once.f{index})")
+            sql = sql.replace(mark, f"struct_extract(once, 'f{index}')")  # once.f0 is none to HAVING.
         else:
             sql = sql.replace(mark, value.sql)
     return f"list_extract(list_transform([struct_pack({', '.join(packed)})], lambda once: {sql}), 1)" if packed else sql
