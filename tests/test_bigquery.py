@@ -409,8 +409,11 @@ def test_the_map_for_culture_leaves_nothing_uncertain() -> None:
 
 
 @pytest.mark.parametrize("year", ["2017", "today"])
-def test_the_map_for_culture_on_the_labels_of_the_museum(year: str) -> None:
-    path = shared_file("cultures-2017.csv") if year == "2017" else REPO / "doc" / "cultures-all.list"
+def test_the_map_for_culture_on_the_labels_of_the_museum(year: str, tmp_path: Path) -> None:
+    path = shared_file("cultures-2017.csv")
+    if year == "today":
+        path = tmp_path / "cultures-all.list"
+        bigquery.main([f"--metadata_csv={shared_csv()}", "--list=labels", f"--output={path}"])
     with open(path, encoding="utf-8-sig", newline="") as file:
         rows = [(row["culture"], int(row["objects"])) for row in csv.DictReader(file)]
     counts, _ = bigquery.count_labels(rows)
@@ -575,11 +578,6 @@ def test_real_listings_equal_independent_counts(
         for row in museum_rows
         if row["Culture"]
     )
-
-
-def test_the_reference_listing_is_what_the_command_gives(capsys: pytest.CaptureFixture[str]) -> None:
-    bigquery.main([f"--metadata_csv={shared_csv()}", "--list=labels"])
-    assert capsys.readouterr().out == (REPO / "doc" / "cultures-all.list").read_text(encoding="utf-8")
 
 
 def test_real_rows_are_the_same_through_bigquery(
