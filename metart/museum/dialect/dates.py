@@ -2,13 +2,14 @@
 
 from metart.museum.dialect.rules import Rule, date_in_range
 
-# Part: the SQL of {1} of them as an interval.
+# Part: the SQL of {1} of them as an interval. A number that is too large is no error where {0} is NULL.
+_COUNT = "CAST(CASE WHEN {{0}} IS NOT NULL THEN {{1}}{} END AS INTEGER)"
 PERIODS = {
-    "DAY": "to_days(CAST({1} AS INTEGER))",
-    "WEEK": "to_days(CAST({1} * 7 AS INTEGER))",
-    "MONTH": "to_months(CAST({1} AS INTEGER))",
-    "QUARTER": "to_months(CAST({1} * 3 AS INTEGER))",
-    "YEAR": "to_years(CAST({1} AS INTEGER))",
+    "DAY": f"to_days({_COUNT.format('')})",
+    "WEEK": f"to_days({_COUNT.format(' * 7')})",
+    "MONTH": f"to_months({_COUNT.format('')})",
+    "QUARTER": f"to_months({_COUNT.format(' * 3')})",
+    "YEAR": f"to_years({_COUNT.format('')})",
 }
 # Part: the days from its first day to the Monday after. 0001-01-01 was a Monday.
 WEEKS = {
