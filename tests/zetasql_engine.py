@@ -92,6 +92,8 @@ class Engine:
             ).prepared
         except ServerError as error:
             raise Invalid(str(error)) from None
+        except UnicodeDecodeError as error:  # Its messages may end in the middle of a letter, which only a value has.
+            raise Failed(str(error)) from None
         number = prepared.prepared_query_id
         try:
             answer = client.call_grpc_func(
@@ -99,7 +101,7 @@ class Engine:
                 messages.EvaluateQueryRequest(prepared_query_id=number),
                 messages.EvaluateQueryResponse,
             )
-        except ServerError as error:
+        except (ServerError, UnicodeDecodeError) as error:
             raise Failed(str(error)) from None
         finally:
             client.call_grpc_func(
