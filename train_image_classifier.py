@@ -281,13 +281,19 @@ def trains_head_alone(settings: Settings, num_classes: int, workers: Cluster) ->
     """Returns whether the head trains alone, on features that are kept.
 
     Raises:
-        UserError: It does, but several workers were started; or see `training_graph.trains_head_alone`.
+        UserError: It does, but several workers were started, or pictures are to be mixed; or see
+            `training_graph.trains_head_alone`.
     """
     recipe, size = settings.recipe, settings.augmentation.image_size
     if not training_graph.trains_head_alone(recipe.model_name, size, num_classes, recipe.trainable_scopes):
         return False
     if settings.feature_views and workers.size > 1:
         raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
+    if settings.feature_views and (recipe.mixup_alpha or recipe.cutmix_alpha):
+        raise UserError(
+            "a head alone sees features, which are not mixed; leave out --mixup_alpha and --cutmix_alpha, or add "
+            "--feature_views=0"
+        )
     return settings.feature_views > 0
 
 

@@ -290,6 +290,7 @@ def test_wrong_inputs_are_refused_before_anything_is_written(
         (dataset_dir, ["--model_name=vgg_a"], "32 x 32 pixels are too few for vgg_a"),
         (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in mobilenet_v1_025"),
         (dataset_dir, ["--trainable_scopes=Conv", "--feature_views=0"], "--trainable_scopes=Conv names nothing in"),
+        (dataset_dir, [f"--trainable_scopes={LOGITS}", "--cutmix_alpha=1"], "features, which are not mixed; leave out"),
         (dataset_dir, [f"--checkpoint_path={empty}"], f"{empty} holds no checkpoint"),
         (
             dataset_dir,
