@@ -175,22 +175,22 @@ class Queries(Windows):
                 invalid("DISTINCT of an ARRAY or a STRUCT")
         end = self._end(node, scope, columns, bool(distinct))
         if group or scope.aggregates or "having" in filters:
-            order = node.args.get("order")
-            sorted_by = [one.this for one in order.expressions] if order and not distinct else []
-            for value in (
-                *(column.value for column in columns),
-                *filters.values(),
-                *(self.value(key, scope) for key in sorted_by if not isinstance(key, exp.Literal)),
-            ):
-                if finite(value).sql not in keys and not value.columns <= keys:
-                    names = ", ".join(sorted(value.columns - keys)).replace('"', "").partition(".")[2]
-                    invalid(f"{names} is neither grouped nor aggregated")
+            self._check_grouped(node, scope, [*(column.value for column in columns), *filters.values()], keys)
         results = self._results(node, columns)
         listed = ", ".join(f"{column.value} AS c{index}" for index, column in enumerate(results))
         sql = f"SELECT {'DISTINCT ' * bool(distinct)}{listed}{sql}{group}"
         sql += "".join(f" {clause.upper()} {value}" for clause, value in filters.items())
         fails = any(column.value.fails for column in columns)
         return Relation(sql + end, [(column.name, column.value.type) for column in results], fails)
+
+    def _check_grouped(self, node: exp.Select, scope: Scope, values: Sequence[Value], keys: frozenset[str]) -> None:
+        """Makes sure that what is selected, filtered or sorted by is grouped or aggregated."""
+        order = node.args.get("order")
+        sorted_by = [one.this for one in order.expressions] if order and not node.args.get("distinct") else []
+        for value in (*values, *(self.value(key, scope) for key in sorted_by if not isinstance(key, exp.Literal))):
+            if finite(value).sql not in keys and not value.columns <= keys:
+                names = ", ".join(sorted(value.columns - keys)).replace('"', "").partition(".")[2]
+                invalid(f"{names} is neither grouped nor aggregated")
 
     def _having(self, node: exp.Select, condition: Value | None) -> dict[str, Value]:
         """Returns HAVING with a count, where DuckDB needs it."""
