@@ -409,9 +409,12 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
 
     Raises:
         Retry: The workers do not see the same checkpoints.
-        UserError: The checkpoint is damaged.
+        UserError: The checkpoint is damaged, or only some of the workers leave out steps that overflow.
     """
     session = run.session
+    (in_float16,) = session.run(run.workers.mean([tf.constant(float(run.model.applied is not None))]))
+    if 0 < in_float16 < 1:
+        raise UserError("some workers compute in float16 and some do not; start all with the same --precision")
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
     session.run([*initializers, inputs.iterator.initializer])
     if run.workers.index == 0:

@@ -345,6 +345,20 @@ def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[in
 
 
 @pytest.mark.timeout(600)
+def test_workers_of_different_precision_do_not_train(make_run: Callable[[int], Run]) -> None:
+    """A step that overflows in float16 would be left out by some and spoil the weights of the others."""
+    run = make_run(2)
+    for index, precision in enumerate(("float32", "float16")):
+        run.flags = [*run.flags[:7], f"--precision={precision}"]
+        run.processes.append(run.start(index, steps=3))
+    outputs = [process.communicate(timeout=60 * LOAD)[0].splitlines() for process in run.processes]
+    assert {process.returncode for process in run.processes} == {1}
+    complaint = "error: some workers compute in float16 and some do not; start all with the same --precision"
+    assert [lines[-1] for lines in outputs] == [complaint, complaint]
+    assert run.newest_step() == 0
+
+
+@pytest.mark.timeout(600)
 def test_a_killed_worker_is_named_in_a_log_without_noise(make_run: Callable[[int], Run]) -> None:
     run = make_run(3)
     run.start_all(steps=100_000)
