@@ -39,7 +39,8 @@ DATES = [
         "DATE",
         "INT64, INT64, INT64",
         "DATE",
-        "CASE WHEN greatest(abs({0}), abs({1}), abs({2})) > 9999 THEN fail('no such date')"
+        "CASE WHEN {nulls} THEN NULL"
+        " WHEN greatest({0}, {1}, {2}) > 9999 OR least({0}, {1}, {2}) < -9999 THEN fail('no such date')"
         f" ELSE {date_in_range('make_date({0}, {1}, {2})')} END",
     ),
     *(

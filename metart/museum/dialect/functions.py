@@ -99,6 +99,7 @@ def _padded(function: str) -> list[Rule]:
     sql = (
         f"CASE WHEN {{nulls}} THEN NULL WHEN {{1}} < 0 OR {{1}} > {LONGEST} OR FILL = '' THEN"
         f" fail('{function.upper()} to a negative length, above 1 MB or with nothing')"
+        f" WHEN {{1}} > {LONGEST // 4} THEN refuse('{function.upper()} to more than 1 MB of long letters')"
         f" ELSE {function}({{0}}, CAST({{1}} AS INTEGER), FILL) END"
     )
     return [
