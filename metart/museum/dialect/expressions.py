@@ -55,6 +55,15 @@ class Plain(BigQuery):
         }
         NO_PAREN_FUNCTIONS: ClassVar[dict[Any, Any]] = {}
 
+        def _build_predicate(
+            self, klass: Any, this: Any, expression: Any, comments: Any = None, negate: bool = False
+        ) -> exp.Expr:
+            """Adds no parentheses, as sqlglot would: what needs them is refused."""
+            predicate = klass(this=this, expression=expression)
+            if negate:
+                predicate.set("negate", True)
+            return self.expression(predicate, comments=comments)
+
         def _parse_limit(self, *arguments: Any, **named: Any) -> exp.Expr | None:
             limit = super()._parse_limit(*arguments, **named)
             if isinstance(limit, exp.Limit) and limit.args.get("offset"):
@@ -79,7 +88,8 @@ ARITHMETIC = {exp.Add: "+", exp.Sub: "-", exp.Mul: "*", exp.Div: "/"}
 MIXED = {exp.DPipe: "||", exp.BitwiseAnd: "&", exp.BitwiseOr: "|", exp.BitwiseXor: "^"}
 RELATIONS = {exp.EQ: "=", exp.NEQ: "<>", exp.LT: "<", exp.LTE: "<=", exp.GT: ">", exp.GTE: ">=", exp.Like: "LIKE"}
 BINARY: dict[type, str] = dict([*ARITHMETIC.items(), *MIXED.items(), *RELATIONS.items()])
-COMPARISONS = (*RELATIONS, exp.Is, exp.In, exp.Between, exp.NullSafeEQ, exp.NullSafeNEQ)  # Not within each other.
+# Not within each other; NOT is part of NOT IN, or binds less than they do.
+COMPARISONS = (*RELATIONS, exp.Is, exp.In, exp.Between, exp.NullSafeEQ, exp.NullSafeNEQ, exp.Not)
 TYPES = {
     exp.DType.BIGINT: INT64,
     exp.DType.INT: INT64,

@@ -152,7 +152,8 @@ OPERATORS = [
         "LIKE",
         "STRING, STRING",
         "BOOL",
-        r"CASE WHEN regexp_full_match({1}, '(?s)([^\\]|\\.)*\\') THEN fail('LIKE pattern ends with a backslash')"
+        r"CASE WHEN {0} IS NULL THEN NULL"
+        r" WHEN regexp_full_match({1}, '(?s)([^\\]|\\.)*\\') THEN fail('LIKE pattern ends with a backslash')"
         r" ELSE {0} LIKE {1} ESCAPE '\' END",
         r"\% and \_ are the characters themselves",
     ),
