@@ -14,7 +14,6 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import functools
 import itertools
-import json
 import math
 from pathlib import Path
 import sys
@@ -31,7 +30,7 @@ import numpy as np
 
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
-from metart.common.files import locked, open_replacing
+from metart.common.files import locked
 from metart.common.flags import Parser, Retry, UserError, number, numbers, path, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
@@ -437,13 +436,7 @@ def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> No
     settings = {**written_flags, "max_number_of_steps": run.plan.total_steps}
     if data.records:
         settings["records"] = {"fingerprint": data.records.fingerprint, **data.records.settings._asdict()}
-    write_flags(run.train_dir, settings)
-
-
-def write_flags(folder: Path, settings: Mapping[str, Any]) -> None:
-    with open_replacing(folder / checkpoints.SETTINGS_FILENAME) as file:
-        json.dump(settings, file, indent=2, sort_keys=True, default=str)
-        file.write("\n")
+    checkpoints.write_settings(run.train_dir, settings)
 
 
 def update_looks(train_dir: Path, written_flags: Mapping[str, Any]) -> None:
@@ -452,7 +445,7 @@ def update_looks(train_dir: Path, written_flags: Mapping[str, Any]) -> None:
     for folder in (train_dir, train_dir / BEST_FOLDER):
         settings = checkpoints.settings(str(folder / checkpoints.BASENAME))
         if settings and {**settings, **looks} != settings:
-            write_flags(folder, {**settings, **looks})
+            checkpoints.write_settings(folder, {**settings, **looks})
             print(f"{folder}: evaluation looks as these flags say from now on")
 
 

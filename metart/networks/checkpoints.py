@@ -1,7 +1,7 @@
 """Checkpoints in slim's form: `model.ckpt-N.*` and what lies beside them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
 import functools
 import hashlib
@@ -12,6 +12,7 @@ import re
 from typing import Any
 
 from metart.networks.slim_compat import slim, tf
+from metart.common.files import open_replacing
 from metart.common.flags import UserError
 from metart.common.labels import LABELS_FILENAME, read_labels
 from metart.networks import registry
@@ -197,6 +198,13 @@ def settings(checkpoint: str) -> dict[str, Any]:
         return flags
     except ValueError:
         raise UserError(f"{path} is not JSON; delete it and give --model_name") from None
+
+
+def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
+    """Leaves beside the checkpoints in a folder what `settings` reads; paths become text."""
+    with open_replacing(folder / SETTINGS_FILENAME) as file:
+        json.dump(settings, file, indent=2, sort_keys=True, default=str)
+        file.write("\n")
 
 
 def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:

@@ -12,13 +12,11 @@ Safe to run again: it writes the same files.
 
 from collections.abc import Sequence
 import hashlib
-import json
 from pathlib import Path
 
 import numpy as np
 
 from metart.networks.slim_compat import slim, tf
-from metart.common.files import open_replacing
 from metart.common.flags import Parser, UserError, run
 from metart.networks import checkpoints, registry, state_dict
 
@@ -103,9 +101,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "weights_file": arguments.weights_file.name,
         "sha256": hashlib.sha256(arguments.weights_file.read_bytes()).hexdigest(),
     }
-    with open_replacing(arguments.output_dir / checkpoints.SETTINGS_FILENAME) as file:
-        json.dump(origin, file, indent=2)
-        file.write("\n")
+    checkpoints.write_settings(arguments.output_dir, origin)
     print(f"{len(variables)} variables of {arguments.weights_file} are in {checkpoint}")
 
 
