@@ -166,6 +166,7 @@ def test_every_rule(both: Both) -> None:
     assert len(names) + len(casts) >= 150
 
 
+FLOATS = ["object_end_date * -0.5", "SAFE_DIVIDE(object_id - 1, -3e9)"]
 LONG_RUN = [pytest.mark.slow, pytest.mark.timeout(6 * 3600)]
 
 
@@ -207,6 +208,21 @@ def test_random_queries(count: int, both: Both) -> None:
 
     compare_one()
     assert kinds["rows"] > count // 2
+
+
+def test_every_format(both: Both) -> None:
+    """Flags, widths and precisions of FORMAT, each with each."""
+    values = {"d": ["object_end_date"], "f": FLOATS, "e": FLOATS, "G": FLOATS, "s": ["title"], "t": FLOATS, "%": []}
+    calls = [
+        f'FORMAT("%{flags}{width}{precision}{letter}", {value})' if value else f'FORMAT("%{flags}{width}{precision}%")'
+        for flags in ("", "-", "+", " ", "0", "'", "-0", "+0")
+        for width in ("", "12")
+        for precision in ("", ".", ".0", ".00", ".3")
+        for letter, listed in values.items()
+        for value in listed or [""]
+    ]
+    assert sum(both.on_csv(of_all_rows(call)).kind == "rows" for call in calls) > 200
+    compare_expressions(both, calls)
 
 
 def test_edges(both: Both) -> None:

@@ -34,13 +34,10 @@ def format_rule(pattern: str, types: Sequence[str]) -> Rule | None:
     sql: list[str] = []
     specs: list[str] = []
     for plain, flags, width, digits, letter in re.findall(
-        r"([^%]+)|%([-+ 0']*)([0-9]{0,3})(?:\.([0-9]{0,2}))?([a-zA-Z%]?)", pattern
+        r"([^%]+|%%)|%([-+ 0']*)([0-9]{0,3})(?:\.(0|[1-9][0-9]?))?([a-zA-Z]?)", pattern
     ):
         if plain:
-            sql.append(_quoted(plain))
-            continue
-        if letter == "%":
-            sql.append("'%'")
+            sql.append(_quoted(plain.replace("%%", "%")))
             continue
         if not letter or len(specs) == len(types):
             return None
@@ -56,6 +53,7 @@ def format_rule(pattern: str, types: Sequence[str]) -> Rule | None:
                 return None
             if kind == "FLOAT64":
                 cast = f"regexp_replace({cast}, '^(-?[0-9]+)$', '\\1.0')"
+                cast = f"CASE WHEN {value} = 0 AND signbit({value}) THEN '-0.0' ELSE {cast} END"
             sql.append(f"coalesce({cast}, 'NULL')")
         elif letter == "s" and kind == "STRING" and flags in ("", "-"):
             text = f"left({value}, {int(digits)})" if digits else value
@@ -63,10 +61,14 @@ def format_rule(pattern: str, types: Sequence[str]) -> Rule | None:
             sql.append(f"{side}({text}, CAST(greatest(length({text}), {width}) AS INTEGER), ' ')" if width else text)
         elif letter in "di" and kind == "INT64" and flags == "'" and not width + digits:
             sql.append(f"format('{{{{:,}}}}', {value})")
-        elif (letter in "di" and kind == "INT64" and "'" not in flags) or (
-            letter in "fFeEgG" and kind == "FLOAT64" and "'" not in flags
+        elif "'" not in flags and (
+            (letter in "di" and kind == "INT64" and not digits)
+            or (letter in "fFeE" and kind == "FLOAT64")
+            or (letter in "gG" and kind == "FLOAT64" and digits != "0")
         ):
-            text = f"printf('%{flags}{width}{digits and '.'}{digits}{letter.replace('i', 'd')}', {value})"
+            flags = flags.replace("0", "") if "-" in flags else flags
+            number = value if letter in "di" else f"{value} + 0.0"  # -0.0 + 0.0 is 0.0, and BigQuery writes no -0.
+            text = f"printf('%{flags}{width}{digits and '.'}{digits}{letter.replace('i', 'd')}', {number})"
             if letter in "fF":
                 text = f"CASE WHEN abs({value}) > 1e22 THEN refuse('%f of a number above 1e22') ELSE {text} END"
             sql.append(text)
