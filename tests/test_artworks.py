@@ -79,7 +79,8 @@ def test_a_blank_is_no_label(blank: str, tmp_path: Path) -> None:
     [
         (f"label,link_resource\nChina,{LINK}1\nChin\xe9,{LINK}2\n".encode("latin-1"), ":3 is not text in UTF-8"),
         (f"(u'A', u'Chin\xe9', u'{LINK}2')\n".encode("latin-1"), ":1 is not text in UTF-8"),
-        (f"label,link_resource\nChina,{LINK}1\n".encode("utf-16"), "the first line of"),
+        (f"label,link_resource\nChina,{LINK}1\n".encode("utf-16"), "1 is not text in UTF-8"),
+        (f"label,link_resource\nChina,{LINK}1\n".encode("utf-16-be"), "the first line of"),
         (f'label,link_resource\n"Chi\nna",{LINK}1\n"no end'.encode(), ":4 has 1 fields"),
         (b"label,link_resource\n" + 140_000 * b"x" + f",{LINK}1\n".encode(), ":2 is not a line of a CSV file"),
     ],

@@ -215,7 +215,7 @@ def test_every_format(both: Both) -> None:
     values = {"d": ["object_end_date"], "f": FLOATS, "e": FLOATS, "G": FLOATS, "s": ["title"], "t": FLOATS, "%": []}
     calls = [
         f'FORMAT("%{flags}{width}{precision}{letter}", {value})' if value else f'FORMAT("%{flags}{width}{precision}%")'
-        for flags in ("", "-", "+", " ", "0", "'", "-0", "+0")
+        for flags in ("", "-", "+", " ", "0", "'", "-0", "+ ", "+0")
         for width in ("", "12")
         for precision in ("", ".", ".0", ".00", ".3")
         for letter, listed in values.items()

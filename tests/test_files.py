@@ -31,10 +31,12 @@ def names(folder: Path) -> list[str]:
 def test_the_new_file_appears_at_the_end(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_text("old")
+    target.chmod(0o640)
     with open_replacing(target) as file:
         file.write("new, é\r\n")
         assert target.read_text() == "old"
     assert target.read_bytes() == "new, é\r\n".encode()
+    assert target.stat().st_mode & 0o777 == 0o640
     assert names(tmp_path) == ["a.txt"]
     with open_replacing(target, "wb") as file:
         file.write(b"\xff")

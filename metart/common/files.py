@@ -169,8 +169,9 @@ def read_text(path: str | os.PathLike[str]) -> str:
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yields a temporary path beside `path`; it takes its place when the block ends without error.
 
-    A symbolic link stays, what it leads to is replaced. What exists and is no file (a pipe, a device), and what this
-    process has as its output (/dev/stdout), stays as well and gets the content at the end.
+    The new file has the permissions of the old one. A symbolic link stays, what it leads to is replaced. What exists
+    and is no file (a pipe, a device), and what this process has as its output (/dev/stdout), stays as well and gets the
+    content at the end.
     """
     target = Path(path)
     through = _written_through(target)
@@ -194,6 +195,8 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         with open(partial, "rb") as file:
             os.fsync(file.fileno())  # Otherwise a power cut can leave the new name on an empty file.
+        with contextlib.suppress(OSError):  # No old one, or a file system without permissions.
+            shutil.copymode(target, partial)
         os.replace(partial, target)
     except BaseException:
         with contextlib.suppress(OSError):

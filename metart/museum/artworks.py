@@ -99,6 +99,8 @@ def _read_csv(file: IO[str], name: Path) -> Iterator[Artwork]:
 
 def _header(line: list[str], name: Path) -> list[str]:
     """Returns the names of the columns, `label` for the one with the labels whatever a query of your own calls it."""
+    if not is_text(",".join(line)):
+        raise UserError(f"{name}:1 is not text in UTF-8; write the list again with bigquery.py")
     header = [column.strip().lower() for column in line]
     others = [column for column in header if column not in LIST_FORM]
     if "label" not in header and len(others) == 1:

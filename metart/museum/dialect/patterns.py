@@ -66,7 +66,8 @@ def format_rule(pattern: str, types: Sequence[str]) -> Rule | None:
             or (letter in "fFeE" and kind == "FLOAT64")
             or (letter in "gG" and kind == "FLOAT64" and digits != "0")
         ):
-            flags = flags.replace("0", "") if "-" in flags else flags
+            # + comes before a blank and - before 0; printf of DuckDB takes the last one.
+            flags = flags.replace(" ", "" if "+" in flags else " ").replace("0", "" if "-" in flags else "0")
             number = value if letter in "di" else f"{value} + 0.0"  # -0.0 + 0.0 is 0.0, and BigQuery writes no -0.
             text = f"printf('%{flags}{width}{digits and '.'}{digits}{letter.replace('i', 'd')}', {number})"
             if letter in "fF":
