@@ -64,6 +64,13 @@ def build_parser() -> Parser:
     add("--model_name", default="inception_v3", choices=registry.NETWORKS, help="network", metavar="NAME")
     add("--train_image_size", type=number(int, 32), help="side of the input, pixels; default: the network's own")
     add(
+        "--first_image_sizes",
+        type=numbers(int, 32),
+        default=[],
+        help="smaller sides for the first parts of a run, all as long as the last; default: one size",
+        metavar="PIXELS,PIXELS",
+    )
+    add(
         "--eval_image_sizes",
         type=numbers(int, 32),
         help="sides in which evaluation looks at a picture and its mirror image; default: one look, as trained",
@@ -138,6 +145,7 @@ class Settings(NamedTuple):
     num_epochs: float  # Without max_number_of_steps.
     class_balance: float
     feature_views: int
+    first_image_sizes: list[int]
     early_stop: int | None
     allow_seen_pictures: bool
     random_seed: int
@@ -288,10 +296,10 @@ def trains_head_alone(settings: Settings, num_classes: int, workers: Cluster) ->
         return False
     if settings.feature_views and workers.size > 1:
         raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
-    if settings.feature_views and (recipe.mixup_alpha or recipe.cutmix_alpha):
+    if settings.feature_views and (recipe.mixup_alpha or recipe.cutmix_alpha or settings.first_image_sizes):
         raise UserError(
-            "a head alone sees features, which are not mixed; leave out --mixup_alpha and --cutmix_alpha, or add "
-            "--feature_views=0"
+            "a head alone sees features, which are of one size and not mixed; leave out --mixup_alpha, --cutmix_alpha "
+            "and --first_image_sizes, or add --feature_views=0"
         )
     return settings.feature_views > 0
 
@@ -329,12 +337,12 @@ def build_inputs(
     """Builds the input in the current graph, and sets the graph's seed."""
     tf.compat.v1.set_random_seed(settings.random_seed)  # One order of the pictures, from which all workers deal.
     view = tf.compat.v1.placeholder_with_default(tf.constant(0, tf.int64), [], name="view")
-    sources, size = dataset.data_sources, settings.batch_size
+    of = (dataset.data_sources, settings.batch_size, settings.augmentation)
     if head_alone:
-        data = input_pipeline.view_batches(sources, size, settings.augmentation, view)
+        data = input_pipeline.view_batches(*of, view)
     else:
         data = input_pipeline.training_batches(
-            sources, size, settings.augmentation, plan.first_step, workers.size, workers.index
+            *of, plan.first_step, workers.size, workers.index, settings.first_image_sizes, plan.total_steps
         )
     iterator = tf.compat.v1.data.make_initializable_iterator(data)
     images, labels = iterator.get_next()
@@ -503,6 +511,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "device": device,
     }
     settings = select(Settings, {**values, **groups})
+    if flags.first_image_sizes:
+        training_graph.require_changing_size(flags.model_name, min(flags.first_image_sizes))
     if flags.eval_image_sizes:
         training_graph.require_size(flags.model_name, min(flags.eval_image_sizes))
     with record_set.reading(flags.dataset_dir) as records:

@@ -83,6 +83,16 @@ def test_training_batches_are_full(records: Sequence[str], batch_size: int) -> N
     assert (images.dtype, labels.dtype) == (np.float32, np.int64)
 
 
+def test_the_first_parts_of_a_run_have_smaller_images(records: Sequence[str]) -> None:
+    for first_batch in (0, 3):  # Also of one that goes on.
+        data = input_pipeline.training_batches(
+            records, 2, Augmentation(16), first_batch, first_sizes=[8, 12], total_batches=6
+        )
+        shapes = [images.shape for images, _ in data.take(8 - first_batch).as_numpy_iterator()]
+        sides = [8, 8, 12, 12, 16, 16, 16, 16][first_batch:]
+        assert shapes == [(2, side, side, 3) for side in sides]
+
+
 def test_training_has_every_picture_once_before_any_again(records: Sequence[str]) -> None:
     _, labels = take(input_pipeline.training_batches(records, 1, Augmentation(16, seed=0)), 3 * COUNT)
     epochs = labels.reshape(3, COUNT)

@@ -257,6 +257,11 @@ def test_early_stop_needs_to_know_how_often_to_measure(
     assert capsys.readouterr().err.startswith("error: --early_stop needs --validation_epochs")
 
 
+def test_smaller_images_first(dataset_dir: Path, tmp_path: Path) -> None:
+    train(tmp_path, dataset_dir, "--max_number_of_steps=4", "--train_image_size=48", "--first_image_sizes=32,40")
+    assert checkpoints.settings(str(tmp_path / "model.ckpt-4"))["first_image_sizes"] == [32, 40]
+
+
 def test_scaled_gradients_train_alike(dataset_dir: Path, tmp_path: Path) -> None:
     for precision in ("float32", "float16"):  # Without a GPU nothing is computed in float16, only scaled for it.
         train(tmp_path / precision, dataset_dir, "--max_number_of_steps=2", f"--precision={precision}")
@@ -290,7 +295,9 @@ def test_wrong_inputs_are_refused_before_anything_is_written(
         (dataset_dir, ["--model_name=vgg_a"], "32 x 32 pixels are too few for vgg_a"),
         (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in mobilenet_v1_025"),
         (dataset_dir, ["--trainable_scopes=Conv", "--feature_views=0"], "--trainable_scopes=Conv names nothing in"),
-        (dataset_dir, [f"--trainable_scopes={LOGITS}", "--cutmix_alpha=1"], "features, which are not mixed; leave out"),
+        (dataset_dir, [f"--trainable_scopes={LOGITS}", "--cutmix_alpha=1"], "of one size and not mixed; leave out"),
+        (dataset_dir, [f"--trainable_scopes={LOGITS}", "--first_image_sizes=32"], "of one size and not mixed; leave"),
+        (dataset_dir, ["--model_name=inception_v2", "--first_image_sizes=64"], "inception_v2 takes images of one size"),
         (dataset_dir, [f"--checkpoint_path={empty}"], f"{empty} holds no checkpoint"),
         (
             dataset_dir,
@@ -334,6 +341,7 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
         num_epochs=1,
         class_balance=0.0,
         feature_views=0,
+        first_image_sizes=[],
         early_stop=None,
         allow_seen_pictures=False,
         random_seed=0,

@@ -26,12 +26,14 @@ MAX_HUE_TURN = 0.03 * math.pi  # Radians around the grey axis.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
-def training_image(encoded: tf.Tensor, size: int, seed: tf.Tensor, min_crop_area: float = MIN_CROP_AREA) -> tf.Tensor:
+def training_image(
+    encoded: tf.Tensor, size: int | tf.Tensor, seed: tf.Tensor, min_crop_area: float = MIN_CROP_AREA
+) -> tf.Tensor:
     """Decodes a random part of a picture, mirrors half of them and varies the colours.
 
     Args:
         encoded: string scalar, a JPEG file.
-        size: Side of the result, pixels.
+        size: Side of the result, pixels; a number or an int32 scalar.
         seed: int64 [2]; the same seed gives the same image.
         min_crop_area: Least share of the picture that is seen, above 0, at most 1.
 

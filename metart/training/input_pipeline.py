@@ -36,6 +36,8 @@ def training_batches(
     first_batch: int = 0,
     num_workers: int = 1,
     worker: int = 0,
+    first_sizes: Sequence[int] = (),
+    total_batches: int = 1,
 ) -> tf.data.Dataset:
     """Returns an endless data set of shuffled, randomly cropped and coloured training images.
 
@@ -47,11 +49,15 @@ def training_batches(
         num_workers: The pictures are dealt to so many workers; none goes to two of them as long as the random seed of
             TensorFlow, on which the order of the files depends, is the same for all.
         worker: Which of them this is, from 0.
+        first_sizes: Sides of the images in the first parts of the run; the last part, as long as each of them, has
+            image_size.
+        total_batches: Length of the run.
 
     Returns:
-        (images, labels): float32 [batch_size, image_size, image_size, 3], RGB, range [0, 255]; int64 [batch_size].
+        (images, labels): float32 [batch_size, size, size, 3], RGB, range [0, 255]; int64 [batch_size].
     """
     image_size, seed, min_crop_area, _ = augmentation
+    sizes = [*first_sizes, image_size]
     shuffle_seed = seed + first_batch
     files = tf.data.Dataset.from_tensor_slices(sorted(data_sources))
     deal_files = len(data_sources) % num_workers == 0  # Otherwise every worker reads all and skips what is not its own.
@@ -67,8 +73,12 @@ def training_batches(
 
     def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+        part = tf.minimum(position // batch_size * len(sizes) // total_batches, len(sizes) - 1)
         image = preprocessing.training_image(
-            features["image/encoded"], image_size, tf.stack([seed, position * num_workers + worker]), min_crop_area
+            features["image/encoded"],
+            tf.gather(sizes, part) if first_sizes else image_size,
+            tf.stack([seed, position * num_workers + worker]),
+            min_crop_area,
         )
         return image, features["image/class/label"]
 

@@ -67,7 +67,7 @@ def build_network(
     Args:
         recipe: What to build.
         label_weights: How much a picture of each label counts in the loss, 1 on average.
-        images: float32 [batch, size, size, 3], RGB, range [0, 255].
+        images: float32 [batch, size, size, 3], RGB, range [0, 255]; the size may change from step to step.
         labels: int64 [batch].
         cluster: Gradients are averaged over its workers.
     """
@@ -146,6 +146,23 @@ def require_size(model_name: str, image_size: int) -> None:
     """
     with tf.Graph().as_default():
         registry.build(model_name, tf.zeros([1, image_size, image_size, 3]), num_classes=2)
+
+
+def require_changing_size(model_name: str, image_size: int) -> None:
+    """Makes sure that a network takes images of several sizes in one run, this one among them.
+
+    Raises:
+        UserError: The images are too small, or the network is built for one size.
+    """
+    require_size(model_name, image_size)
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        images = tf.compat.v1.placeholder(tf.float32, [1, None, None, 3])
+        try:
+            logits, _ = registry.build(model_name, images, num_classes=2)
+            session.run(tf.compat.v1.global_variables_initializer())
+            session.run(logits, {images: np.zeros([1, image_size, image_size, 3])})
+        except (ValueError, tf.errors.InvalidArgumentError):
+            raise UserError(f"{model_name} takes images of one size in a run; leave out --first_image_sizes") from None
 
 
 def label_weights(counts: Sequence[int], balance: float) -> list[float]:
