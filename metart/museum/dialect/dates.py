@@ -2,6 +2,7 @@
 
 from metart.museum.dialect.rules import Rule, date_in_range
 
+LARGEST_INT32 = (1 << 31) - 1  # DATE of Google's engine looks at the last 32 bits of a number.
 # Part: the SQL of {1} of them as an interval. A number that is too large is no error where {0} is NULL.
 _COUNT = "CAST(CASE WHEN {{0}} IS NOT NULL THEN {{1}}{} END AS INTEGER)"
 PERIODS = {
@@ -40,6 +41,8 @@ DATES = [
         "INT64, INT64, INT64",
         "DATE",
         "CASE WHEN {nulls} THEN NULL"
+        f" WHEN greatest({{0}}, {{1}}, {{2}}) > {LARGEST_INT32} OR least({{0}}, {{1}}, {{2}}) < -{LARGEST_INT32}"
+        " THEN refuse('a number of more than 32 bits in DATE')"
         " WHEN greatest({0}, {1}, {2}) > 9999 OR least({0}, {1}, {2}) < -9999 THEN fail('no such date')"
         f" ELSE {date_in_range('make_date({0}, {1}, {2})')} END",
     ),

@@ -388,6 +388,8 @@ class Expressions:
                 # sqlglot makes a string of a number; strings of the query are called s0, s1, ….
                 if isinstance(amount, exp.Literal) and re.fullmatch("-?[0-9]+", amount.name):
                     number = integer(int(amount.name))
+                elif isinstance(amount, exp.Literal) and not re.fullmatch("s[0-9]+", amount.name):
+                    number = self.value(exp.Literal.number(amount.name), scope)
                 else:
                     number = self.value(amount, scope)
                 arguments += [keyword("INTERVAL"), number, keyword(self.spell(unit) if unit else "")]
