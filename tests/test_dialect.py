@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import csv
 from pathlib import Path
 from random import Random
+import re
 from typing import Any, NamedTuple
 
 import duckdb
@@ -231,6 +232,26 @@ def test_edges(both: Both) -> None:
     for line in EDGES.read_text(encoding="utf-8").splitlines():
         kinds[both.compare(line.replace("$T", TABLE))] += 1
     assert kinds["rows"] > 250
+
+
+@pytest.mark.parametrize("count", [1000, pytest.param(100_000, marks=LONG_RUN)])
+def test_what_is_no_sql_is_refused_in_one_line(count: int, both: Both) -> None:
+    """The edges with words left out, doubled and exchanged: neither the translation nor DuckDB stumbles."""
+    lines = EDGES.read_text(encoding="utf-8").replace("$T", TABLE).splitlines()
+    word = re.compile(r"""`[^`]*`|'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|\w+|\s+|.""")
+    rng = Random(count)
+    kinds: Counter[str] = Counter()
+    for _ in range(count):
+        words = word.findall(rng.choice(lines))
+        for place in rng.choices(range(len(words)), k=rng.randint(1, 3)):
+            words[place] = rng.choice(
+                ["", words[place] * 2, rng.choice(words), rng.choice(word.findall(rng.choice(lines)))]
+            )
+        query = "".join(words)
+        answer = both.on_csv(query)
+        assert "\n" not in answer.message, query
+        kinds[answer.kind] += 1
+    assert min(kinds["rows"], kinds["invalid"]) > count / 20
 
 
 @pytest.mark.slow

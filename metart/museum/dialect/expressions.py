@@ -101,6 +101,17 @@ TYPES = {
     exp.DType.DATE: DATE,
 }
 
+# BigQuery's reserved words; sqlglot takes most of them for names where they are in the way.
+RESERVED = re.compile(
+    "ALL|AND|ANY|ARRAY|AS|ASC|ASSERT_ROWS_MODIFIED|AT|BETWEEN|BY|CASE|CAST|COLLATE|CONTAINS|CREATE|CROSS|CUBE|"
+    "CURRENT|DEFAULT|DEFINE|DESC|DISTINCT|ELSE|END|ENUM|ESCAPE|EXCEPT|EXCLUDE|EXISTS|EXTRACT|FALSE|FETCH|"
+    "FOLLOWING|FOR|FROM|FULL|GROUP|GROUPING|GROUPS|HASH|HAVING|IF|IGNORE|IN|INNER|INTERSECT|INTERVAL|INTO|IS|"
+    "JOIN|LATERAL|LEFT|LIKE|LIMIT|LOOKUP|MERGE|NATURAL|NEW|NO|NOT|NULL|NULLS|OF|ON|OR|ORDER|OUTER|OVER|PARTITION|"
+    "PRECEDING|PROTO|QUALIFY|RANGE|RECURSIVE|RESPECT|RIGHT|ROLLUP|ROWS|SELECT|SET|SOME|STRUCT|TABLESAMPLE|THEN|"
+    "TO|TREAT|TRUE|UNBOUNDED|UNION|UNNEST|USING|WHEN|WHERE|WINDOW|WITH|WITHIN",
+    re.IGNORECASE,
+)
+
 
 class Expressions:
     """The expressions of one query."""
@@ -142,6 +153,8 @@ class Expressions:
             refuse(self.spell(node))
         if node.args.get("quoted") and node.name not in self.quoted_names:
             invalid("a string where a name belongs")
+        if not node.args.get("quoted") and RESERVED.fullmatch(node.name):
+            invalid(f"{node.name} where a name belongs")
         return node.name
 
     def condition(self, node: exp.Expr, scope: Scope) -> Value:

@@ -21,7 +21,13 @@ TOKEN = re.compile(
 ESCAPE = re.compile(r"\\(?:[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)
 SINGLE = dict(zip("abfnrtv\\?\"'`", "\a\b\f\n\r\t\v\\?\"'`", strict=True))
 # What has no rule, or is another dialect's; sqlglot takes some of it for what it is not.
-FOREIGN = re.compile(r"[^\x20-\x7e\t\n\r]|[@$%{}\\:?]|==|!(?!=)|->|=>|\|>|&&|//|\*\*|~\*|<=>|,\s*([)\]]|;?\s*$)")
+FOREIGN = re.compile(
+    r"[^\x20-\x7e\t\n\r]|[@$%{}\\:?]|==|!(?!=)|->|=>|\|>|&&|//|\*\*|~\*|<=>"
+    r"|,\s*([)\]]|;?\s*$|(?i:as|group|having|intersect|limit|order|qualify|union|where)\b)|[,([+*/-]\s*,"
+    r"|\b(?i:and|as|between|by|distinct|else|from|in|is|like|limit|not|on|or|select|then|when|where)\s*([,)\]]|;?\s*$)"
+    r"|\b(?i:as)\s*[0-9.]"
+    r"|(?<![\w.])(?!0[xX])[0-9]++\.?+[0-9]*+([eE][-+]?[0-9]+)?+[A-Za-z_]+"
+)
 
 
 class Spelling(NamedTuple):
@@ -56,9 +62,11 @@ def read_literals(sql: str) -> Spelling:
             pieces.append(f" {'b' * ('b' in prefix)}'s{len(strings) - 1}' ")
         else:
             pieces.append(token.group())
-    plain = re.sub(r"`[^`]*`|'s[0-9]+'", "x", "".join(pieces))
+    plain = re.sub(r"'s[0-9]+'", "0", re.sub("`[^`]*`", "x", "".join(pieces)))
     if quote := re.search(r"['\"`]", plain):
         raise UserError(f"the query is not valid SQL: {quote.group()} without an end")
+    if plain.count("(") != plain.count(")") or plain.count("[") != plain.count("]"):
+        raise UserError("the query is not valid SQL: a bracket without its other half")
     if foreign := FOREIGN.search(plain):
         refuse(foreign.group())
     return Spelling("".join(pieces), strings, names)

@@ -53,18 +53,18 @@ def translate(sql: str, tables: Tables) -> Translation:
     """
     spelling = read_literals(sql)
     try:
-        query, *others = sqlglot.parse(spelling.sql, read=Plain)
+        statements = sqlglot.parse(spelling.sql, read=Plain)
+        query = statements[0] if len(statements) == 1 else None
+        if not isinstance(query, exp.Query):
+            raise UserError("the query must be one SELECT statement")
+        relation = Queries(spelling, tables, query).query(query, Scope())
     except (sqlglot.ParseError, sqlglot.TokenError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"the query is not valid SQL, or one that runs on BigQuery only: {reason}") from None
     except RecursionError:
         refuse("so long a query")
-    if others or not isinstance(query, exp.Query):
-        raise UserError("the query must be one SELECT statement")
-    try:
-        relation = Queries(spelling, tables, query).query(query, Scope())
-    except RecursionError:
-        refuse("so long a query")
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # sqlglot leaves holes in some that are none.
+        invalid("a part of it is missing or not where it belongs")
     names: list[str] = []
     for name, _ in relation.columns:
         names.append(name or f"f{sum(not name for name, _ in relation.columns[: len(names)])}_")

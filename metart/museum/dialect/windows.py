@@ -10,6 +10,8 @@ from metart.museum.dialect.names import Column, Scope
 from metart.museum.dialect.rules import Rule
 from metart.museum.dialect.values import FLOAT64, Value, call, finite, invalid, refuse
 
+EDGES = ["UNBOUNDED PRECEDING", "n PRECEDING", "CURRENT ROW", "n FOLLOWING", "UNBOUNDED FOLLOWING"]  # Of frames.
+
 
 class Windows(Expressions):
     """Expressions on many rows."""
@@ -54,16 +56,22 @@ class Windows(Expressions):
         self.check(node, "kind", "start", "start_side", "end", "end_side")
 
         def edge(name: str) -> str:
-            bound = node.args.get(name) or "CURRENT ROW"
+            bound, side = node.args.get(name) or "CURRENT ROW", node.args.get(f"{name}_side")
             if isinstance(bound, exp.Expr):
+                if not side:
+                    invalid(f"{bound.name} without PRECEDING or FOLLOWING")
                 if node.args["kind"] != "ROWS" or not re.fullmatch("[0-9]+", bound.name):
                     refuse("RANGE with numbers")
                 bound = bound.name
-            return f"{bound} {node.args.get(f'{name}_side') or ''}".strip()
+            return f"{bound} {side or ''}".strip()
 
         if node.args["kind"] not in ("ROWS", "RANGE") or not ordered:
             refuse(f"a window without ORDER BY, or by {node.args['kind']}")
-        return f" {node.args['kind']} BETWEEN {edge('start')} AND {edge('end')}"
+        start, end = edge("start"), edge("end")
+        places = [EDGES.index(re.sub("^[0-9]+", "n", each)) for each in (start, end)]
+        if places[0] == len(EDGES) - 1 or places[1] == 0 or places[0] > places[1]:
+            invalid(f"a frame from {start} to {end}")
+        return f" {node.args['kind']} BETWEEN {start} AND {end}"
 
     def _over_rows(self, rules: Sequence[Rule], nodes: Sequence[exp.Expr], scope: Scope, over: str) -> Value:
         """Returns the value of a function of many rows, by a rule that knows all that its call asks for."""
