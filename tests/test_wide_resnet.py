@@ -17,25 +17,23 @@ def in_keras(weights: dict[str, np.ndarray], size: int) -> keras.Model:
         kind.set_weights([weights.pop(value) for value in values])
         return result
 
-    def convolution(
-        x: keras.KerasTensor, scope: str, depth: int, side: int, stride: int, bias: bool
-    ) -> keras.KerasTensor:
+    def convolution(x: keras.KerasTensor, scope: str, depth: int, side: int, stride: int) -> keras.KerasTensor:
         # Slim pads like TensorFlow, and so does Keras.
-        kind = keras.layers.Conv2D(depth, side, strides=stride, padding="same", use_bias=bias)
-        return layer(kind, x, f"{scope}/weights", *([f"{scope}/biases"] if bias else []))
+        kind = keras.layers.Conv2D(depth, side, strides=stride, padding="same", use_bias=False)
+        return layer(kind, x, f"{scope}/weights")
 
     def norm(x: keras.KerasTensor, scope: str) -> keras.KerasTensor:
         values = [f"{scope}/{name}" for name in ("gamma", "beta", "moving_mean", "moving_variance")]
         return keras.layers.ReLU()(layer(keras.layers.BatchNormalization(epsilon=1e-5), x, *values))
 
     inputs = keras.Input((size, size, 3))
-    x = convolution(inputs, "conv1", 32, 3, 2, True)
+    x = convolution(inputs, "stem", 32, 3, 2)
     for group, depth in (("block2", 64), ("block3", 128), ("block4", 256)):
         active = norm(x, f"{group}/preact")
         shortcut = keras.layers.AveragePooling2D(2, padding="same")(active)
-        shortcut = convolution(shortcut, f"{group}/shortcut", depth, 1, 1, True)
-        x = norm(convolution(active, f"{group}/conv1", depth, 3, 2, False), f"{group}/conv1/BatchNorm")
-        x = keras.layers.Add()([shortcut, convolution(x, f"{group}/conv2", depth, 3, 1, True)])
+        shortcut = convolution(shortcut, f"{group}/shortcut", depth, 1, 1)
+        x = norm(convolution(active, f"{group}/conv1", depth, 3, 2), f"{group}/conv1/BatchNorm")
+        x = keras.layers.Add()([shortcut, convolution(x, f"{group}/conv2", depth, 3, 1)])
     x = keras.layers.GlobalAveragePooling2D()(norm(x, "postnorm"))
     x = layer(keras.layers.Dense(5), x, "logits/weights", "logits/biases")
     return keras.Model(inputs, x)
@@ -57,7 +55,7 @@ def test_answers_are_those_of_keras() -> None:
         weights = dict(zip(names, session.run(variables), strict=True))
         ours = session.run(logits, {images: pixels})
     assert auxiliary is None
-    assert sum(values.size for values in weights.values()) == 1_211_013
+    assert sum(values.size for values in weights.values()) == 1_210_085
     weights["logits/weights"] = weights["logits/weights"][0, 0]
     theirs = in_keras(weights, size).predict(pixels / 127.5 - 1, verbose=0)
     assert not weights  # Keras's network has a place for each.

@@ -4,12 +4,15 @@ Zagoruyko and Komodakis, Wide Residual Networks, 2016 (https://arxiv.org/abs/160
 Here the first convolution and the first block have stride 2, so that 64 x 64 pixels cost less than theirs.
 """
 
+import functools
 from typing import Any
 
 from metart.networks.slim_compat import slim, tf
 
 STEM_DEPTH = 32
 BLOCK_DEPTHS = (64, 128, 256)  # 4 times those of a network that is not wide.
+# Before batch norm, which has biases of its own.
+_convolution = functools.partial(slim.conv2d, activation_fn=None, normalizer_fn=None, biases_initializer=None)
 
 
 def wide_resnet_10_4(
@@ -30,7 +33,7 @@ def wide_resnet_10_4(
         tf.compat.v1.variable_scope("wide_resnet_10_4"),
         slim.arg_scope([slim.batch_norm, slim.dropout], is_training=is_training),
     ):
-        net = slim.conv2d(inputs, STEM_DEPTH, [3, 3], stride=2, activation_fn=None, normalizer_fn=None, scope="conv1")
+        net = _convolution(inputs, STEM_DEPTH, [3, 3], stride=2, scope="stem")
         for number, depth in enumerate(BLOCK_DEPTHS, start=2):
             net = _block(net, depth, f"block{number}")
         net = slim.batch_norm(net, activation_fn=tf.nn.relu, scope="postnorm")
@@ -45,7 +48,7 @@ def _block(net: tf.Tensor, depth: int, scope: str) -> tf.Tensor:
     with tf.compat.v1.variable_scope(scope):
         active = slim.batch_norm(net, activation_fn=tf.nn.relu, scope="preact")
         shortcut = slim.avg_pool2d(active, [2, 2], stride=2, padding="SAME", scope="pool")
-        shortcut = slim.conv2d(shortcut, depth, [1, 1], activation_fn=None, normalizer_fn=None, scope="shortcut")
+        shortcut = _convolution(shortcut, depth, [1, 1], scope="shortcut")
         residual = slim.conv2d(active, depth, [3, 3], stride=2, scope="conv1")
-        residual = slim.conv2d(residual, depth, [3, 3], activation_fn=None, normalizer_fn=None, scope="conv2")
+        residual = _convolution(residual, depth, [3, 3], scope="conv2")
         return shortcut + residual
