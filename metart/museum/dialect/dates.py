@@ -1,16 +1,14 @@
 """The allow-list of functions of dates."""
 
-from metart.museum.dialect.rules import Rule, date_in_range
+from metart.museum.dialect.rules import Rule, date_in_range, to_add
 
 LARGEST_INT32 = (1 << 31) - 1  # DATE of Google's engine looks at the last 32 bits of a number.
-# Part: the SQL of {1} of them as an interval. A number that is too large is no error where {0} is NULL.
-_COUNT = "CAST(CASE WHEN {{0}} IS NOT NULL THEN {{1}}{} END AS INTEGER)"
-PERIODS = {
-    "DAY": f"to_days({_COUNT.format('')})",
-    "WEEK": f"to_days({_COUNT.format(' * 7')})",
-    "MONTH": f"to_months({_COUNT.format('')})",
-    "QUARTER": f"to_months({_COUNT.format(' * 3')})",
-    "YEAR": f"to_years({_COUNT.format('')})",
+PERIODS = {  # Part: the SQL of {1} of them as an interval.
+    "DAY": f"to_days({to_add(1, date=0)})",
+    "WEEK": f"to_days({to_add(1, date=0, times=' * 7')})",
+    "MONTH": f"to_months({to_add(1, date=0)})",
+    "QUARTER": f"to_months({to_add(1, date=0, times=' * 3')})",
+    "YEAR": f"to_years({to_add(1, date=0)})",
 }
 # Part: the days from its first day to the Monday after. 0001-01-01 was a Monday.
 WEEKS = {

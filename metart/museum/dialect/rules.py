@@ -112,14 +112,19 @@ def date_in_range(sql: str) -> str:
     )
 
 
+def to_add(number: int, date: int, times: str = "") -> str:
+    """Returns the SQL of an argument as a count of days; one that is too large is no error where the date is NULL."""
+    return f"CAST(CASE WHEN {{{date}}} IS NOT NULL THEN {{{number}}}{times} END AS INTEGER)"
+
+
 OPERATORS = [
     Rule("+", "INT64, INT64", "INT64", "try({0} + {1})"),
     Rule("+", "FLOAT64, FLOAT64", "FLOAT64", "({0} + {1})"),
-    Rule("+", "DATE, INT64", "DATE", date_in_range("{0} + CAST({1} AS INTEGER)")),
-    Rule("+", "INT64, DATE", "DATE", date_in_range("{1} + CAST({0} AS INTEGER)")),
+    Rule("+", "DATE, INT64", "DATE", date_in_range(f"{{0}} + {to_add(1, date=0)}")),
+    Rule("+", "INT64, DATE", "DATE", date_in_range(f"{{1}} + {to_add(0, date=1)}")),
     Rule("-", "INT64, INT64", "INT64", "try({0} - {1})"),
     Rule("-", "FLOAT64, FLOAT64", "FLOAT64", "({0} - {1})"),
-    Rule("-", "DATE, INT64", "DATE", date_in_range("{0} - CAST({1} AS INTEGER)")),
+    Rule("-", "DATE, INT64", "DATE", date_in_range(f"{{0}} - {to_add(1, date=0)}")),
     Rule("*", "INT64, INT64", "INT64", "try({0} * {1})"),
     Rule("*", "FLOAT64, FLOAT64", "FLOAT64", "({0} * {1})"),
     Rule(
