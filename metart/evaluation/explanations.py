@@ -66,9 +66,9 @@ class Explainer:
         for index, picture in enumerate(pictures):
             best = int(probabilities[index].argmax())
             shown = picture.encode(errors="replace").decode()  # A file name may be no text.
-            title = f"{shown}: {self._classifier.label_names[best]} {probabilities[index, best]:.1%}"
+            answer = f"{self._classifier.label_names[best]} {probabilities[index, best]:.1%}"
             image = images[index].clip(0, 255).astype(np.uint8)
-            figure = reports.explanation_figure(image, heat[index], neighbours[index], title)
+            figure = reports.explanation_figure(image, heat[index], neighbours[index], shown, answer)
             self._pages += 1
             reports.save(figure, self._folder / f"{self._pages:04}-{_file_name(picture)}.png")
 

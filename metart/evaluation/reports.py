@@ -137,7 +137,7 @@ def mistakes_figure(
 
 
 def explanation_figure(
-    image: np.ndarray, heat: np.ndarray, neighbours: Sequence[tuple[np.ndarray, str]], title: str
+    image: np.ndarray, heat: np.ndarray, neighbours: Sequence[tuple[np.ndarray, str]], picture: str, answer: str
 ) -> Figure:
     """Draws an image, the places that led to its label, and similar pictures with their names.
 
@@ -145,11 +145,14 @@ def explanation_figure(
         image: uint8 [size, size, 3].
         heat: float32 [height, width], range [0, 1]; laid over the whole image.
         neighbours: (uint8 [height, width, 3], name as in "<label>/<file>"), the most similar first.
-        title: Line above.
+        picture: What the picture is called, for the first line above; of a long one the end.
+        answer: The second line.
     """
     columns = 2 + len(neighbours)
     figure = Figure(figsize=(2.4 * columns, 3.2), layout="constrained")
-    figure.suptitle(title, fontsize=10, parse_math=False)
+    room = MAX_LABEL_CHARACTERS * columns
+    shown = picture if len(picture) <= room else f"…{picture[1 - room :]}"
+    figure.suptitle(f"{shown}\n{answer}", fontsize=10, parse_math=False)
     axes = figure.subplots(1, columns)
     for each, caption in zip(axes, ("what the network saw", "what led to the answer"), strict=False):
         each.imshow(image)
@@ -158,9 +161,9 @@ def explanation_figure(
     axes[1].imshow(
         heat, cmap="inferno", alpha=0.5, vmin=0, vmax=1, interpolation="bilinear", extent=(0, width, height, 0)
     )
-    for each, (picture, name) in zip(axes[2:], neighbours, strict=True):
+    for each, (neighbour, name) in zip(axes[2:], neighbours, strict=True):
         label, _, file = name.rpartition("/")
-        each.imshow(picture)
+        each.imshow(neighbour)
         each.set_title(f"{_short(label)}\n{_short(file)}", fontsize=8, parse_math=False)
     for each in axes:
         each.set_axis_off()
