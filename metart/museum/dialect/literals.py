@@ -25,7 +25,7 @@ FOREIGN = re.compile(
     r"[^\x20-\x7e\t\n\r]|[@$%{}\\:?]|==|!(?!=)|->|=>|\|>|&&|//|\*\*|~\*|<=>"
     r"|,\s*([)\]]|;?\s*$|(?i:as|group|having|intersect|limit|order|qualify|union|where)\b)|[,([+/-]\s*,"
     r"|\b(?i:and|as|between|by|distinct|else|from|in|is|like|limit|not|on|or|select|then|when|where)\s*([,)\]]|;?\s*$)"
-    r"|\b(?i:as)\s*[0-9.]"
+    r"|\b(?i:as)\b\s*[0-9.]"
     r"|(?<![\w.])(?!0[xX])[0-9]++\.?+[0-9]*+([eE][-+]?[0-9]+)?+[A-Za-z_]+"
 )
 
