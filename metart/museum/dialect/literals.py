@@ -21,9 +21,10 @@ TOKEN = re.compile(
 ESCAPE = re.compile(r"\\(?:[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]{8})|([0-7]{3})|(.))", re.DOTALL)
 SINGLE = dict(zip("abfnrtv\\?\"'`", "\a\b\f\n\r\t\v\\?\"'`", strict=True))
 # What has no rule, or is another dialect's; sqlglot takes some of it for what it is not.
-FOREIGN = re.compile(
-    r"[^\x20-\x7e\t\n\r]|[@$%{}\\:?]|==|!(?!=)|->|=>|\|>|&&|//|\*\*|~\*|<=>"
-    r"|,\s*([)\]]|;?\s*$|(?i:as|group|having|intersect|limit|order|qualify|union|where)\b)|[,([+/-]\s*,"
+FOREIGN = re.compile(r"[^\x20-\x7e\t\n\r]|[@$%{}\\:?]|==|!(?!=)|->|=>|\|>|&&|//|\*\*|~\*|<=>")
+# What sqlglot passes over: commas and words without what belongs behind them, numbers that end in letters.
+MISPLACED = re.compile(
+    r",\s*([)\]]|;?\s*$|(?i:as|group|having|intersect|limit|order|qualify|union|where)\b)|[,([+/-]\s*,"
     r"|\b(?i:and|as|between|by|distinct|else|from|in|is|like|limit|not|on|or|select|then|when|where)\s*([,)\]]|;?\s*$)"
     r"|\b(?i:as)\b\s*[0-9.]"
     r"|(?<![\w.])(?!0[xX])[0-9]++\.?+[0-9]*+([eE][-+]?[0-9]+)?+[A-Za-z_]+"
@@ -67,6 +68,8 @@ def read_literals(sql: str) -> Spelling:
         raise UserError(f"the query is not valid SQL: {quote.group()} without an end")
     if plain.count("(") != plain.count(")") or plain.count("[") != plain.count("]"):
         raise UserError("the query is not valid SQL: a bracket without its other half")
+    if misplaced := MISPLACED.search(plain):
+        raise UserError(f"the query is not valid SQL: something is missing or out of place at {misplaced.group()!r}")
     if foreign := FOREIGN.search(plain):
         refuse(foreign.group())
     return Spelling("".join(pieces), strings, names)
