@@ -155,7 +155,8 @@ def require_changing_size(model_name: str, image_size: int) -> None:
         UserError: The images are too small, or the network is built for one size.
     """
     require_size(model_name, image_size)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    on_cpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # It would take all memory of a GPU.
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=on_cpu) as session:
         images = tf.compat.v1.placeholder(tf.float32, [1, None, None, 3])
         try:
             logits, _ = registry.build(model_name, images, num_classes=2)
