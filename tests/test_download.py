@@ -94,7 +94,7 @@ def most_a_second(times: list[float], seconds: int = 5) -> float:
 
 
 def test_2000_artworks_in_spite_of_everything(tmp_path: Path) -> None:
-    rate = 80
+    rate = 160
     museum = Museum(*pictures_and_answer())
     with museum.open():
         object_ids = range(1, 2001)
