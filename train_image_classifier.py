@@ -288,7 +288,7 @@ def trains_head_alone(settings: Settings, num_classes: int, workers: Cluster) ->
     """Returns whether the head trains alone, on features that are kept.
 
     Raises:
-        UserError: It does, but several workers were started, or pictures are to be mixed; or see
+        UserError: It does, but several workers were started, or pictures are to be mixed or of several sizes; or see
             `training_graph.trains_head_alone`.
     """
     recipe, size = settings.recipe, settings.augmentation.image_size

@@ -63,8 +63,7 @@ def _read_tuples(file: IO[str], name: Path) -> Iterator[Artwork]:
     for line_number, line in enumerate(file, 1):
         if not line.strip():
             continue
-        if not is_text(line):
-            raise UserError(f"{name}:{line_number} is not text in UTF-8; write the list again with bigquery.py")
+        _require_text(line, f"{name}:{line_number}")
         try:
             _, label, link = ast.literal_eval(line.strip().rstrip(","))
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
@@ -99,8 +98,7 @@ def _read_csv(file: IO[str], name: Path) -> Iterator[Artwork]:
 
 def _header(line: list[str], name: Path) -> list[str]:
     """Returns the names of the columns, `label` for the one with the labels whatever a query of your own calls it."""
-    if not is_text(",".join(line)):
-        raise UserError(f"{name}:1 is not text in UTF-8; write the list again with bigquery.py")
+    _require_text(",".join(line), f"{name}:1")
     header = [column.strip().lower() for column in line]
     others = [column for column in header if column not in LIST_FORM]
     if "label" not in header and len(others) == 1:
@@ -110,13 +108,17 @@ def _header(line: list[str], name: Path) -> list[str]:
     return header
 
 
+def _require_text(text: str, where: str) -> None:
+    if not is_text(text):
+        raise UserError(f"{where} is not text in UTF-8; write the list again with bigquery.py")
+
+
 def _artwork(where: str, label: object, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
     name = normalise_label(str(label or ""))
     number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link).strip())
     if not name:
         raise UserError(f"{where} has no label; remove the line")
-    if not is_text(f"{name}{link}{image_url}"):
-        raise UserError(f"{where} is not text in UTF-8; write the list again with bigquery.py")
+    _require_text(f"{name}{link}{image_url}", where)
     if not number_at_end:
         raise UserError(f"{where} has no object number at the end of the link {link!r}")
     return Artwork(int(number_at_end.group(1)), name, image_url, public)

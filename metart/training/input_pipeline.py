@@ -73,12 +73,12 @@ def training_batches(
 
     def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
-        part = tf.minimum(position // batch_size * len(sizes) // total_batches, len(sizes) - 1)
+        size = image_size
+        if first_sizes:
+            part = position // batch_size * len(sizes) // total_batches
+            size = tf.gather(sizes, tf.minimum(part, len(sizes) - 1))
         image = preprocessing.training_image(
-            features["image/encoded"],
-            tf.gather(sizes, part) if first_sizes else image_size,
-            tf.stack([seed, position * num_workers + worker]),
-            min_crop_area,
+            features["image/encoded"], size, tf.stack([seed, position * num_workers + worker]), min_crop_area
         )
         return image, features["image/class/label"]
 

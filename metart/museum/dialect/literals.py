@@ -3,8 +3,7 @@
 import re
 from typing import NamedTuple
 
-from metart.common.flags import UserError
-from metart.museum.dialect.values import refuse
+from metart.museum.dialect.values import invalid, refuse
 
 # A comment, a name in backquotes, a string or bytes literal, or any other character.
 TOKEN = re.compile(
@@ -43,7 +42,8 @@ def read_literals(sql: str) -> Spelling:
     """Takes the comments and the literals out of a query.
 
     Raises:
-        UserError: A literal is not BigQuery's, or there is a character that BigQuery's SQL has no use for.
+        UserError: A literal is not BigQuery's, something is missing or out of place, or there is a character that
+            BigQuery's SQL has no use for.
     """
     strings: list[str] = []
     names: set[str] = set()
@@ -65,11 +65,11 @@ def read_literals(sql: str) -> Spelling:
             pieces.append(token.group())
     plain = re.sub(r"'s[0-9]+'", "0", re.sub("`[^`]*`", "x", "".join(pieces)))
     if quote := re.search(r"['\"`]", plain):
-        raise UserError(f"the query is not valid SQL: {quote.group()} without an end")
+        invalid(f"{quote.group()} without an end")
     if plain.count("(") != plain.count(")") or plain.count("[") != plain.count("]"):
-        raise UserError("the query is not valid SQL: a bracket without its other half")
+        invalid("a bracket without its other half")
     if misplaced := MISPLACED.search(plain):
-        raise UserError(f"the query is not valid SQL: something is missing or out of place at {misplaced.group()!r}")
+        invalid(f"something is missing or out of place at {misplaced.group()!r}")
     if foreign := FOREIGN.search(plain):
         refuse(foreign.group())
     return Spelling("".join(pieces), strings, names)
@@ -90,14 +90,12 @@ def _decode(body: str, prefix: str) -> str:
             code = int(octal, 8)
         if single:
             if single not in SINGLE:
-                raise UserError(
-                    f"the query is not valid SQL: there is no escape \\{single}; write r'…' or \\\\{single}"
-                )
+                invalid(f"there is no escape \\{single}; write r'…' or \\\\{single}")
             return SINGLE[single]
         assert code is not None
         limit = 0xFF if "b" in prefix else 0x10FFFF
         if code > limit or 0xD800 <= code < 0xE000 or ("b" in prefix and any(wide)) or (octal and code > 0xFF):
-            raise UserError(f"the query is not valid SQL: {match.group()} is no character")
+            invalid(f"{match.group()} is no character")
         return chr(code)
 
     return ESCAPE.sub(unescape, body)
