@@ -261,7 +261,9 @@ def claim(image: str) -> Iterator[str]:
         pods = podman("pod", "ls", "--format", "{{.Name}}").split()
         for pod in pods:
             if re.match(r".*test-(met-art|access-model)", pod):
-                podman("pod", "rm", "--force", "--time=1", pod)
+                # Killed first: a container that ends while `rm` gives up on it stays, with an error.
+                podman("pod", "kill", pod, may_fail=True)
+                podman("pod", "rm", "--force", pod)
         podman("volume", "rm", "--force", *CLAIMS, "test-tmp", may_fail=True)
 
     clean()

@@ -141,7 +141,7 @@ OPERATORS = [
     Rule("|", "INT64, INT64", "INT64", "({0} | {1})"),
     Rule("^", "INT64, INT64", "INT64", "xor({0}, {1})"),
     Rule("||", "S, S", "STRING", "({0} || {1})"),
-    Rule("||", "ARRAY<T>, ARRAY<T>", "ARRAY<T>", "({0} || {1})"),
+    Rule("||", "ARRAY<T>, ARRAY<T>", "ARRAY<T>", "CASE WHEN {nulls} THEN NULL ELSE list_concat({0}, {1}) END"),
     *(Rule(symbol, "O, O", "BOOL", f"({{0}} {symbol} {{1}})") for symbol in ("=", "<>", "<", "<=", ">", ">=")),
     Rule("BETWEEN", "O, O, O", "BOOL", "({0} BETWEEN {1} AND {2})"),
     Rule("IN", "O, O...", "BOOL", "({0} IN ({rest:, }))"),
