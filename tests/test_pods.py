@@ -22,6 +22,7 @@ from typing import Any
 import urllib.parse
 import urllib.request
 
+from conftest import IMAGE_SIZE, MODEL_NAME
 from processes import LOAD
 import pytest
 import yaml
@@ -35,8 +36,8 @@ CLAIMS = {CLAIM, "test-met-art-shared-logs"}
 MAX_IMAGE_BYTES = 2.2e9
 MAX_REBUILD_SECONDS = 10
 STEPS = 10
-# A network and a batch that two cores train in seconds.
-SMALL = {"model_name": "inception_v1", "batch_size": 4}
+SMALL = {"model_name": MODEL_NAME, "batch_size": 4}
+TRAINING = SMALL | {"train_image_size": IMAGE_SIZE}  # Two cores train it in seconds.
 ADDRESS = r"http://[\w.]+:\d+"
 
 missing = [program for program in ("podman", "runc", "mmdebstrap") if shutil.which(program) is None]
@@ -275,7 +276,7 @@ def claim(image: str) -> Iterator[str]:
 def trained(claim: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pod, int]:
     """The train pod after it was stopped in the middle and started again; the step at which it was stopped."""
     folder = tmp_path_factory.mktemp("pods")
-    flags = SMALL | {"max_number_of_steps": STEPS, "log_every_n_steps": 1}
+    flags = TRAINING | {"max_number_of_steps": STEPS, "log_every_n_steps": 1}
     pod = Pod("train-model.yaml", folder, **flags)
     settings = Path(podman("volume", "inspect", "--format", "{{.Mountpoint}}", claim).strip()) / "flags.json"
     pod.wait_until(settings.exists, "step")  # Written right before the first step.
@@ -295,18 +296,18 @@ def test_training_goes_on_from_its_checkpoint(trained: tuple[Pod, int]) -> None:
 
 
 def test_one_pod_of_the_distributed_job_trains_alone(claim: str, tmp_path: Path) -> None:
-    pod = Pod("train-distributed.yaml", tmp_path, **SMALL, worker_replicas=1, max_number_of_steps=2)
+    pod = Pod("train-distributed.yaml", tmp_path, **TRAINING, worker_replicas=1, max_number_of_steps=2)
     assert pod.status() == 0, pod.log()
     assert re.search(r"^trained to step 2: .*checkpoint /logs/model\.ckpt-2$", pod.log(), re.MULTILINE), pod.log()
 
 
-def test_a_volume_of_root_ends_the_pod_with_advice(claim: str, tmp_path: Path) -> None:
+def test_a_volume_of_root_ends_the_pod_with_advice(claim: str, image: str, tmp_path: Path) -> None:
     """As a hostPath or a folder of an NFS server that nobody gave to user 1000."""
-    flags = SMALL | {"worker_replicas": 1, "max_number_of_steps": 3}
-    assert Pod("train-distributed.yaml", tmp_path, **flags).status() == 0  # Podman gives a new volume to the user.
-    folder = podman("volume", "inspect", "--format", "{{.Mountpoint}}", "test-met-art-shared-logs").strip()
+    volume = "test-met-art-shared-logs"
+    podman("run", "--rm", "--network=host", f"--volume={volume}:/logs", image, "true")  # Gives it to the user at first.
+    folder = podman("volume", "inspect", "--format", "{{.Mountpoint}}", volume).strip()
     os.chown(folder, 0, 0)
-    pod = Pod("train-distributed.yaml", tmp_path, **flags | {"max_number_of_steps": 4})
+    pod = Pod("train-distributed.yaml", tmp_path, **TRAINING, worker_replicas=1, max_number_of_steps=4)
     assert pod.status() == 1, pod.log()
     last = pod.log().splitlines()[-1]
     assert last.startswith("error: /logs belongs to user 0:0 (mode 755) and user 1000:1000 may not write there; "), last
