@@ -18,6 +18,7 @@ from typing import NamedTuple
 import zipfile
 
 import architecture
+from conftest import IMAGE_SIZE, MODEL_NAME
 from doubles import Museum
 from PIL import Image
 import pytest
@@ -47,8 +48,8 @@ CULTURES = ["American", "Chinese", "French", "Japanese", "Italian, Florence"]
 # Added to the command lines of the README: the last of two equal flags counts.
 TINY = {
     "train_image_classifier.py": [
-        "--model_name=inception_v2",
-        "--train_image_size=32",
+        f"--model_name={MODEL_NAME}",
+        f"--train_image_size={IMAGE_SIZE}",
         "--batch_size=4",
         "--max_number_of_steps=2",
         "--feature_views=1",
@@ -57,7 +58,7 @@ TINY = {
 PYTHON = """\
 #!{python}
 import os, sys
-arguments = [argument.replace("InceptionV3", "InceptionV2") for argument in sys.argv[1:]]
+arguments = sys.argv[1:]
 named = any(argument.startswith("--model_name=") for argument in arguments)  # Such a network is small enough.
 more = [flag for flag in {more}.get(arguments[0], []) if not (named and flag.startswith("--model_name="))]
 os.execv(sys.executable, [sys.executable, *arguments, *more])

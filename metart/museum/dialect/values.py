@@ -14,7 +14,7 @@ from metart.museum.dialect.rules import CASTS, DUCKDB_TYPES, Rule
 LONGEST_SQL = 100_000  # Characters.
 LONG_SQL = 300  # What is longer and needed several times is computed once.
 LAZY = ("IF", "COALESCE", "IFNULL")  # What they do not need is not computed.
-SUMS = ("+", "-", "*", "- (sign)")  # Their FLOAT64 are checked for being finite only where a chain of them ends.
+SUMS = ("+", "-", "*", "- (sign)")  # A chain of these with constants is checked for being finite at its end only.
 UNCHECKED = (*SUMS, "/", "SUM", "AVG")
 
 
@@ -73,9 +73,14 @@ class Value(NamedTuple):
         return abs(self.literal)
 
     @property
+    def known(self) -> bool:
+        """True for what is neither NULL nor an error, whatever the row."""
+        return self.computed or self.literal not in (None, ...)
+
+    @property
     def may_be_null(self) -> bool:
         """True for a constant that is NULL, an error or not known."""
-        return self.constant and not self.computed and self.literal in (None, ...)
+        return self.constant and not self.known
 
 
 NULL = Value("CAST(NULL AS BIGINT)", INT64, constant=True, literal=None)
@@ -323,7 +328,8 @@ def call(
     for rule in rules or ():
         if bound := bind(rule, arguments):
             values, result = bound
-            if rule.name not in SUMS:
+            unsure = [value for value in values if not (value.known and value.finite)]
+            if rule.name not in SUMS or len(unsure) > 1:  # One that is NULL would hide that another is infinite.
                 values = [finite(value) for value in values]
             value = apply(rule.sql, values, result, safe=safe, lazy=rule.name in LAZY or bool(words), words=words)
             return value._replace(finite=not (rule.name in UNCHECKED and result == FLOAT64))
