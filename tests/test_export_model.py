@@ -1,6 +1,7 @@
 import io
 import json
 from pathlib import Path
+import shutil
 
 from conftest import MODEL_NAME
 import numpy as np
@@ -129,6 +130,27 @@ def test_tflite_int8_gives_mostly_the_same_answers_in_a_quarter_of_the_space(
     # Twenty steps of training leave activations of any size, a hard case for eight bits: 86 % when this was written.
     assert (answers.argmax(axis=1) == probabilities.argmax(axis=1)).mean() >= 0.75
     assert (exported / "model_int8.tflite").stat().st_size < 0.4 * (exported / "model.tflite").stat().st_size
+
+
+def test_several_looks_leave_the_8_bit_model_one(
+    train_dir: Path, dataset_dir: Path, tmp_path: Path, expected: tuple[list[bytes], np.ndarray, np.ndarray]
+) -> None:
+    """8-bit layers that share their weights would answer wrongly."""
+    logs = tmp_path / "logs"
+    shutil.copytree(train_dir, logs)
+    settings = json.loads((logs / "flags.json").read_text()) | {"eval_image_sizes": [24, 32]}
+    (logs / "flags.json").write_text(json.dumps(settings))
+    export_model.main([f"--checkpoint_path={logs}", f"--export_dir={tmp_path}/export", f"--dataset_dir={dataset_dir}"])
+    exported = tmp_path / "export/20"
+    _, images, of_one_look = expected
+    with open_classifier(logs) as classifier:
+        of_all = classifier.probabilities(images)
+    assert np.abs(of_all - of_one_look).max() > 0.01
+    np.testing.assert_allclose(run_tflite(exported / "model.tflite", images), of_all, atol=1e-4)
+    answers = run_tflite(exported / "model_int8.tflite", images)
+    assert (answers.argmax(axis=1) == of_one_look.argmax(axis=1)).mean() >= 0.75
+    assert np.abs(answers - of_one_look).mean() < np.abs(answers - of_all).mean()
+    assert (exported / "README.md").read_text().count("It looks at a picture once") == 1
 
 
 def test_the_model_card_has_the_figures(exported: Path, eval_dir: Path) -> None:

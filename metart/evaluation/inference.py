@@ -62,8 +62,9 @@ class Classifier:
         with tf.Graph().as_default():
             self.images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
             self.logits, _ = registry.build(model_name, self.images, len(label_names))
-            logits = tf.reduce_mean(self._logits_of_looks(), axis=0) if sizes else self.logits
-            self.output = tf.nn.softmax(logits / temperature, name="probabilities")
+            self.output_of_one_look = self.output = tf.nn.softmax(self.logits / temperature)
+            if sizes:
+                self.output = tf.nn.softmax(tf.reduce_mean(self._logits_of_looks(), axis=0) / temperature)
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
             saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
