@@ -193,9 +193,8 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
     )
     return f"""# {classifier.model_name} for {len(classifier.label_names)} labels of artworks
 
-Names the label (such as the culture) of a photograph of an artwork. {classifier.model_name} of TF-Slim at
-{size} x {size} pixels, step {step:,}, weights {about["checkpoint_fingerprint"]}, temperature
-{classifier.temperature:.3f}.
+Names the label (such as the culture) of a photograph of an artwork. {classifier.model_name}, {size} x {size} pixels,
+step {step:,}, weights {about["checkpoint_fingerprint"]}, temperature {classifier.temperature:.3f}.
 
 ## Use
 
@@ -205,9 +204,10 @@ Names the label (such as the culture) of a photograph of an artwork. {classifier
 ## Data
 
 Photographs of the Metropolitan Museum of Art's Open Access collection (CC0), unless its user trained it on others:
-{data}. Labels are the museum's words, or a cleaned form of them, and follow its collection: what is rare there is
-answered rarely and less reliably, and a picture of something else still gets one of the labels. Not for deciding
-provenance, authenticity or value.
+{data}.
+Labels are the museum's words, or a cleaned form of them, and follow its collection: what is rare there is answered
+rarely and less reliably, and a picture of something else still gets one of the labels. Not for deciding provenance,
+authenticity or value.
 
 ## Measured
 

@@ -158,7 +158,7 @@ def test_the_model_card_has_the_figures(exported: Path, eval_dir: Path) -> None:
     figures = json.loads((eval_dir / "metrics.json").read_text())
     assert f"| top 1 | {figures['top_1']:.4f} |" in card
     assert "27 pictures for train, 9 pictures for validation" in card
-    assert f"{MODEL_NAME} of TF-Slim at\n32 x 32 pixels, step 20" in card
+    assert f"{MODEL_NAME}, 32 x 32 pixels,\nstep 20," in card
     assert f"TensorFlow {tf.__version__}" in card
     assert "CC0" in card
     assert "- Italian, Florence\n" in card
