@@ -196,6 +196,18 @@ def test_a_label_that_was_changed_beside_its_name_converts_again(tmp_path: Path)
     assert before and after and after.sources == before.sources and after.fingerprint != before.fingerprint
     assert after.labels == read_labels(tmp_path) == ["American", "Iran, Kashan"]
 
+    # Folders that change places: the same labels, as many pictures of each, and every answer another.
+    (tmp_path / "met_art/Iran/.label").write_text("American")
+    (tmp_path / "met_art/American/.label").write_text("Iran, Kashan")
+    run(tmp_path)
+    swapped = record_set.read(tmp_path)
+    assert swapped and swapped.labels == after.labels and swapped.fingerprint != after.fingerprint
+    of_pictures = {name: after.labels[content["image/class/label"]] for name, content in records(tmp_path).items()}
+    assert {(name.split("/")[0], label) for name, label in of_pictures.items()} == {
+        ("American", "Iran, Kashan"),
+        ("Iran", "American"),
+    }
+
 
 def test_any_change_converts_anew_and_moves_no_old_picture(tmp_path: Path) -> None:
     draw(tmp_path, American=30, Iran=9)

@@ -70,9 +70,10 @@ class Source(NamedTuple):
 class RecordSet(NamedTuple):
     """A set as its splits.json describes it."""
 
-    fingerprint: str  # Of the pictures' content and split, the labels and the settings: 16 hexadecimal digits.
+    fingerprint: str  # Of the pictures' content, split and label, and the settings: 16 hexadecimal digits.
     settings: Settings
     labels: list[str]  # Their order gives their numbers.
+    folders: dict[str, str]  # Label of the folders below met_art that have another name.
     shards: dict[str, int]  # Bytes of each record file, by its name.
     sources: dict[str, Source]  # By path below met_art.
 
@@ -91,9 +92,9 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         described = json.loads(path.read_text(encoding="utf-8"))
         settings = Settings(**{"series": 0, **described["settings"]})
         labels, in_validation = (list(described["counts"][split]) for split in (splits.TRAIN, splits.VALIDATION))
-        shards = dict(described["shards"])
+        folders, shards = dict(described.get("folders", {})), dict(described["shards"])
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
-        fingerprint = _fingerprint(settings, labels, sources)
+        fingerprint = _fingerprint(settings, labels, folders, sources)
         # Sets of before the fingerprint have none; a hand that changed the rest would change it.
         if labels != in_validation or described.get("fingerprint", fingerprint) != fingerprint:
             raise ValueError
@@ -103,7 +104,7 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         raise UserError(
             f"{path} is damaged; move it away and run convert.py --dataset_dir={dataset_dir} again, for a new split"
         ) from None
-    return RecordSet(fingerprint, settings, labels, shards, sources)
+    return RecordSet(fingerprint, settings, labels, folders, shards, sources)
 
 
 def _source(split: str | None, sha256: str, **_: object) -> Source:
@@ -112,9 +113,18 @@ def _source(split: str | None, sha256: str, **_: object) -> Source:
     return Source(split, sha256)
 
 
-def _fingerprint(settings: Settings, labels: Sequence[str], sources: Mapping[str, Source]) -> str:
+def _fingerprint(
+    settings: Settings, labels: Sequence[str], folders: Mapping[str, str], sources: Mapping[str, Source]
+) -> str:
     used = sorted((path, *source) for path, source in sources.items() if source.split)
-    return sha256(json.dumps([settings, labels, used]).encode())[:16]
+    named = [dict(sorted(folders.items()))] if folders else []
+    return sha256(json.dumps([settings, labels, used, *named]).encode())[:16]
+
+
+def _folders(labels: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Returns the labels of folders with another name, of pairs of a path below met_art and its label."""
+    folders = {path.partition("/")[0]: label for path, label in labels}
+    return {folder: label for folder, label in folders.items() if folder != label}
 
 
 @contextlib.contextmanager
@@ -180,7 +190,7 @@ def is_current(dataset_dir: Path, former: RecordSet, settings: Settings, labels:
     """Returns whether the set that `former` describes is whole and made from the same files and settings."""
     if former.settings != settings or former.sources.keys() != labels.keys():
         return False
-    if sorted({labels[path] for path, source in former.sources.items() if source.split}) != former.labels:
+    if _folders(labels.items()) != former.folders:
         return False  # A folder's label was changed, and not its name.
     if {path.name: path.stat().st_size for path in dataset_dir.glob(ALL_SHARDS)} != former.shards:
         return False
@@ -222,7 +232,8 @@ def write(
     counts = {split: _count(pictures, split, names) for split in (splits.TRAIN, splits.VALIDATION)}
     contents = _deal(pictures, settings)
     sources = {picture.path: Source(picture.split, picture.sha256) for picture in pictures}
-    fingerprint = _fingerprint(settings, names, sources)
+    folders = _folders((picture.path, picture.label) for picture in pictures)
+    fingerprint = _fingerprint(settings, names, folders, sources)
     new = {
         name: _waiting(dataset_dir, name, fingerprint) for name in (*contents, LABELS_FILENAME, BAD_PICTURES_FILENAME)
     }
@@ -241,7 +252,7 @@ def write(
         finally:
             wait([task for task in tasks.values() if not task.cancel()])  # Nobody writes to a file that is given up.
         store.unlink()  # Whoever is killed from here on leaves a set that needs no further run.
-        records = RecordSet(fingerprint, settings, names, shards, sources)
+        records = RecordSet(fingerprint, settings, names, folders, shards, sources)
         _write_text(new[LABELS_FILENAME], labels_text(names))
         _write_text(new_splits, _describe(records, counts))
         _write_text(new[BAD_PICTURES_FILENAME], _bad_pictures(pictures))  # The last one; see finish_exchange.
@@ -308,6 +319,7 @@ def _describe(records: RecordSet, counts: Mapping[str, Mapping[str, int]]) -> st
         "fingerprint": records.fingerprint,
         "settings": records.settings._asdict(),
         "counts": counts,
+        "folders": records.folders,
         "shards": records.shards,
     }
     lines = [f"{_json(key)}: {_json(value)}" for key, value in about.items()]
