@@ -20,5 +20,6 @@ if [ "${1:-}" = --slow ]; then
     selection="slow or not slow"
     shift
 fi
-# One process a core, a file at a time: the fixtures of a file, such as a trained checkpoint, are made once.
-exec .venv/bin/pytest -n auto --dist loadfile --no-loadscope-reorder -m "$selection" "$@"
+# One process more than cores, as some tests wait. A file at a time: what its tests share is made once.
+processes=$(($(getconf _NPROCESSORS_ONLN) + 1))
+exec .venv/bin/pytest -n "$processes" --dist loadfile --no-loadscope-reorder -m "$selection" "$@"
