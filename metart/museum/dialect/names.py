@@ -86,11 +86,12 @@ def resolve(scope: Scope, name: str, *fields: str) -> Value:
         if len(named) != 1:
             raise UserError(f'{name} has no column named "{column}"; {found}')
         found, fields = named[0], tuple(rest)
-    if inner:
-        inner.outer |= found.columns
-        found = found._replace(columns=frozenset(), outer=True)
     for field in fields:
         found = get_field(found, field)
+    if inner:
+        # DuckDB does not know a field that is grouped by in a query within: it is another than that of _check_grouped.
+        inner.outer |= {f"{column} within" if "(" in column else column for column in found.columns}
+        found = found._replace(columns=frozenset(), outer=True)
     return found
 
 
@@ -98,5 +99,7 @@ def get_field(value: Value, name: str) -> Value:
     for index, (field, kind) in enumerate(value.type.fields if value.type.name == "STRUCT" else ()):
         if field.lower() == name.lower():
             # With CASE, lest DuckDB moves a CAST of the field to where it makes the column, and ends with its errors.
-            return value._replace(sql=f"struct_extract(CASE WHEN TRUE THEN {value} END, 'f{index}')", type=kind)
+            sql = f"struct_extract(CASE WHEN TRUE THEN {value} END, 'f{index}')"
+            of_row = value.columns == {value.sql}  # A field of an UNNEST can be grouped by.
+            return value._replace(sql=sql, type=kind, columns=frozenset([sql]) if of_row else value.columns)
     raise UserError(f'a {value.type} has no field "{name}"')

@@ -3,6 +3,7 @@
 Names are resolved and types are checked here, as BigQuery does it. What DuckDB gets has a table's name at every column.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 import logging
 from typing import NamedTuple
@@ -33,6 +34,7 @@ logging.getLogger("sqlglot").setLevel(logging.ERROR)  # It warns of what is refu
 Tables = Mapping[str, Sequence[tuple[str, Type]]]
 NULL_ELEMENT = "fail('NULL in an array of the result')"
 FILTERS = ("where", "group", "having", "qualify")
+SETS = {exp.Rollup: "ROLLUP ", exp.Cube: "CUBE ", exp.GroupingSets: "GROUPING SETS "}
 
 
 class Translation(NamedTuple):
@@ -189,13 +191,15 @@ class Queries(Windows):
         sorted_by = [one.this for one in order.expressions] if order and not node.args.get("distinct") else []
         for value in (*values, *(self.value(key, scope) for key in sorted_by if not isinstance(key, exp.Literal))):
             if finite(value).sql not in keys and not value.columns <= keys:
-                names = ", ".join(sorted(value.columns - keys)).replace('"', "").partition(".")[2]
-                invalid(f"{names} is neither grouped nor aggregated")
+                names = [one.name for one in self._all_columns(scope) if one.value.sql in value.columns - keys]
+                if not names:
+                    refuse("a field of the elements of an array in a grouped query")
+                invalid(f"{', '.join(filter(None, names))} is neither grouped nor aggregated")
 
     def _having(self, node: exp.Select, condition: Value | None) -> dict[str, Value]:
         """Returns HAVING with a count, where DuckDB needs it."""
         group = node.args.get("group")
-        if group and any(isinstance(one, (exp.Rollup, exp.Cube, exp.GroupingSets)) for one in group.expressions):
+        if group and any(isinstance(one, tuple(SETS)) for one in group.expressions):
             # Of no rows DuckDB makes a total, BigQuery does not.
             return {
                 "having": (condition or Value("TRUE", BOOL))._replace(sql=f"(count(*) > 0 AND {condition or 'TRUE'})")
@@ -282,9 +286,9 @@ class Queries(Windows):
         keys = set()
 
         def item(one: exp.Expr) -> str:
-            if isinstance(one, (exp.Rollup, exp.Cube, exp.GroupingSets, exp.Tuple)):
+            if isinstance(one, (*SETS, exp.Tuple)):
                 self.check(one, "expressions")
-                name = {exp.Rollup: "ROLLUP ", exp.Cube: "CUBE ", exp.GroupingSets: "GROUPING SETS "}.get(type(one), "")
+                name = next((name for kind, name in SETS.items() if isinstance(one, kind)), "")
                 return f"{name}({', '.join(map(item, one.expressions))})"
             if isinstance(one, exp.Literal) and one.name.isdecimal():
                 if not 1 <= int(one.name) <= len(columns):
@@ -301,7 +305,11 @@ class Queries(Windows):
             keys.add(value.sql)
             return value.sql
 
-        return f" GROUP BY {', '.join(map(item, node.expressions))}", frozenset(keys)
+        sql = f" GROUP BY {', '.join(map(item, node.expressions))}"
+        selected = Counter(column.value.sql for column in columns)
+        if any(isinstance(one, tuple(SETS)) for one in node.expressions) and any(selected[key] > 1 for key in keys):
+            refuse("sets of groups by columns that are the same")  # One may be NULL where the other is not.
+        return sql, frozenset(keys)
 
     def _end(self, node: exp.Query, scope: Scope, columns: Sequence[Column], only_outputs: bool) -> str:
         """Returns ORDER BY, LIMIT and OFFSET."""
