@@ -264,16 +264,17 @@ def test_training_lowers_the_loss(name: str, size: int) -> None:
 
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
-    ("name", "size"),
+    ("name", "size", "steps"),
     [
-        ("mobilenet_v3_small", 64),
-        ("efficientnet_lite0", 64),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in FURTHER_NETWORKS),
+        ("mobilenet_v3_small", 64, 30),
+        ("efficientnet_lite0", 64, 30),
+        # Hardly trained, some of these differ so little between labels that eight bits turn answers they are sure of.
+        *(pytest.param(*each, 120, marks=pytest.mark.slow) for each in FURTHER_NETWORKS),
     ],
 )
-def test_from_training_to_a_phone(name: str, size: int, dataset_dir: Path, tmp_path: Path) -> None:
+def test_from_training_to_a_phone(name: str, size: int, steps: int, dataset_dir: Path, tmp_path: Path) -> None:
     flags = [f"--dataset_dir={dataset_dir}", f"--model_name={name}", f"--train_image_size={size}", "--batch_size=9"]
-    flags.append("--max_number_of_steps=30")
+    flags.append(f"--max_number_of_steps={steps}")
     train_image_classifier.main([f"--train_dir={tmp_path}/logs", "--learning_rate=0.005", *flags])
     with tf.Graph().as_default():
         _, head = registry.head(registry.build(name, tf.zeros([1, size, size, 3]), len(LABEL_COLOURS))[0])
@@ -289,11 +290,11 @@ def test_from_training_to_a_phone(name: str, size: int, dataset_dir: Path, tmp_p
     export_model.main(
         [f"--checkpoint_path={tmp_path}/head", f"--export_dir={tmp_path}/export", f"--dataset_dir={dataset_dir}"]
     )
-    np.testing.assert_allclose(run_tflite(tmp_path / "export/30/model.tflite", images), probabilities, atol=1e-4)
-    of_bytes = run_tflite(tmp_path / "export/30/model_int8.tflite", images)
-    # Eight bits may turn what is nearly a tie. Two pictures differ by 0.4 on average; the files with eight bits by
-    # 0.03 and 0.04 of these two networks, by up to 0.11 of others, which such a short training leaves in a worse state.
-    assert np.abs(of_bytes - probabilities).mean() < 0.2
+    np.testing.assert_allclose(run_tflite(tmp_path / f"export/{steps}/model.tflite", images), probabilities, atol=1e-4)
+    of_bytes = run_tflite(tmp_path / f"export/{steps}/model_int8.tflite", images)
+    # Eight bits may turn what is nearly a tie. Two pictures differ by 0.4 on average; of the first two networks the
+    # files with eight bits by 0.03 and 0.04, and no answer is another.
+    assert np.abs(of_bytes - probabilities).mean() < 0.1
     runner_up, first = np.sort(probabilities)[:, -2:].T
     sure = first - runner_up > 0.5
     assert sure.mean() > 0.5
