@@ -6,6 +6,7 @@ import shutil
 from conftest import MODEL_NAME
 import numpy as np
 from PIL import Image
+from processes import run_script
 import pytest
 
 from metart.networks.slim_compat import tf
@@ -130,6 +131,17 @@ def test_tflite_int8_gives_mostly_the_same_answers_in_a_quarter_of_the_space(
     # Twenty steps of training leave activations of any size, a hard case for eight bits: 86 % when this was written.
     assert (answers.argmax(axis=1) == probabilities.argmax(axis=1)).mean() >= 0.75
     assert (exported / "model_int8.tflite").stat().st_size < 0.4 * (exported / "model.tflite").stat().st_size
+
+
+def test_the_benchmark_of_the_lite_models_names_the_figures_of_the_evaluation(
+    exported: Path, dataset_dir: Path, eval_dir: Path
+) -> None:
+    run = run_script("benchmarks/lite.py", f"--export_dir={exported}", f"--dataset_dir={dataset_dir}")
+    of_float, of_bytes = map(json.loads, run.output.splitlines())
+    figures = json.loads((eval_dir / "metrics.json").read_text())
+    assert of_float["top_1"] == pytest.approx(figures["top_1"])
+    assert of_float["log_loss"] == pytest.approx(figures["log_loss"], abs=1e-3)
+    assert of_bytes["file"] == "model_int8.tflite" and of_bytes["log_loss"] != of_float["log_loss"]
 
 
 def test_several_looks_leave_the_8_bit_model_one(
