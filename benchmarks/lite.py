@@ -1,4 +1,4 @@
-"""Measures the TensorFlow Lite models of an export on the validation pictures: each looks at a picture once.
+"""Measures the TensorFlow Lite models of an export on the validation pictures.
 
 python benchmarks/lite.py --export_dir=export/5000 --dataset_dir=data
 """
@@ -31,21 +31,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     about = json.loads((flags.export_dir / EXPORT_FILENAME).read_text(encoding="utf-8"))
     dataset = input_pipeline.open_split("arts", "validation", flags.dataset_dir)
-    interpreters = {name: tf.lite.Interpreter(str(flags.export_dir / name), num_threads=1) for name in LITE_FILES}
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in LITE_FILES}
-    truth = []
-    for interpreter in interpreters.values():
+    models = []
+    for name, kind in LITE_FILES.items():
+        interpreter = tf.lite.Interpreter(str(flags.export_dir / name), num_threads=1)
         interpreter.allocate_tensors()
+        (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
+        models.append((interpreter, kind, taken["index"], given["index"], probabilities[name]))
+    truth = []
     pictures = input_pipeline.evaluation_arrays(dataset, 1, about["image_size"], about["eval_central_fraction"])
     for image, label, _ in pictures:
         truth.append(label)
-        for name, interpreter in interpreters.items():
-            (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
-            interpreter.set_tensor(taken["index"], image.round().astype(np.uint8) if "int8" in name else image)
+        for interpreter, kind, taken, given, answers in models:
+            interpreter.set_tensor(taken, (image.round() if kind == "uint8" else image).astype(kind))
             interpreter.invoke()
-            probabilities[name].append(interpreter.get_tensor(given["index"]))
-    for name, answers in probabilities.items():
-        print(json.dumps({"file": name} | metrics.summary(np.concatenate(truth), np.concatenate(answers))))
+            answers.append(interpreter.get_tensor(given))
+    for name, rows in probabilities.items():
+        print(json.dumps({"file": name} | metrics.summary(np.concatenate(truth), np.concatenate(rows))))
 
 
 if __name__ == "__main__":

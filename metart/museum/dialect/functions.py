@@ -1,6 +1,6 @@
 """The allow-list of functions of numbers, strings and arrays."""
 
-from metart.museum.dialect.rules import Rule
+from metart.museum.dialect.rules import JOINED_ARRAYS, Rule
 
 LONGEST = 1 << 20  # What LPAD, RPAD and REPEAT make is not longer.
 
@@ -262,7 +262,7 @@ ARRAYS = [
         "ARRAY_CONCAT",
         "ARRAY<T>...",
         "ARRAY<T>",
-        "CASE WHEN {nulls} THEN NULL ELSE list_concat({all:, }) END",
+        JOINED_ARRAYS,
         "NULL if one of them is",
     ),
     Rule("ARRAY_REVERSE", "ARRAY<T>", "ARRAY<T>", "list_reverse({0})"),

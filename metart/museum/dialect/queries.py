@@ -34,7 +34,7 @@ logging.getLogger("sqlglot").setLevel(logging.ERROR)  # It warns of what is refu
 Tables = Mapping[str, Sequence[tuple[str, Type]]]
 NULL_ELEMENT = "fail('NULL in an array of the result')"
 FILTERS = ("where", "group", "having", "qualify")
-SETS = {exp.Rollup: "ROLLUP ", exp.Cube: "CUBE ", exp.GroupingSets: "GROUPING SETS "}
+SETS: Mapping[type[exp.Expr], str] = {exp.Rollup: "ROLLUP ", exp.Cube: "CUBE ", exp.GroupingSets: "GROUPING SETS "}
 
 
 class Translation(NamedTuple):
@@ -199,7 +199,7 @@ class Queries(Windows):
     def _having(self, node: exp.Select, condition: Value | None) -> dict[str, Value]:
         """Returns HAVING with a count, where DuckDB needs it."""
         group = node.args.get("group")
-        if group and any(isinstance(one, tuple(SETS)) for one in group.expressions):
+        if group and any(type(one) in SETS for one in group.expressions):
             # Of no rows DuckDB makes a total, BigQuery does not.
             return {
                 "having": (condition or Value("TRUE", BOOL))._replace(sql=f"(count(*) > 0 AND {condition or 'TRUE'})")
@@ -286,10 +286,9 @@ class Queries(Windows):
         keys = set()
 
         def item(one: exp.Expr) -> str:
-            if isinstance(one, (*SETS, exp.Tuple)):
+            if type(one) in SETS or isinstance(one, exp.Tuple):
                 self.check(one, "expressions")
-                name = next((name for kind, name in SETS.items() if isinstance(one, kind)), "")
-                return f"{name}({', '.join(map(item, one.expressions))})"
+                return f"{SETS.get(type(one), '')}({', '.join(map(item, one.expressions))})"
             if isinstance(one, exp.Literal) and one.name.isdecimal():
                 if not 1 <= int(one.name) <= len(columns):
                     invalid(f"GROUP BY {one.name}, which is no column of the result")
@@ -307,7 +306,7 @@ class Queries(Windows):
 
         sql = f" GROUP BY {', '.join(map(item, node.expressions))}"
         selected = Counter(column.value.sql for column in columns)
-        if any(isinstance(one, tuple(SETS)) for one in node.expressions) and any(selected[key] > 1 for key in keys):
+        if any(type(one) in SETS for one in node.expressions) and any(selected[key] > 1 for key in keys):
             refuse("sets of groups by columns that are the same")  # One may be NULL where the other is not.
         return sql, frozenset(keys)
 

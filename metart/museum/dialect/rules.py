@@ -117,6 +117,8 @@ def to_add(number: int, date: int, times: str = "") -> str:
     return f"CAST(CASE WHEN {{{date}}} IS NOT NULL THEN {{{number}}}{times} END AS INTEGER)"
 
 
+JOINED_ARRAYS = "CASE WHEN {nulls} THEN NULL ELSE list_concat({all:, }) END"
+
 OPERATORS = [
     Rule("+", "INT64, INT64", "INT64", "try({0} + {1})"),
     Rule("+", "FLOAT64, FLOAT64", "FLOAT64", "({0} + {1})"),
@@ -141,7 +143,7 @@ OPERATORS = [
     Rule("|", "INT64, INT64", "INT64", "({0} | {1})"),
     Rule("^", "INT64, INT64", "INT64", "xor({0}, {1})"),
     Rule("||", "S, S", "STRING", "({0} || {1})"),
-    Rule("||", "ARRAY<T>, ARRAY<T>", "ARRAY<T>", "CASE WHEN {nulls} THEN NULL ELSE list_concat({0}, {1}) END"),
+    Rule("||", "ARRAY<T>, ARRAY<T>", "ARRAY<T>", JOINED_ARRAYS),
     *(Rule(symbol, "O, O", "BOOL", f"({{0}} {symbol} {{1}})") for symbol in ("=", "<>", "<", "<=", ">", ">=")),
     Rule("BETWEEN", "O, O, O", "BOOL", "({0} BETWEEN {1} AND {2})"),
     Rule("IN", "O, O...", "BOOL", "({0} IN ({rest:, }))"),
