@@ -13,8 +13,6 @@ from typing import NamedTuple
 from control_groups import python_within
 
 REPO = Path(__file__).resolve().parent.parent
-# Limits of time hold for a machine of one's own: by this factor it is shared.
-LOAD = max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
 
 
 class Run(NamedTuple):

@@ -595,18 +595,17 @@ def test_real_rows_are_the_same_through_bigquery(
     assert listing(capsys, everything, f"--metadata_csv={shared_csv()}")[1:] == [list(row.values()) for row in expected]
 
 
-def test_60_000_rows_in_5_seconds_and_400_megabytes(tmp_path: Path) -> None:
+def test_60_000_rows_in_400_megabytes(tmp_path: Path) -> None:
     output = tmp_path / "arts-all.list"
     run = run_script("bigquery.py", f"--metadata_csv={shared_csv()}", f"--output={output}")
     print(run)
     assert run.output == f"Wrote 48,482 artworks to {output}\n"
-    assert run.cpu_seconds < 5
     assert run.peak_megabytes < 400
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_485_000_rows_in_30_seconds_and_400_megabytes(tmp_path: Path) -> None:
+def test_485_000_rows_in_400_megabytes(tmp_path: Path) -> None:
     with gzip.open(shared_csv(), "rt", encoding="utf-8-sig", newline="") as file:
         header, *rows = csv.reader(file)
     path = tmp_path / "MetObjects.csv"
@@ -625,5 +624,4 @@ def test_485_000_rows_in_30_seconds_and_400_megabytes(tmp_path: Path) -> None:
         run = run_script("bigquery.py", *flags, f"--metadata_csv={path}", f"--output={tmp_path / 'arts-all.list'}")
         print(path.stat().st_size, flags, run)
         assert run.status == 0
-        assert run.cpu_seconds < 30
         assert run.peak_megabytes < 400

@@ -241,14 +241,15 @@ def inception_v3(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_one_small_picture_takes_little_memory_and_time(inception_v3: Path, tmp_path: Path) -> None:
+def test_one_small_picture_takes_little_memory(
+    inception_v3: Path, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
     Image.new("RGB", (400, 300), (200, 30, 60)).save(tmp_path / "a.jpg")
     flags = [f"--checkpoint_path={inception_v3}", f"--image_file={tmp_path}"]
-    runs = [processes.run_script("classify.py", *flags) for _ in range(2)]
-    assert [run.status for run in runs] == [0, 0], runs[0].errors
-    assert max(run.peak_megabytes for run in runs) < 1000
-    # The quickest counts, and no more than what it took of the processor: others work here too.
-    assert min(min(run.seconds, run.cpu_seconds) for run in runs) < 5.5 * processes.LOAD
+    run = processes.run_script("classify.py", *flags)
+    assert run.status == 0, run.errors
+    record_property("classify.py, one small picture", f"{run.seconds:.1f} s, {run.cpu_seconds:.1f} s of the processor")
+    assert run.peak_megabytes < 1000
 
 
 def draw_large_pictures(folder: Path) -> int:

@@ -17,7 +17,7 @@ from typing import Any
 
 from conftest import MODEL_NAME
 import numpy as np
-from processes import LOAD, REPO
+from processes import REPO
 import pytest
 
 from metart.networks.slim_compat import slim, tf
@@ -55,7 +55,7 @@ def on_workers(pool: concurrent.futures.ProcessPoolExecutor, program: Any, count
     """Runs `program(cluster, *arguments)` in `count` processes at once; returns what each returns."""
     everybody = addresses(count)
     futures = [pool.submit(program, Cluster(everybody, index), *arguments) for index in range(count)]
-    return [future.result(timeout=120 * LOAD) for future in futures]
+    return [future.result() for future in futures]
 
 
 def train_one_step(cluster: Cluster, optimizer: str, seed: int) -> dict[str, np.ndarray]:
@@ -285,12 +285,10 @@ class Run:
                     self.processes[index] = self.start(index, steps)
             time.sleep(0.5)
 
-    def trains_since(self) -> float | None:
-        """Returns when the newest checkpoint was written or, before the first, the training began; None before it."""
+    def is_training(self) -> bool:
+        """Returns whether all have met since they were started."""
         settings = self.train_dir / "flags.json"  # Written when all have met.
-        if not settings.exists() or settings.stat().st_mtime < self.started:
-            return None
-        return max(file.stat().st_mtime for file in [settings, *self.train_dir.glob("*.index")])
+        return settings.exists() and settings.stat().st_mtime >= self.started
 
     def newest_step(self) -> int:
         """Returns the step of the newest checkpoint, after reading all that are there from end to end."""
@@ -321,11 +319,11 @@ def make_run(dataset_dir: Path, tmp_path: Path) -> Iterator[Callable[[int], Run]
 def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[int], Run]) -> None:
     run = make_run(2)
     run.start_all(steps=1000)
-    while run.trains_since() is None:
+    while not run.is_training():
         assert all(process.poll() is None for process in run.processes), run.processes[0].communicate()
         time.sleep(0.2)
     run.processes[1].terminate()
-    outputs = [process.communicate(timeout=60 * LOAD)[0] for process in run.processes]
+    outputs = [process.communicate()[0] for process in run.processes]
     assert [process.returncode for process in run.processes] == [STATUS_RETRY] * 2, outputs
     step = run.newest_step()
     assert 0 < step < 1000
@@ -334,7 +332,7 @@ def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[in
     assert "worker 1 of 2: 2 pictures of each step. --learning_rate=0.01 is for all 4; " in outputs[1]
 
     run.start_all(steps=step + 2)
-    outputs = [process.communicate(timeout=240 * LOAD)[0] for process in run.processes]
+    outputs = [process.communicate()[0] for process in run.processes]
     assert [process.returncode for process in run.processes] == [0, 0], outputs
     assert run.newest_step() == step + 2
     assert all(f"from step {step} to {step + 2}" in output for output in outputs)
@@ -351,7 +349,7 @@ def test_workers_of_different_precision_do_not_train(make_run: Callable[[int], R
     for index, precision in enumerate(("float32", "float16")):
         run.flags = [*run.flags[:7], f"--precision={precision}"]
         run.processes.append(run.start(index, steps=3))
-    outputs = [process.communicate(timeout=60 * LOAD)[0].splitlines() for process in run.processes]
+    outputs = [process.communicate()[0].splitlines() for process in run.processes]
     assert {process.returncode for process in run.processes} == {1}
     complaint = "error: some workers compute in float16 and some do not; start all with the same --precision"
     assert [lines[-1] for lines in outputs] == [complaint, complaint]
@@ -362,12 +360,12 @@ def test_workers_of_different_precision_do_not_train(make_run: Callable[[int], R
 def test_a_killed_worker_is_named_in_a_log_without_noise(make_run: Callable[[int], Run]) -> None:
     run = make_run(3)
     run.start_all(steps=100_000)
-    while run.trains_since() is None:
+    while not run.is_training():
         assert all(process.poll() is None for process in run.processes), run.processes[0].communicate()
         time.sleep(0.2)
     time.sleep(3)  # Into the steps.
     run.processes[1].kill()
-    outputs = [run.processes[index].communicate(timeout=60 * LOAD)[0].splitlines() for index in (0, 2)]
+    outputs = [run.processes[index].communicate()[0].splitlines() for index in (0, 2)]
     last = "run the same command again, from the last checkpoint on"
     lost = f"interrupted: worker 1 ({run.hosts[1]})"
     assert outputs[0][-1] == f"{lost} died: its connection closed without a word; out of memory, or killed; {last}"
@@ -380,7 +378,7 @@ def test_worker_0_measures_for_all(make_run: Callable[[int], Run]) -> None:
     run = make_run(2)
     run.flags.append("--validation_epochs=1")
     run.start_all(steps=2)
-    outputs = [process.communicate(timeout=240 * LOAD)[0] for process in run.processes]
+    outputs = [process.communicate()[0] for process in run.processes]
     assert [process.returncode for process in run.processes] == [0, 0], outputs
     reached = [re.findall(r"trained to step 2: .*", output)[0] for output in outputs]
     assert [("best top-1" in line) for line in reached] == [True, False]
@@ -395,23 +393,22 @@ def test_a_run_survives_ten_incidents(make_run: Callable[[int], Run]) -> None:
     generator = random.Random(0)
     hit_in_training = 0
     for incident in range(10):
-        run.restart_for(generator.uniform(10, 60) * LOAD, steps=100_000)
-        while incident % 2 and run.trains_since() is None:  # Every other one finds them training, at the least.
+        run.restart_for(generator.uniform(10, 60), steps=100_000)
+        while incident % 2 and not run.is_training():  # Every other one finds them training, at the least.
             run.restart_for(1, steps=100_000)
         victim = generator.randrange(3)
         number = [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM][incident % 3]
-        struck, trains_since = time.time(), run.trains_since()
+        was_training = run.is_training()
         run.processes[victim].send_signal(number)
-        if trains_since is not None:  # Otherwise the others wait for the victim, as they should.
+        if was_training:  # Otherwise the others wait for the victim, as they should.
             hit_in_training += 1
-            assert struck - trains_since <= SAVE_SECONDS + 10 * LOAD
             for index, process in enumerate(run.processes):
                 if index != victim:
-                    assert process.wait(30 * LOAD) == STATUS_RETRY, process.communicate()
+                    assert process.wait() == STATUS_RETRY, process.communicate()
         if number == signal.SIGSTOP:
             run.processes[victim].kill()  # Nobody but its machine can end a process that is frozen.
         run.newest_step()
     last = run.newest_step() + 20
-    run.restart_for(600 * LOAD, steps=last)
+    run.restart_for(600, steps=last)
     assert [process.poll() for process in run.processes] == [0, 0, 0]
     assert run.newest_step() == last and hit_in_training >= 5

@@ -17,7 +17,7 @@ from typing import Any
 
 from doubles import HTML, Handler, Museum, serving
 from PIL import Image, ImageChops, ImageDraw, ImageStat
-from processes import LOAD, REPO, peak_megabytes, run_script
+from processes import REPO, peak_megabytes, run_script
 import pytest
 
 import download
@@ -507,7 +507,7 @@ def test_interrupted_no_hanging_host_is_waited_for(silence: str, tmp_path: Path)
         assert errors.endswith("interrupted: run the same command again to continue\n")
         assert "Traceback" not in errors
         assert process.returncode == 130
-        assert time.monotonic() - start < 2 * LOAD
+        assert time.monotonic() - start < 30  # Of the 60 it would have waited.
 
 
 def test_interrupted_it_stops_at_once(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def start() -> Iterator[Start]:
 
 def end(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Returns the exit status of a worker that ends by itself, and the last line of its stderr."""
-    stderr = process.communicate(timeout=40)[1]
+    stderr = process.communicate()[1]
     return process.returncode, stderr.splitlines()[-1] if stderr else ""
 
 
@@ -141,7 +141,7 @@ def test_a_lost_worker_ends_all_others(start: Start, number: signal.Signals, vic
 def test_nobody_leaves_before_all_are_done(start: Start, slowest: int) -> None:
     everybody = addresses(3)
     processes = [start(everybody, index, work=2 if index == slowest else 0.1, farewell=20) for index in range(3)]
-    output = "".join(process.communicate(timeout=40)[0] for process in processes)
+    output = "".join(process.communicate()[0] for process in processes)
     assert [process.returncode for process in processes] == [0, 0, 0]
     times = {what: [float(time) for time in re.findall(rf"{what} (\S+)", output)] for what in ("done", "left")}
     assert len(times["done"]) == len(times["left"]) == 3
@@ -187,7 +187,7 @@ def test_all_have_left_within_30_seconds() -> None:
 def test_a_worker_that_never_comes_is_named(start: Start, index: int) -> None:
     everybody = addresses(3)
     present = [start(everybody, 0, wait=6 if index == 0 else 60), start(everybody, 1, wait=6 if index == 1 else 60)]
-    *waiting, last = present[index].communicate(timeout=40)[1].splitlines()
+    *waiting, last = present[index].communicate()[1].splitlines()
     assert present[index].returncode == STATUS_RETRY
     assert last.startswith(f"interrupted: no sign of worker 2 ({everybody[2]}) within 6 s; ")
     assert 4 <= len(waiting) <= 12  # One each half second, fewer on a busy machine.
@@ -259,14 +259,14 @@ def test_strangers_are_sent_away(start: Start, greeting: bytes) -> None:
     everybody = addresses(2)
     worker = start(everybody, 0)
     host, port = peers.split_address(everybody[0])
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 120
     answer = None
     while answer != b"":
         assert time.monotonic() < deadline
         with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=5) as stranger:
             stranger.sendall(greeting)
             answer = stranger.recv(1000)
-    assert start(everybody, 1, work=0.5).wait(40) == 0
+    assert start(everybody, 1, work=0.5).wait() == 0
     assert has_met(worker)
 
 

@@ -23,7 +23,6 @@ import urllib.parse
 import urllib.request
 
 from conftest import IMAGE_SIZE, MODEL_NAME
-from processes import LOAD
 import pytest
 import yaml
 
@@ -34,7 +33,6 @@ PROBE = "test-met-art-probe"
 CLAIM = "test-met-art-logs"
 CLAIMS = {CLAIM, "test-met-art-shared-logs"}
 MAX_IMAGE_BYTES = 2.2e9
-MAX_REBUILD_SECONDS = 10
 STEPS = 10
 SMALL = {"model_name": MODEL_NAME, "batch_size": 4}
 TRAINING = SMALL | {"train_image_size": IMAGE_SIZE}  # Two cores train it in seconds.
@@ -188,20 +186,17 @@ def test_image_holds_scripts_and_records_only(image: str, context: Path) -> None
     assert set(listing) == expected
 
 
-def test_an_edited_script_is_in_the_image_within_seconds(
+def test_an_edited_script_is_in_the_image_without_another_installation(
     image: str, context: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    seconds = []
-    for edit in ("# first edit\n", "# second edit\n", "# third edit\n"):  # The quickest counts: others work here too.
-        with open(context / "classify.py", "a") as script:
-            script.write(edit)
-        start = time.monotonic()
-        steps = build(context)
-        seconds.append(round(time.monotonic() - start, 1))
-        assert re.search(r"STEP .*pip install .*\n--> Using cache ", steps), steps
-        assert podman("run", "--rm", "--network=host", image, "tail", "-n1", "/model/classify.py") == edit
-    record_property("seconds to rebuild the image after editing a script", seconds)
-    assert min(seconds) < MAX_REBUILD_SECONDS * LOAD
+    edit = "# edited\n"
+    with open(context / "classify.py", "a") as script:
+        script.write(edit)
+    start = time.monotonic()
+    steps = build(context)
+    record_property("seconds to rebuild the image after editing a script", f"{time.monotonic() - start:.1f}")
+    assert re.search(r"STEP .*pip install .*\n--> Using cache ", steps), steps
+    assert podman("run", "--rm", "--network=host", image, "tail", "-n1", "/model/classify.py") == edit
 
 
 class Pod:

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import urllib.error
 import urllib.request
 
-from processes import LOAD
 import pytest
 from serving import Serving
 import yaml
@@ -41,7 +40,7 @@ def ask(address: str, request: object = None) -> Answer:
     """Gets an address, or posts a request to it."""
     data = None if request is None else json.dumps(request).encode()
     try:
-        with urllib.request.urlopen(urllib.request.Request(address, data), timeout=60 * LOAD) as reply:
+        with urllib.request.urlopen(urllib.request.Request(address, data), timeout=120) as reply:
             return Answer(reply.status, json.load(reply))
     except urllib.error.HTTPError as error:
         return Answer(error.code, json.load(error))

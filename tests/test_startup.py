@@ -150,7 +150,7 @@ def test_signals_while_libraries_load(script: str, swallowed: bool, number: int,
     ) as process:
         assert process.stdout is not None and process.stdout.read(7) == "loading"
         process.send_signal(number)
-        output, errors = process.communicate(timeout=30)
+        output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (status, "", INTERRUPTED)
 
 
@@ -181,7 +181,7 @@ def main(argv):
 flags.run(main)
 """
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=30)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120)
     assert (done.returncode, done.stdout, done.stderr) == (128 + signal.SIGINT, "put in order\n", INTERRUPTED)
 
 

@@ -483,13 +483,13 @@ def test_a_body_of_unknown_size_is_bounded() -> None:
 )
 def test_a_slow_answer_ends_at_the_time_limit(first: bytes) -> None:
     with (
-        serving(lambda handler: send(handler, first, b"x", times=200)) as server,
+        serving(lambda handler: send(handler, first, b"x", times=2000)) as server,
         local(timeout_seconds=0.5, max_attempts=2) as web,
     ):
         start = time.monotonic()
         with pytest.raises(Unavailable, match=r"^took longer than 0.5 s \(2 attempts\)$"):
             web.fetch(server.url, LIMIT, read)
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 60  # Of the 100 that one answer lasts.
 
 
 def test_silence_ends_earlier(monkeypatch: pytest.MonkeyPatch) -> None:
