@@ -17,8 +17,8 @@ REPOSITORY = Path(__file__).parent.parent
 LABEL_COLOURS = {"Chinese": (180, 30, 40), "Egyptian": (40, 150, 60), "Italian, Florence": (40, 60, 190)}
 PICTURES_PER_LABEL = 12
 IMAGE_SIZE = 32  # Pixels.
-MODEL_NAME = "mobilenet_v1_025"  # Of slim's networks that take so few pixels the one that is built and trained fastest.
-LOGITS = "MobilenetV1/Logits"  # The scope of its last layer.
+MODEL_NAME = "wide_resnet_10_4"  # Of all the one that is built and trained fastest.
+LOGITS = f"{MODEL_NAME}/logits"  # The scope of its last layer.
 
 # What a shell starts in the background ignores Ctrl-C, and so would all processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -40,7 +40,7 @@ QUICKLY_BUILT = ["--model_name=alexnet_v2", "--train_image_size=224", "--optimiz
 START_SECONDS = 600  # Until a process has imported TensorFlow, built a network and saved; on a busy machine.
 
 
-HEAD = f"{LOGITS}/Conv2d_1c_1x1/weights"
+HEAD = f"{LOGITS}/weights"
 
 
 def train(train_dir: Path, dataset_dir: Path, *arguments: str) -> None:
@@ -64,7 +64,7 @@ def test_a_run_leaves_what_slim_leaves(train_dir: Path) -> None:
     stored = weights(train_dir / "model.ckpt-20")
     assert stored[HEAD] == [1, 1, 256, 3]
     assert stored[f"{HEAD}/Momentum"] == [1, 1, 256, 3]
-    assert "MobilenetV1/Conv2d_1_pointwise/BatchNorm/moving_mean" in stored
+    assert f"{MODEL_NAME}/block2/conv1/BatchNorm/moving_mean" in stored
     assert stored["global_step"] == []
     assert tf.train.load_variable(str(train_dir), "global_step") == 20
 
@@ -134,8 +134,8 @@ def test_a_diverged_run_stops_and_saves_nothing(dataset_dir: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("scopes", "frozen"),
     [
-        (f"{LOGITS},MobilenetV1/Conv2d_13_pointwise", "MobilenetV1/Conv2d_12_pointwise"),
-        (LOGITS, "MobilenetV1/Conv2d_13_pointwise"),
+        (f"{LOGITS},{MODEL_NAME}/block4", f"{MODEL_NAME}/block3/conv1"),
+        (LOGITS, f"{MODEL_NAME}/block4/conv1"),
     ],
 )
 def test_warm_start_trains_the_named_scopes_only(
@@ -292,7 +292,7 @@ def test_wrong_inputs_are_refused_before_anything_is_written(
         (without_labels, [], f"{without_labels}/labels.txt is missing; run convert.py"),
         (dataset_dir, ["--dataset_split_name=test"], "no split is named 'test'; take --dataset_split_name=train or"),
         (dataset_dir, ["--model_name=vgg_a"], "32 x 32 pixels are too few for vgg_a"),
-        (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in mobilenet_v1_025"),
+        (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in wide_resnet_10_4"),
         (dataset_dir, ["--trainable_scopes=Conv", "--feature_views=0"], "--trainable_scopes=Conv names nothing in"),
         (dataset_dir, [f"--trainable_scopes={LOGITS}", "--cutmix_alpha=1"], "of one size and not mixed; leave out"),
         (dataset_dir, [f"--trainable_scopes={LOGITS}", "--first_image_sizes=32"], "of one size and not mixed; leave"),

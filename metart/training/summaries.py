@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 import io
 import os
+import time
 
 import numpy as np
 from PIL import Image
@@ -14,8 +15,11 @@ class Summaries:
     """Writes one event file in a folder; TensorBoard reads it while the run goes on. Without a folder, nothing."""
 
     def __init__(self, folder: str | os.PathLike[str] | None):
-        with tf.Graph().as_default():  # FileWriter refuses to work outside graph mode.
-            self._writer = tf.compat.v1.summary.FileWriter(os.fspath(folder)) if folder else None
+        self._writer = None
+        if folder:
+            suffix = f".{time.time_ns()}"  # Without it, a second file of the same second would replace the first.
+            with tf.Graph().as_default():  # FileWriter refuses to work outside graph mode.
+                self._writer = tf.compat.v1.summary.FileWriter(os.fspath(folder), filename_suffix=suffix)
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Adds one point to the curve of each name."""
