@@ -11,7 +11,6 @@ from metart.networks.slim_compat import slim
 from metart.common.files import open_replacing
 from metart.common.flags import UserError
 from metart.common.labels import LABELS_FILENAME
-from metart.evaluation import metrics
 from metart.evaluation.inference import open_classifier, predict
 from metart.networks import checkpoints
 from metart.networks.session import Device
@@ -102,6 +101,8 @@ class BestCheckpoint:
 
     def _figures(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         """Returns the figures of a checkpoint, and how it looked at the pictures."""
+        from metart.evaluation import metrics  # scikit-learn loads for a second, and most runs measure nothing.
+
         with open_classifier(checkpoint, device=self._device) as classifier:
             answers = predict(classifier, self._held_out, self._batch_size)
         return metrics.summary(answers.truth, answers.probabilities), classifier.looks
