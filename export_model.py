@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Makes a trained checkpoint a model that needs nothing of this project, for servers, programs and phones.
+"""Turns a trained checkpoint into a model that runs without this project, on servers, in programs and on phones.
 
 Reads   CHECKPOINT_PATH, a folder (its newest checkpoint) or one checkpoint; labels.txt beside it or in DATASET_DIR;
         the records of DATASET_DIR for the 8-bit model; EVAL_DIR/metrics.json for the model card.
@@ -55,7 +55,7 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--checkpoint_path", type=path, required=True, help="checkpoint, or folder for its newest")
-    add("--export_dir", type=path, required=True, help="folder in which a folder named after the step is made")
+    add("--export_dir", type=path, required=True, help="folder in which a numbered folder is made")
     add("--dataset_dir", type=path, help="folder with the records it was trained on; without it, no 8-bit model")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--eval_dir", type=path, help="folder of its evaluation; default: no figures in the card")

@@ -2,8 +2,8 @@
 """Step 6 of 10: trains a network on the records of convert.py.
 
 Reads   DATASET_DIR/arts_train_*.tfrecord and labels.txt; with --checkpoint_path, weights to start from.
-Writes  TRAIN_DIR/model.ckpt-N.*, checkpoint, event files for TensorBoard, flags.json, labels.txt; features/ if the
-        head alone is trained; best/ and validation.json with --validation_epochs.
+Writes  TRAIN_DIR/model.ckpt-N.*, checkpoint, event files for TensorBoard, flags.json, labels.txt; seen-pictures.npy;
+        features/ if the head alone is trained; best/ and validation.json with --validation_epochs.
 
     python train_image_classifier.py --train_dir=logs --dataset_dir=data --max_number_of_steps=100
 
@@ -96,16 +96,14 @@ def build_parser() -> Parser:
         type=number(float, 0),
         help="epochs in which the rate rises; default: a tenth of the run, at most one",
     )
-    add("--momentum", type=number(float, 0, 1), default=0.9, help="for momentum and rmsprop")
+    add("--momentum", type=number(float, 0, 1), default=0.9, help="for momentum, muon and rmsprop")
     add("--rmsprop_decay", type=number(float, 0, 1), default=0.9, help="of the average of squared gradients")
     add("--opt_epsilon", type=number(float, 0), default=0.0001, help="for rmsprop and adam")
     add("--weight_decay", type=number(float, 0), default=0.00004, help="factor of the weights' L2 loss; muon has none")
     add("--min_crop_area", type=number(float, 0.01, 1), default=MIN_CROP_AREA, help="smallest share of a picture seen")
     add("--label_smoothing", type=number(float, 0, 1), default=0.1, help="share of the truth spread over all labels")
-    add(
-        "--mixup_alpha", type=number(float, 0), default=0, help="mix pictures and labels; of Beta; 0: not; 0.4 is usual"
-    )
-    add("--cutmix_alpha", type=number(float, 0), default=0, help="paste parts of pictures; of Beta; 0: not; 1 is usual")
+    add("--mixup_alpha", type=number(float, 0), default=0, help="of mixup's Beta distribution; 0: none; 0.4 is usual")
+    add("--cutmix_alpha", type=number(float, 0), default=0, help="of CutMix's Beta distribution; 0: none; 1 is usual")
     add("--mixup_prob", type=number(float, 0, 1), default=1, help="share of the batches with either of the two")
     add("--class_balance", type=number(float, 0, 1), default=0, help="0: pictures count the same, 1: labels do")
     add("--moving_average_decay", type=number(float, 0, 1), help="also keep averaged weights, which evaluation uses")

@@ -1,6 +1,6 @@
 """Measures the TensorFlow Lite models of an export on the validation pictures.
 
-python benchmarks/lite.py --export_dir=export/5000 --dataset_dir=data
+python benchmarks/lite.py --export_dir=export/100 --dataset_dir=data
 """
 
 from collections.abc import Sequence

@@ -4,7 +4,7 @@
 
 The recipe is the usual one of timm's training script: SGD with Nesterov's momentum, a cosine after a warm-up, random
 resized crops, mirror images, colours, label smoothing, averaged weights; batch, rate, weight decay and crops are those
-that did best for the small network here. All pictures are kept in memory, so that decoding costs the peer nothing.
+of this project's earlier recipe for its small network. All pictures are kept in memory, so decoding costs nothing.
 Beside other programs set OMP_NUM_THREADS=1: threads that wait for one another use up processor time.
 
 Needs the packages of requirements/benchmarks.txt, and pictures and splits.json of convert.py in DATASET_DIR.

@@ -1,4 +1,4 @@
-"""Measures what this program is fast at and what it costs, and its peers beside it; prints tables for people to read.
+"""Measures the speed and cost of this program and of comparable ones; prints tables for people to read.
 
 Reads   sample-dataset.tar.gz
 Writes  WORK_DIR/few and many: the sample's pictures, enlarged, under many names, and their records;
