@@ -14,7 +14,7 @@ number above all that are there: serve-model.yaml serves the highest, so the new
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import json
 from pathlib import Path
@@ -31,7 +31,7 @@ if __name__ == "__main__":  # Before the long imports.
 
 import numpy as np
 
-from metart.networks.slim_compat import slim, tf
+from metart.networks.slim_compat import slim, tf, without_notices
 import dataset_factory
 from metart import __version__
 from metart.common.flags import Parser, UserError, number, path, run
@@ -65,6 +65,14 @@ def build_parser() -> Parser:
     return parser
 
 
+def _frozen(classifier: Classifier, output: tf.Tensor) -> tf.compat.v1.GraphDef:
+    """Returns what computes an output of the classifier, with the weights as constants."""
+    session = classifier.session
+    return tf.compat.v1.graph_util.convert_variables_to_constants(
+        session, session.graph.as_graph_def(), [output.op.name]
+    )
+
+
 def write_saved_model(classifier: Classifier, folder: Path) -> None:
     """Writes a SavedModel with weights, preprocessing and labels inside.
 
@@ -74,9 +82,6 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
     Raises:
         UserError: It cannot be written.
     """
-    network = tf.compat.v1.graph_util.convert_variables_to_constants(
-        classifier.session, classifier.session.graph.as_graph_def(), [classifier.output.op.name]
-    )
     with tf.Graph().as_default():
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="image_bytes")
         images = tf.map_fn(
@@ -85,7 +90,10 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
             fn_output_signature=tf.TensorSpec([classifier.image_size, classifier.image_size, 3], tf.float32),
         )
         (output,) = tf.import_graph_def(
-            network, {classifier.images.name: images}, [classifier.output.name], name="network"
+            _frozen(classifier, classifier.output),
+            {classifier.images.name: images},
+            [classifier.output.name],
+            name="network",
         )
         probabilities, order = tf.math.top_k(output, k=len(classifier.label_names))
         labels = tf.gather(tf.constant(classifier.label_names), order)
@@ -108,18 +116,19 @@ def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ())
     """
     # TensorFlow Lite's 8-bit form of layers that share weights, as several looks do, answers wrongly: 0.49 for 0.55.
     output = classifier.output_of_one_look if len(calibration) else classifier.output
-    converter = tf.compat.v1.lite.TFLiteConverter.from_session(classifier.session, [classifier.images], [output])
-    if len(calibration):
-
-        def representative_dataset() -> Iterator[list[np.ndarray]]:
-            return ([image] for image in calibration)
-
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = representative_dataset
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = tf.uint8
-    with classifier.session.graph.as_default():
-        return converter.convert()
+    # A graph of its own, as the converter would look for what initialises the variables of the other.
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        ends = tf.import_graph_def(
+            _frozen(classifier, output), return_elements=[classifier.images.name, output.name], name=""
+        )
+        converter = tf.compat.v1.lite.TFLiteConverter.from_session(session, ends[:1], ends[1:])
+        if len(calibration):
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.representative_dataset = lambda: ([image] for image in calibration)
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            converter.inference_input_type = tf.uint8
+        with without_notices():
+            return converter.convert()
 
 
 def calibration_images(dataset: slim.dataset.Dataset, classifier: Classifier) -> list[np.ndarray]:

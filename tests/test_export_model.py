@@ -145,7 +145,11 @@ def test_the_benchmark_of_the_lite_models_names_the_figures_of_the_evaluation(
 
 
 def test_several_looks_leave_the_8_bit_model_one(
-    train_dir: Path, dataset_dir: Path, tmp_path: Path, expected: tuple[list[bytes], np.ndarray, np.ndarray]
+    train_dir: Path,
+    dataset_dir: Path,
+    tmp_path: Path,
+    expected: tuple[list[bytes], np.ndarray, np.ndarray],
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """8-bit layers that share their weights would answer wrongly."""
     logs = tmp_path / "logs"
@@ -154,6 +158,7 @@ def test_several_looks_leave_the_8_bit_model_one(
     (logs / "flags.json").write_text(json.dumps(settings))
     export_model.main([f"--checkpoint_path={logs}", f"--export_dir={tmp_path}/export", f"--dataset_dir={dataset_dir}"])
     exported = tmp_path / "export/20"
+    assert capfd.readouterr().err == ""  # TensorFlow has nothing to say that a user could use.
     _, images, of_one_look = expected
     with open_classifier(logs) as classifier:
         of_all = classifier.probabilities(images)

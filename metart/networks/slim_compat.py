@@ -22,12 +22,15 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
-@contextlib.contextmanager
-def _without_banners() -> Iterator[None]:
-    """Lets through all that the block writes to stderr but TensorFlow's notices.
+NOTICES = (b"WARNING: All log messages before absl::InitializeLog()", b"I0000 ", b"fully_quantize: ")
 
-    That Intel's kernels are on is logged before TensorFlow reads TF_CPP_MIN_LOG_LEVEL, by C++ code. A process of its
-    own reads along, so that nothing is lost where TensorFlow ends this one, as on a CPU that it was not built for.
+
+@contextlib.contextmanager
+def without_notices() -> Iterator[None]:
+    """Lets through all that the block writes to stderr but the NOTICES of TensorFlow's C++ code.
+
+    It logs before it reads TF_CPP_MIN_LOG_LEVEL, or without asking. A process of its own reads along, so that nothing
+    is lost where TensorFlow ends this one, as on a CPU that it was not built for.
     """
     stderr = os.dup(2)
     reader, writer = os.pipe()
@@ -51,7 +54,7 @@ def _pass_on(reader: int, stderr: int, writer: int) -> NoReturn:
     os.close(writer)
     with open(reader, "rb") as lines:
         for line in lines:
-            if not line.startswith((b"WARNING: All log messages before absl::InitializeLog()", b"I0000 ")):
+            if not line.startswith(NOTICES):
                 os.write(stderr, line)
     os._exit(0)
 
@@ -76,7 +79,7 @@ def _quickly() -> Iterator[None]:
             del sys.modules[package]
 
 
-with _without_banners(), _quickly():
+with without_notices(), _quickly():
     import tensorflow as tf
     from tensorflow.python.framework import ops
 
@@ -112,4 +115,4 @@ class _Dropout(slim_layers.core_layers.Dropout):
 
 slim_layers.core_layers.Dropout = _Dropout
 
-__all__ = ["dropout", "nets", "slim", "slim_layers", "tf"]
+__all__ = ["dropout", "nets", "slim", "slim_layers", "tf", "without_notices"]
