@@ -2,21 +2,17 @@
 
 Zagoruyko and Komodakis, Wide Residual Networks, 2016 (https://arxiv.org/abs/1605.07146). Theirs sees 32 x 32 pixels.
 Here the first convolution and the first block have stride 2, so that 64 x 64 pixels cost less than theirs.
-
-All blocks but the last normalise half of their channels within each picture, as Pan et al. do in IBN-Net, 2018
-(https://arxiv.org/abs/1807.09441): what light, camera and background add to a whole picture is left out there, which
-helps with photographs from other sessions than those of the training.
 """
 
-from collections.abc import Callable
 import functools
 from typing import Any
 
 from metart.networks.slim_compat import slim, tf
 
+STEM_DEPTH = 32
+BLOCK_DEPTHS = (64, 128, 256)  # 4 times those of a network that is not wide.
 # Before batch norm, which has biases of its own.
 _convolution = functools.partial(slim.conv2d, activation_fn=None, normalizer_fn=None, biases_initializer=None)
-_batch_norm = functools.partial(slim.batch_norm, activation_fn=tf.nn.relu)
 
 
 def wide_resnet_10_4(
@@ -37,30 +33,22 @@ def wide_resnet_10_4(
         tf.compat.v1.variable_scope("wide_resnet_10_4"),
         slim.arg_scope([slim.batch_norm, slim.dropout], is_training=is_training),
     ):
-        net = _convolution(inputs, 32, [3, 3], stride=2, scope="stem")
-        net = _block(net, 64, _instance_and_batch_norm, "block2")
-        net = _block(net, 128, _instance_and_batch_norm, "block3")
-        net = _block(net, 256, _batch_norm, "block4")
-        net = _batch_norm(net, scope="postnorm")
+        net = _convolution(inputs, STEM_DEPTH, [3, 3], stride=2, scope="stem")
+        for number, depth in enumerate(BLOCK_DEPTHS, start=2):
+            net = _block(net, depth, f"block{number}")
+        net = slim.batch_norm(net, activation_fn=tf.nn.relu, scope="postnorm")
         net = tf.reduce_mean(net, [1, 2], keepdims=True, name="pool")
         net = slim.dropout(net, dropout_keep_prob, scope="dropout")
         logits = slim.conv2d(net, num_classes, [1, 1], activation_fn=None, normalizer_fn=None, scope="logits")
         return logits, {}
 
 
-def _instance_and_batch_norm(net: tf.Tensor, scope: str) -> tf.Tensor:
-    with tf.compat.v1.variable_scope(scope):
-        instances, batch = tf.split(net, 2, axis=3)
-        instances = slim.instance_norm(instances, epsilon=1e-5, activation_fn=tf.nn.relu)
-        return tf.concat([instances, _batch_norm(batch)], axis=3)
-
-
-def _block(net: tf.Tensor, depth: int, norm: Callable[..., tf.Tensor], scope: str) -> tf.Tensor:
+def _block(net: tf.Tensor, depth: int, scope: str) -> tf.Tensor:
     """Two 3 x 3 convolutions beside a shortcut: [batch, height, width, …] to [batch, height / 2, width / 2, depth]."""
     with tf.compat.v1.variable_scope(scope):
-        active = _batch_norm(net, scope="preact")
+        active = slim.batch_norm(net, activation_fn=tf.nn.relu, scope="preact")
         shortcut = slim.avg_pool2d(active, [2, 2], stride=2, padding="SAME", scope="pool")
         shortcut = _convolution(shortcut, depth, [1, 1], scope="shortcut")
-        residual = norm(_convolution(active, depth, [3, 3], stride=2, scope="conv1"), scope="norm")
+        residual = slim.conv2d(active, depth, [3, 3], stride=2, scope="conv1")
         residual = _convolution(residual, depth, [3, 3], scope="conv2")
         return shortcut + residual
