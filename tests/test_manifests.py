@@ -40,7 +40,7 @@ EDITS = {
     "registry": "sed -i.bak -e 's#image: met-art:#image: registry.example.com/me/met-art:#' "
     "-e 's/# imagePullSecrets/imagePullSecrets/' *.yaml",
     "gpu": "sed -i.bak -e 's|# nvidia.com/gpu|nvidia.com/gpu|' -e '/--clone_on_cpu/d' "
-    "train-model.yaml eval-model.yaml infer-model.yaml",
+    "train-model.yaml train-distributed.yaml eval-model.yaml infer-model.yaml",
     "data volume": "sed -i.bak -e 's/# - {name: data,/- {name: data,/' "
     "-e 's/--max_number_of_steps=100/--num_epochs=10/' "
     "train-model.yaml eval-model.yaml infer-model.yaml access-model-logs.yaml",
@@ -434,9 +434,12 @@ def test_one_edit_names_registry_and_secret(tmp_path: Path) -> None:
 
 def test_one_edit_asks_for_a_gpu(tmp_path: Path) -> None:
     changed = edited("gpu", tmp_path)
-    assert {name for name, _ in changed} == {"train-model.yaml", "eval-model.yaml", "infer-model.yaml"}
+    files = {"train-model.yaml", "train-distributed.yaml", "eval-model.yaml", "infer-model.yaml"}
+    assert {name for name, _ in changed} == files
     for _, manifest in changed:
-        (container,) = manifest["spec"]["containers"]
+        spec = pod_spec(manifest)
+        assert spec
+        (container,) = spec["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
         assert not any("clone_on_cpu" in argument for argument in container["args"])
 
