@@ -9,7 +9,7 @@ import functools
 import inspect
 from typing import Any, NamedTuple
 
-from metart.networks.slim_compat import nets, slim, slim_layers, tf
+from metart.networks.slim_compat import nets, slim, slim_layers, tf, without_autograph
 from metart.common.flags import UserError
 from metart.networks import efficientnet_lite, nasnet, pnasnet
 from metart.networks.inception_resnet_v2 import inception_resnet_v2, inception_resnet_v2_arg_scope
@@ -150,6 +150,7 @@ for _name, (_top_1, _address) in _PUBLISHED.items():
     NETWORKS[_name] = NETWORKS[_name]._replace(top_1=_top_1, address=_address)
 
 
+@without_autograph
 def build(
     model_name: str,
     images: tf.Tensor,

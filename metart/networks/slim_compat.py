@@ -5,14 +5,14 @@ tf-slim was last released for TensorFlow 2.4. Two things it relies on have gone 
 avoided by `registry.py` (see BATCH_NORM_UPDATES there). A third, dropout, is there but spoils training on GPUs.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 import contextlib
 import gc
 import logging
 import os
 import signal
 import sys
-from typing import NoReturn
+from typing import NoReturn, ParamSpec, TypeVar
 import warnings
 
 # TensorFlow's banners say nothing about a run; its warnings and errors still come through.
@@ -22,6 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 NOTICES = (b"WARNING: All log messages before absl::InitializeLog()", b"I0000 ", b"fully_quantize: ")
 
 
@@ -96,6 +98,15 @@ with _quickly():
     from tf_slim.layers import layers as slim_layers
 
 
+def without_autograph(function: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Returns the function such that TensorFlow takes what it builds as it stands.
+
+    Otherwise TensorFlow would rewrite each layer and each mapped function, to find ifs and loops that depend on
+    tensors. There are none here, and the search takes up to a third of the time in which a network is built.
+    """
+    return tf.autograph.experimental.do_not_convert(function)
+
+
 def dropout(inputs: tf.Tensor, keep_prob: float, is_training: bool | tf.Tensor = True) -> tf.Tensor:
     """Returns the float32 inputs with a share of them, by chance, set to 0 and the others divided by their share.
 
@@ -115,4 +126,4 @@ class _Dropout(slim_layers.core_layers.Dropout):
 
 slim_layers.core_layers.Dropout = _Dropout
 
-__all__ = ["dropout", "nets", "slim", "slim_layers", "tf", "without_notices"]
+__all__ = ["dropout", "nets", "slim", "slim_layers", "tf", "without_autograph", "without_notices"]

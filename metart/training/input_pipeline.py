@@ -8,7 +8,7 @@ from typing import NamedTuple
 from google.protobuf.message import DecodeError
 import numpy as np
 
-from metart.networks.slim_compat import slim, tf
+from metart.networks.slim_compat import slim, tf, without_autograph
 import arts
 import dataset_factory
 from metart.common.flags import UserError
@@ -29,6 +29,7 @@ class Augmentation(NamedTuple):
     eval_central_fraction: float = preprocessing.CENTRAL_FRACTION  # Of the view that is the image of evaluation.
 
 
+@without_autograph
 def training_batches(
     data_sources: Sequence[str],
     batch_size: int,
@@ -87,6 +88,7 @@ def training_batches(
     return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
 
 
+@without_autograph
 def evaluation_batches(
     data_sources: Sequence[str],
     batch_size: int,
@@ -133,6 +135,7 @@ def evaluation_arrays(
         raise
 
 
+@without_autograph
 def view_batches(
     data_sources: Sequence[str], batch_size: int, augmentation: Augmentation, view: tf.Tensor
 ) -> tf.data.Dataset:
