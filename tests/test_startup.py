@@ -137,7 +137,8 @@ def test_signals_while_libraries_load(script: str, swallowed: bool, number: int,
     """Also where a library would lose the exception, as C code may."""
     library = tmp_path / LOADED[script]
     library.mkdir()
-    wait = "import os, sys, time\nos.write(1, b'loading')\n" + "time.sleep(60)\n"
+    # Many short waits: a signal that comes just before one does not cut it short.
+    wait = "import os, sys, time\nos.write(1, b'loading')\nfor _ in range(600):\n    time.sleep(0.1)\n"
     if swallowed:
         wait = f"try:\n    {wait.rstrip().replace(chr(10), chr(10) + '    ')}\nexcept BaseException:\n    pass\n"
     (library / "__init__.py").write_text(wait)
