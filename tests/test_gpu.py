@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 import re
 
-from conftest import IMAGE_SIZE
+from conftest import IMAGE_SIZE, MODEL_NAME
 import numpy as np
 from processes import run_script
 import pytest
@@ -26,7 +26,7 @@ from metart.training.optimizers import Schedule
 import train_image_classifier
 
 GPU = {"device_name": "NVIDIA H100 80GB HBM3", "compute_capability": (9, 0)}
-SMALL = ["--model_name=wide_resnet_10_4", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=sgd"]
+SMALL = [f"--model_name={MODEL_NAME}", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=sgd"]
 
 
 def train(train_dir: Path, dataset_dir: Path, *flags: str) -> None:

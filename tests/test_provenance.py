@@ -6,7 +6,7 @@ from pathlib import Path
 import re
 import shutil
 
-from conftest import IMAGE_SIZE, LABEL_COLOURS, draw_pictures
+from conftest import IMAGE_SIZE, LABEL_COLOURS, LOGITS, MODEL_NAME, draw_pictures
 import numpy as np
 from PIL import Image
 import pytest
@@ -21,8 +21,8 @@ from metart.networks import checkpoints
 from metart.records import record_set, seen_pictures
 import train_image_classifier
 
-SMALL = ["--model_name=wide_resnet_10_4", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=momentum"]
-HEAD, BELOW = "wide_resnet_10_4/logits", "wide_resnet_10_4/block2/conv1/weights"
+SMALL = [f"--model_name={MODEL_NAME}", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=momentum"]
+BELOW = f"{MODEL_NAME}/block2/conv1/weights"
 ALLOW = "--allow_seen_pictures"
 
 
@@ -41,14 +41,6 @@ def evaluate(train_dir: Path, dataset_dir: Path, eval_dir: Path, *more: str) -> 
 
 def export(train_dir: Path, export_dir: Path, *more: str) -> None:
     export_model.main([f"--checkpoint_path={train_dir}", f"--export_dir={export_dir}", "--notflite", *more])
-
-
-@pytest.fixture(scope="module")
-def train_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on `dataset_dir` with a network that is built in a second. Read only."""
-    folder = tmp_path_factory.mktemp("logs")
-    train(folder, dataset_dir, 20)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -230,12 +222,12 @@ def test_a_head_for_other_labels_is_not_taken(
     left_out = "--checkpoint_exclude_scopes=wide_resnet_10_4/block1"
     train(tmp_path / "logs", data, 1, f"--checkpoint_path={train_dir}", "--learning_rate=1e-30", left_out, ALLOW)
     said = capsys.readouterr().out
-    assert f"has other labels than the records; the layers that answer are trained from scratch: {HEAD}\n" in said
+    assert f"has other labels than the records; the layers that answer are trained from scratch: {LOGITS}\n" in said
 
     def value(folder: Path, name: str) -> np.ndarray:
         return tf.train.load_variable(str(folder), name)
 
-    assert not np.array_equal(value(tmp_path / "logs", f"{HEAD}/weights"), value(train_dir, f"{HEAD}/weights"))
+    assert not np.array_equal(value(tmp_path / "logs", f"{LOGITS}/weights"), value(train_dir, f"{LOGITS}/weights"))
     np.testing.assert_array_equal(value(tmp_path / "logs", BELOW), value(train_dir, BELOW))
 
 

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import time
 
-from conftest import LABEL_COLOURS, REPOSITORY, draw_pictures
+from conftest import IMAGE_SIZE, LABEL_COLOURS, MODEL_NAME, REPOSITORY, draw_pictures
 import numpy as np
 import pytest
 
@@ -26,7 +26,7 @@ import export_model
 from metart.common.flags import Retry, UserError
 import train_image_classifier
 
-NETWORK = ["--model_name=wide_resnet_10_4", "--train_image_size=32", "--batch_size=4"]
+NETWORK = [f"--model_name={MODEL_NAME}", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4"]
 NEW_NAMES = ["Chinese", "Aztec", "Zulu", "Khmer"]
 
 

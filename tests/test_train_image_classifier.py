@@ -428,8 +428,8 @@ def test_sigterm_at_any_moment_is_status_75_and_a_whole_checkpoint(
 ) -> None:
     logs, moments, delays = tmp_path / "logs", random.Random(kills), []
     command = [sys.executable, str(REPOSITORY / "train_image_classifier.py"), f"--train_dir={logs}"]
-    command += [f"--dataset_dir={dataset_dir}", "--model_name=wide_resnet_10_4", "--train_image_size=32"]
-    command += ["--batch_size=4", "--max_number_of_steps=1000000", "--save_interval_secs=1", "--validation_epochs=5"]
+    command += [f"--dataset_dir={dataset_dir}", *SMALL]
+    command += ["--max_number_of_steps=1000000", "--save_interval_secs=1", "--validation_epochs=5"]
     for number in range(kills):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
             while not catches(process.pid, signal.SIGTERM):  # Python itself needs its time to start.
