@@ -31,7 +31,7 @@ if __name__ == "__main__":  # Before the long imports.
 
 import numpy as np
 
-from metart.networks.slim_compat import slim, tf, without_notices
+from metart.networks.slim_compat import slim, tf, without_autograph, without_notices
 import dataset_factory
 from metart import __version__
 from metart.common.flags import Parser, UserError, number, path, run
@@ -73,6 +73,7 @@ def _frozen(classifier: Classifier, output: tf.Tensor) -> tf.compat.v1.GraphDef:
     )
 
 
+@without_autograph
 def write_saved_model(classifier: Classifier, folder: Path) -> None:
     """Writes a SavedModel with weights, preprocessing and labels inside.
 
