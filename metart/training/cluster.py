@@ -56,6 +56,8 @@ class Cluster:
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> tf.Operation:
         """Returns the operation that gives all workers the values that worker 0 has."""
+        if self.size == 1:
+            return tf.no_op()
         # A sum to which the others add nothing: exact, and it travels in pieces as the gradients do.
         parts = [variable if self.index == 0 else tf.zeros_like(variable) for variable in variables]
         values = self._reduce(parts, "Id")

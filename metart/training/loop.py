@@ -103,20 +103,20 @@ def run_steps(
         keeper = _Keeper(run, intervals, measure, log)
         for step in range(plan.first_step + 1, plan.total_steps + 1):
             rate = plan.schedule.rate(step - 1)
-            shown = model.shown if log.wants_pictures() else []
             inputs = {
                 model.learning_rate: rate,
                 model.stop_requested: run.interruption.signal is not None,
                 model.early_stop_requested: keeper.early_stop,
                 **next(feeds),
             }
-            _, loss, stop, early_stop, *batch = session.run(
-                [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed, *shown], inputs
+            # Every step gives a few pictures, due or not: TensorFlow optimizes the graph anew for other results.
+            _, loss, stop, early_stop, *shown = session.run(
+                [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed, *model.shown], inputs
             )
             is_last = step == plan.total_steps or stop > 0 or early_stop > 0
             log.step_done(step, loss, rate, is_last)
-            if batch:
-                log.pictures(step, *batch)
+            if shown:
+                log.pictures(step, *shown)
             if keeper.is_due(step) or is_last or not math.isfinite(loss):
                 with log.paused():
                     keeper.save(step, loss)
@@ -147,14 +147,11 @@ class _Log:
         self._start = self._next_pictures = time.monotonic()
         self.images_per_second = 0.0
 
-    def wants_pictures(self) -> bool:
-        """Returns whether a sample of the input is due."""
-        if time.monotonic() < self._next_pictures:
-            return False
-        self._next_pictures += self._intervals.save_summaries_secs
-        return True
-
     def pictures(self, step: int, images: np.ndarray, labels: np.ndarray) -> None:
+        """Writes a sample of the input, when it is due."""
+        if time.monotonic() < self._next_pictures:
+            return
+        self._next_pictures += self._intervals.save_summaries_secs
         names = [f"input {number}: {self._label_names[label]}" for number, label in enumerate(labels, start=1)]
         self._summaries.pictures(step, images.clip(0, 255).astype(np.uint8), names)
 
