@@ -73,7 +73,8 @@ def test_every_operation_of_every_cell_can_be_dropped(
 
 @pytest.mark.parametrize("size", [32, 64])
 def test_too_few_pixels_for_the_auxiliary_head(size: int, small: Callable[[nasnet.Architecture], str]) -> None:
-    name = small(nasnet.Architecture(8, 8, 3, keep_path_prob=1.0))
+    cell = nasnet.Cell(((("avg_pool", 0), ("none", 1)),), first_output=2)
+    name = small(nasnet.Architecture(8, 8, 3, keep_path_prob=1.0, normal=cell, reduction=cell))
     with tf.Graph().as_default(), pytest.raises(UserError, match=f"{size} x {size} pixels are too few for small"):
         registry.build(name, tf.zeros([2, size, size, 3]), 5, is_training=True)
     with tf.Graph().as_default():  # Which inference does without.
