@@ -63,6 +63,13 @@ class Cluster:
         values = self._reduce(parts, "Id")
         return tf.group(*(variable.assign(value) for variable, value in zip(variables, values, strict=True)))
 
+    def agree_on(self, variables: Sequence[tf.Variable]) -> tf.Operation:
+        """Returns the operation that sets the variables of all workers to their mean."""
+        if self.size == 1:
+            return tf.no_op()
+        means = self.mean([variable.read_value() for variable in variables])
+        return tf.group(*(variable.assign(mean) for variable, mean in zip(variables, means, strict=True)))
+
     def barrier(self) -> tf.Operation:
         """Returns the operation that ends when all workers run it."""
         return tf.group(*self.mean([tf.zeros([])]))

@@ -210,11 +210,11 @@ def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], c
     gradients = cluster.mean([gradient for gradient, _ in optimizer.compute_gradients(loss, trained)])
     averages = [variable for variable in model_variables if not variable.trainable]
     with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
-        batch_norm_means = cluster.mean([average.read_value() for average in averages])
+        averages_agreed = cluster.agree_on(averages)
     train_op = tf.group(
         optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=applied),
         step.assign_add(1),
-        [average.assign(mean) for average, mean in zip(averages, batch_norm_means, strict=True)],
+        averages_agreed,
     )
     requested = [tf.compat.v1.placeholder(tf.float32, [], name=name) for name in ("stop", "early_stop")]
     loss, stop_agreed, early_stop_agreed = cluster.mean([loss, *requested])
