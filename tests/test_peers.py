@@ -234,6 +234,22 @@ def test_one_that_was_killed_while_waiting_may_come_again(start: Start) -> None:
     assert has_met(patient) and all(map(has_met, others))
 
 
+def test_nobody_meets_one_that_was_killed_in_the_last_moment(start: Start) -> None:
+    everybody = addresses(3)
+    patient = start(everybody, 0)
+    assert patient.stderr is not None and "worker 1" in patient.stderr.readline()  # It listens.
+    with socket.create_connection(peers.split_address(everybody[0])) as killed, killed.makefile() as lines:
+        killed.sendall(b"worker 1 of 3\n")
+        assert lines.readline() == "missing 2\n"
+        patient.send_signal(signal.SIGSTOP)  # What happens now, it hears at once.
+        killed.sendall(b"worker 1 of 3\n")
+    others = [start(everybody, 2, work=1)]
+    assert others[0].stderr is not None and "worker 0" in others[0].stderr.readline()  # It has called.
+    patient.send_signal(signal.SIGCONT)
+    others.append(start(everybody, 1, work=1))
+    assert has_met(patient) and all(map(has_met, others))
+
+
 def test_a_slow_worker_meets_one_that_watches_already(start: Start) -> None:
     everybody = addresses(2)
     with socket.create_server(peers.split_address(everybody[0])) as worker_0:

@@ -159,7 +159,9 @@ class Peers:
             else:
                 self._links[int(hello[1])] = link
         for index, link in list(self._links.items()):
-            if link.receive() is None:
+            while lines := link.receive():  # Its end comes behind all that it said before.
+                pass
+            if lines is None:
                 self._links.pop(index).close()
         missing = [index for index in range(1, len(self._addresses)) if index not in self._links]
         for link in self._links.values():
