@@ -56,25 +56,27 @@ class Cluster:
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> tf.Operation:
         """Returns the operation that gives all workers the values that worker 0 has."""
-        if self.size == 1:
-            return tf.no_op()
         # A sum to which the others add nothing: exact, and it travels in pieces as the gradients do.
         parts = [variable if self.index == 0 else tf.zeros_like(variable) for variable in variables]
-        values = self._reduce(parts, "Id")
-        return tf.group(*(variable.assign(value) for variable, value in zip(variables, values, strict=True)))
+        return self._assign(variables, parts, "Id")
 
     def agree_on(self, variables: Sequence[tf.Variable]) -> tf.Operation:
         """Returns the operation that sets the variables of all workers to their mean."""
-        if self.size == 1:
-            return tf.no_op()
-        means = self.mean([variable.read_value() for variable in variables])
-        return tf.group(*(variable.assign(mean) for variable, mean in zip(variables, means, strict=True)))
+        return self._assign(variables, variables, "Div")
 
     def barrier(self) -> tf.Operation:
         """Returns the operation that ends when all workers run it."""
         return tf.group(*self.mean([tf.zeros([])]))
 
-    def _reduce(self, tensors: Sequence[tf.Tensor], final: str) -> list[tf.Tensor]:
+    def _assign(
+        self, variables: Sequence[tf.Variable], parts: Sequence[tf.Tensor | tf.Variable], final: str
+    ) -> tf.Operation:
+        if self.size == 1:  # They have their values.
+            return tf.no_op()
+        values = self._reduce(parts, final)
+        return tf.group(*(variable.assign(value) for variable, value in zip(variables, values, strict=True)))
+
+    def _reduce(self, tensors: Sequence[tf.Tensor | tf.Variable], final: str) -> list[tf.Tensor]:
         if self.size == 1:
             return list(tensors)
         results: list[tf.Tensor] = []
