@@ -153,7 +153,11 @@ def files_below(folder: Path) -> Iterator[Path]:
 
 
 def read_image(
-    source: Path | str, image_size: int, web: Web | None = None, central_fraction: float = CENTRAL_FRACTION
+    source: Path | str,
+    image_size: int,
+    web: Web | None = None,
+    central_fraction: float = CENTRAL_FRACTION,
+    max_side: int = MAX_SIDE,
 ) -> np.ndarray | str:
     """Returns what training would make of a picture, or what is wrong with it.
 
@@ -162,6 +166,7 @@ def read_image(
         image_size: Side of the result, pixels.
         web: Fetches what has an address; needed for these only.
         central_fraction: Share of width and height that is seen.
+        max_side: Longest side of a picture in the records of training, pixels.
 
     Returns:
         float32 [image_size, image_size, 3], RGB, range [0, 255]; or the reason why there is none.
@@ -171,13 +176,14 @@ def read_image(
             number_of_bytes = 0
             with contextlib.suppress(OSError):  # read_file says what is wrong.
                 number_of_bytes = source.stat().st_size
-            jpeg = prepare(lambda: read_file(source), number_of_bytes)
+            jpeg = prepare(lambda: read_file(source), number_of_bytes, max_side)
         else:
             assert web is not None
-            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read, _size(body)))
+            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read, _size(body), max_side))
     except (BadPicture, Unavailable) as error:
         return str(error)
-    return evaluation_image(tf.constant(jpeg), image_size, central_fraction).numpy()
+    with tf.device("/CPU:0"):  # As in evaluation; a GPU has the network to run.
+        return evaluation_image(tf.constant(jpeg), image_size, central_fraction).numpy()
 
 
 def _size(body: IO[bytes]) -> int:
@@ -187,12 +193,12 @@ def _size(body: IO[bytes]) -> int:
     return number_of_bytes
 
 
-def prepare(read: Callable[[], bytes], number_of_bytes: int) -> bytes:
+def prepare(read: Callable[[], bytes], number_of_bytes: int, max_side: int) -> bytes:
     """Reads a picture and returns its `pictures.normalise`; large ones, which fill the memory, take turns."""
     data = read() if number_of_bytes <= LARGE_BYTES else None
     if data is not None and declared_pixels(data) <= LARGE_PIXELS:
-        return normalise(data, MAX_SIDE)[0]
-    return large_pictures.submit(lambda: normalise(read() if data is None else data, MAX_SIDE)[0]).result()
+        return normalise(data, max_side)[0]
+    return large_pictures.submit(lambda: normalise(read() if data is None else data, max_side)[0]).result()
 
 
 def read_batches(
@@ -201,6 +207,7 @@ def read_batches(
     image_size: int,
     allow_private_hosts: bool,
     central_fraction: float = CENTRAL_FRACTION,
+    max_side: int = MAX_SIDE,
 ) -> Iterator[list[tuple[str, np.ndarray | str]]]:
     """Yields lists of (name, result of `read_image`), in order, reading one list ahead."""
     with contextlib.ExitStack() as stack:
@@ -214,7 +221,7 @@ def read_batches(
         for start in range(0, len(sources) + batch_size, batch_size):
             batch = ahead
             ahead = [
-                (str(source), pool.submit(read_image, source, image_size, web, central_fraction))
+                (str(source), pool.submit(read_image, source, image_size, web, central_fraction, max_side))
                 for source in sources[start : start + batch_size]
             ]
             if batch:
@@ -274,8 +281,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         if flags.format == "csv":
             print(csv_header(min(flags.top_k, len(classifier.label_names))))
-        of_network = classifier.image_size, flags.allow_private_hosts, classifier.central_fraction
-        for batch in read_batches(sources, flags.batch_size, *of_network):
+        image_size, fraction, max_side = classifier.image_size, classifier.central_fraction, classifier.max_side
+        for batch in read_batches(sources, flags.batch_size, image_size, flags.allow_private_hosts, fraction, max_side):
             rows = answer(classifier, batch, flags.top_k, flags.min_probability)
             for row in rows:
                 print(ROW_FORMATS[flags.format](row), flush=True)

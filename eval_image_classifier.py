@@ -192,8 +192,17 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
 
 
 def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str | None) -> tuple[float, Answers]:
-    """Fits a temperature and saves it beside the checkpoint; returns it and what the answers are with it."""
+    """Fits a temperature and saves it beside the checkpoint; returns it and what the answers are with it.
+
+    Raises:
+        UserError: All answers are right, or all are wrong.
+    """
     before = metrics.summary(answers.truth, answers.probabilities)
+    if before["top_1"] in (0.0, 1.0):  # The best temperature would be 0, or infinite.
+        raise UserError(
+            f"all {len(answers.truth):,} answers are {'right' if before['top_1'] else 'wrong'}, which says nothing "
+            "about how sure to be; --calibrate needs more pictures"
+        )
     temperature = metrics.fit_temperature(answers.truth, answers.probabilities)
     path = write_temperature(classifier, temperature, records_fingerprint)
     print(
@@ -209,9 +218,9 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
     while True:
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
-        if checkpoint != done:
+        if checkpoint and checkpoint != done:
             print(evaluate(settings, dataset, checkpoint), flush=True)
-            done = checkpoint
+        done = checkpoint  # None, where another run begins in the folder.
         if done:
             trained_with = checkpoints.settings(done)
             last_step = trained_with.get("finished_step") or trained_with.get("max_number_of_steps")

@@ -41,7 +41,6 @@ from metart.networks import checkpoints, registry
 from metart.networks.session import Device
 from metart.networks.uploads import uploaded_image
 from metart.records import record_set
-from metart.records.pictures import MAX_SIDE
 from metart.records.record_set import RecordSet
 from metart.training import input_pipeline
 
@@ -86,7 +85,9 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
     with tf.Graph().as_default():
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="image_bytes")
         images = tf.map_fn(
-            lambda encoded: uploaded_image(encoded, classifier.image_size, MAX_SIDE, classifier.central_fraction),
+            lambda encoded: uploaded_image(
+                encoded, classifier.image_size, classifier.max_side, classifier.central_fraction
+            ),
             image_bytes,
             fn_output_signature=tf.TensorSpec([classifier.image_size, classifier.image_size, 3], tf.float32),
         )

@@ -37,8 +37,8 @@ from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
 from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint
 from metart.networks import checkpoints, registry, warm_start
 from metart.networks.preprocessing import CENTRAL_FRACTION, MIN_CROP_AREA
-from metart.networks.session import PRECISIONS, Device
-from metart.records import record_set, seen_pictures
+from metart.networks.session import PRECISIONS, Device, enough_memory
+from metart.records import record_set, seen_pictures, splits
 from metart.records.record_set import RecordSet
 from metart.training import cluster, frozen_features, input_pipeline, optimizers, training_graph
 from metart.training.cluster import Cluster
@@ -221,7 +221,8 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             try:
                 feeds = head_feeds(run, settings, data, inputs, head) if head else itertools.repeat({})
                 measure = judge(best, settings.early_stop) if best else None
-                reached = run_steps(run, feeds, settings.intervals, measure)
+                with enough_memory():
+                    reached = run_steps(run, feeds, settings.intervals, measure)
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
                 input_pipeline.raise_damaged(data.training.data_sources, num_classes)
                 raise
@@ -277,9 +278,11 @@ def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> Non
     Raises:
         UserError: See `seen_pictures.refuse_seen`.
     """
+    if data.split_name == splits.VALIDATION:  # Which is what is asked for.
+        return
     former = checkpoints.settings(checkpoint).get("records") or {}
     folder = Path(checkpoint).parent
-    seen_pictures.refuse_seen(folder, data.records, "validation", former, settings.allow_seen_pictures)
+    seen_pictures.refuse_seen(folder, data.records, splits.VALIDATION, former, settings.allow_seen_pictures)
 
 
 def trains_head_alone(settings: Settings, num_classes: int, workers: Cluster) -> bool:
@@ -378,6 +381,11 @@ def build_savers(
         return saver, Start(newest, saver)
     warm = settings.warm_start
     if not warm.checkpoint_path:
+        if settings.recipe.trainable_scopes:
+            print(
+                "notice: all layers outside of --trainable_scopes keep their random weights; give --checkpoint_path",
+                file=sys.stderr,
+            )
         return saver, Start(None, saver)
     checkpoint = unpacked.enter_context(warm_start.opened(str(warm.checkpoint_path)))
     refuse_seen_pictures(checkpoint, data, settings)
@@ -494,6 +502,8 @@ def judge(best: BestCheckpoint, early_stop: int | None) -> Measure:
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     flags = parser.parse_args(argv)
+    if flags.validation_epochs and flags.dataset_split_name == splits.VALIDATION:
+        parser.error("--validation_epochs measures on the validation split, which is trained on here; leave it out")
     if flags.early_stop and not flags.validation_epochs:
         parser.error("--early_stop needs --validation_epochs, how often to measure")
     workers = cluster.from_flags(flags.worker_replicas, flags.task, flags.worker_address)
@@ -517,7 +527,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         training = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
         held_out = None
         if flags.validation_epochs:
-            held_out = input_pipeline.open_split(flags.dataset_name, "validation", flags.dataset_dir)
+            held_out = input_pipeline.open_split(flags.dataset_name, splits.VALIDATION, flags.dataset_dir)
         labels = read_labels(flags.dataset_dir)
         data = Data(training, held_out, labels, records, flags.dataset_dir, flags.dataset_split_name)
         print(train(settings, data, workers, values))

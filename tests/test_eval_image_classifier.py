@@ -269,6 +269,8 @@ def test_watch_measures_each_checkpoint_up_to_the_last(
         copy_checkpoint(train_dir, logs, 7)
         while not (eval_dir / "metrics.json").is_file():
             time.sleep(0.05)
+        shutil.rmtree(logs)  # The run is begun anew.
+        time.sleep(0.5)
         copy_checkpoint(train_dir, logs, 20)
 
     training = threading.Thread(target=train)

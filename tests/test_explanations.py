@@ -124,6 +124,13 @@ def test_a_page_for_each_picture(
     assert "looking at the training pictures" in capsys.readouterr().err
     classify.main([*flags, "--image_file", *map(str, pictures)])  # The second time they are known.
     assert "looking at the training pictures" not in capsys.readouterr().err
+    features = tmp_path / "pages" / "training-features.npz"
+    whole = features.read_bytes()
+    for spoilt in (b"", whole[:500], b"no archive"):
+        features.write_bytes(spoilt)
+        classify.main([*flags, "--image_file", *map(str, pictures)])
+        assert "looking at the training pictures" in capsys.readouterr().err
+        assert features.read_bytes() == whole
 
 
 def test_without_records_a_page_shows_the_places_alone(train_dir: Path, dataset_dir: Path, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from metart.networks.slim_compat import slim, tf
 from metart.common.flags import UserError
 from metart.common.interruption import Interruption
 from metart.networks import registry, session
-from metart.networks.session import Device
+from metart.networks.session import Device, enough_memory
 from metart.training import training_graph
 from metart.training.cluster import Cluster
 from metart.training.loop import Intervals, Plan, Run, Verdict, run_steps
@@ -119,6 +119,16 @@ def test_tensor_float_32_is_not_float32(gpu: dict[str, object]) -> None:
             assert tf.config.experimental.tensor_float_32_execution_enabled() == allowed
     finally:
         tf.config.experimental.enable_tensor_float_32_execution(True)
+
+
+def test_memory_that_runs_out_is_one_clear_error() -> None:
+    with (
+        tf.Graph().as_default(),
+        tf.compat.v1.Session() as this_session,
+        pytest.raises(UserError, match="out of memory; give a smaller --batch_size"),
+        enough_memory(),
+    ):
+        this_session.run(tf.reduce_sum(tf.random.uniform([2**44])))
 
 
 def test_the_choice_is_printed_once(

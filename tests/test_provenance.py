@@ -1,12 +1,21 @@
 """Every file knows what it was made from: what does not belong together is refused, and never answers wrongly."""
 
 from collections.abc import Callable
+import csv
 import json
 from pathlib import Path
 import re
 import shutil
 
-from conftest import IMAGE_SIZE, LABEL_COLOURS, LOGITS, MODEL_NAME, draw_pictures
+from conftest import (
+    IMAGE_SIZE,
+    LABEL_COLOURS,
+    LOGITS,
+    MODEL_NAME,
+    PICTURES_PER_LABEL,
+    draw_picture,
+    draw_pictures,
+)
 import numpy as np
 from PIL import Image
 import pytest
@@ -49,6 +58,21 @@ def split_anew(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("anew")
     draw_pictures(folder)
     convert.main([f"--dataset_dir={folder}", "--num_workers=1", "--percent_validation=50"])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def muddled_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other pictures of the same labels, every third under the label of another: some answers are wrong."""
+    folder = tmp_path_factory.mktemp("muddled")
+    colours = list(LABEL_COLOURS.values())
+    for index, label in enumerate(LABEL_COLOURS):
+        (folder / "met_art" / label).mkdir(parents=True)
+        for number in range(PICTURES_PER_LABEL):
+            colour = colours[index - (number % 3 == 0)]
+            picture = draw_picture(colour, seed=10_000 + 1000 * index + number)
+            picture.save(folder / "met_art" / label / f"{index}{number:03}.jpg", quality=90)
+    convert.main([f"--dataset_dir={folder}", "--num_workers=1", "--percent_validation=60"])
     return folder
 
 
@@ -142,15 +166,28 @@ def test_a_run_that_saved_nothing_has_seen_nothing(dataset_dir: Path, split_anew
     assert evaluate(logs, dataset_dir, tmp_path / "eval")["pictures_seen_in_training"] == 0
 
 
+def test_a_run_on_the_validation_split_goes_on_and_says_what_it_has_seen(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs, on_validation = tmp_path / "logs", "--dataset_split_name=validation"
+    with pytest.raises(SystemExit):
+        train(logs, dataset_dir, 1, on_validation, "--validation_epochs=1")
+    assert "measures on the validation split, which is trained on here" in capsys.readouterr().err
+    train(logs, dataset_dir, 1, on_validation)
+    train(logs, dataset_dir, 2, on_validation)
+    with pytest.raises(UserError, match=r"9 of the 9 validation pictures .* was trained on that split; take"):
+        evaluate(logs, dataset_dir, tmp_path / "eval")
+
+
 def test_a_run_without_a_memory_is_evaluated_as_ever(logs: Path, split_anew: Path, tmp_path: Path) -> None:
     (logs / seen_pictures.FILENAME).unlink()
     assert evaluate(logs, split_anew, tmp_path / "eval")["pictures_seen_in_training"] is None
 
 
 def test_a_temperature_of_other_weights_is_refused(
-    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    logs: Path, dataset_dir: Path, muddled_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate")
+    evaluate(logs, muddled_dir, tmp_path / "eval", "--calibrate")
     path = logs / "model.ckpt-20.temperature.json"
     fitted = json.loads(path.read_text())
     train(logs, dataset_dir, 21)
@@ -164,18 +201,18 @@ def test_a_temperature_of_other_weights_is_refused(
 
 
 def test_a_temperature_of_other_looks_is_not_taken(
-    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    logs: Path, muddled_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fitted = evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate", "--eval_image_size=48")["temperature"]
-    assert evaluate(logs, dataset_dir, tmp_path / "eval", "--eval_image_size=48")["temperature"] == fitted != 1.0
+    fitted = evaluate(logs, muddled_dir, tmp_path / "eval", "--calibrate", "--eval_image_size=48")["temperature"]
+    assert evaluate(logs, muddled_dir, tmp_path / "eval", "--eval_image_size=48")["temperature"] == fitted != 1.0
     assert "not calibrated" not in capsys.readouterr().err
-    assert evaluate(logs, dataset_dir, tmp_path / "eval")["temperature"] == 1.0
+    assert evaluate(logs, muddled_dir, tmp_path / "eval")["temperature"] == 1.0
     said = capsys.readouterr().err
     assert f"was fitted with image size 48, not {IMAGE_SIZE}; the answers are not calibrated" in said
-    evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate")
+    evaluate(logs, muddled_dir, tmp_path / "eval", "--calibrate")
     flags = json.loads((logs / "flags.json").read_text())
     (logs / "flags.json").write_text(json.dumps({**flags, "eval_central_fraction": 1.0}))
-    assert evaluate(logs, dataset_dir, tmp_path / "eval")["temperature"] == 1.0
+    assert evaluate(logs, muddled_dir, tmp_path / "eval")["temperature"] == 1.0
     assert "was fitted with eval central fraction 0.875, not 1.0; " in capsys.readouterr().err
 
 
@@ -185,6 +222,14 @@ def test_no_temperature_is_fitted_to_pictures_that_were_trained_on(
     with pytest.raises(UserError, match="27 of the train pictures are such; --calibrate needs"):
         evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate", "--dataset_split_name=train")
     assert not (logs / "model.ckpt-20.temperature.json").exists()
+
+
+def test_no_temperature_is_fitted_to_right_answers_alone(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    """The best would be 0: every answer certain."""
+    assert evaluate(logs, dataset_dir, tmp_path / "eval")["top_1"] == 1.0
+    with pytest.raises(UserError, match="all 9 answers are right, which says nothing about how sure to be"):
+        evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate")
+    assert not list(logs.glob("*.temperature.json"))
 
 
 def test_a_wrong_flag_leaves_the_figures_that_are_there(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
@@ -278,7 +323,7 @@ def test_only_figures_of_this_very_model_are_exported(logs: Path, dataset_dir: P
 
 
 def test_a_new_model_gets_a_new_number(
-    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    logs: Path, dataset_dir: Path, muddled_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "export"
 
@@ -289,7 +334,7 @@ def test_a_new_model_gets_a_new_number(
     export(logs, folder)
     assert capsys.readouterr().out.splitlines()[-1].startswith(f"nothing to do: {folder}/20 is this very model")
     assert numbers() == [20]
-    evaluate(logs, dataset_dir, tmp_path / "eval", "--calibrate")
+    evaluate(logs, muddled_dir, tmp_path / "eval", "--calibrate")
     export(logs, folder)  # The same weights with a temperature.
     assert numbers() == [20, 21]
     shutil.copytree(logs, tmp_path / "second")
@@ -345,6 +390,29 @@ def test_a_checkpoint_without_its_flags_says_what_is_assumed(
     assert same == known and "notice" not in notices
 
 
+def test_a_picture_is_seen_as_the_records_of_the_run_have_it(
+    logs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Records may hold smaller pictures than convert.py makes by itself: what answers makes them as small."""
+    draw_pictures(tmp_path)
+    convert.main([f"--dataset_dir={tmp_path}", "--num_workers=1", f"--max_side={IMAGE_SIZE}"])
+    new = tmp_path / "new"
+    train(new, tmp_path, 1, f"--checkpoint_path={logs}", ALLOW)
+    evaluate(new, tmp_path, tmp_path / "eval")
+    with open(tmp_path / "eval" / "predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    pictures = [tmp_path / "met_art" / row["picture"] for row in rows]
+    export(new, tmp_path / "export")
+    serve = tf.saved_model.load(str(tmp_path / "export" / "1")).signatures["serving_default"]
+    served = serve(tf.constant([picture.read_bytes() for picture in pictures]))["probabilities"].numpy()[:, 0]
+    capsys.readouterr()
+    classify.main([f"--checkpoint_path={new}", "--format=jsonl", "--image_file", *map(str, pictures)])
+    answers = [json.loads(line)["answers"][0] for line in capsys.readouterr().out.splitlines()]
+    measured = [float(row["probability_1"]) for row in rows]
+    assert [answer["probability"] for answer in answers] == pytest.approx(measured, abs=1e-5)
+    assert served.tolist() == pytest.approx(measured, abs=0.05)  # There is no Pillow in it.
+
+
 def test_watching_ends_with_a_run_that_stopped_early(
     logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -370,6 +438,26 @@ def test_a_measurement_that_a_kill_prevented_is_made_up(
     train(logs, dataset_dir, 4 if last else 6, "--validation_epochs=0.3")
     assert "step 4: validation top-1" in capsys.readouterr().out
     assert list(json.loads(path.read_text())["top_1"]) == (["2", "4"] if last else ["2", "4", "6"])
+
+
+def test_the_best_checkpoint_stays_when_a_run_goes_back_to_an_earlier_one(dataset_dir: Path, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    train(logs, dataset_dir, 4, "--validation_epochs=0.3")
+    path = logs / "validation.json"
+    record = json.loads(path.read_text())
+    shutil.rmtree(logs / "best")
+    (logs / "best").mkdir()
+    for file in logs.glob("model.ckpt-4.*"):
+        file.rename(logs / "best" / file.name)  # And nothing of it is left in TRAIN_DIR.
+    best = {file.name: file.read_bytes() for file in (logs / "best").iterdir()}
+    for of_best, is_kept in ((1.0, True), (0.0, False)):
+        path.write_text(json.dumps(record | {"top_1": {"2": 0.0, "4": of_best}}))
+        for file in logs.glob("model.ckpt-4.*"):
+            file.unlink()
+        train(logs, dataset_dir, 4, "--validation_epochs=0.3", "--random_seed=1")
+        assert (json.loads(path.read_text())["top_1"]["4"] == of_best) == is_kept
+        there = {file.name: file.read_bytes() for file in (logs / "best").glob("model.ckpt-*")}
+        assert (there == best) == is_kept
 
 
 def test_what_was_measured_on_other_records_does_not_count(

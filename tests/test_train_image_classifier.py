@@ -243,6 +243,10 @@ def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: 
     dataset = input_pipeline.open_split("arts", "validation", str(dataset_dir))
     for first_step, best in ((0, 0), (3, 2), (6, 4)):
         assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == best
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.ckpt-4.index").touch()
+    for first_step, best in ((0, 0), (3, 4), (6, 4)):
+        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == best
     record.write_text('{"2": 0.')
     with pytest.raises(UserError, match=r"validation.json is damaged; delete it"):
         BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step=6)
@@ -293,6 +297,7 @@ def test_wrong_inputs_are_refused_before_anything_is_written(
         (dataset_dir, ["--dataset_split_name=test"], "no split is named 'test'; take --dataset_split_name=train or"),
         (dataset_dir, ["--model_name=vgg_a"], "32 x 32 pixels are too few for vgg_a"),
         (dataset_dir, ["--trainable_scopes=Logits"], "--trainable_scopes=Logits names nothing in wide_resnet_10_4"),
+        (dataset_dir, [f"--trainable_scopes={LOGITS},blok2"], "--trainable_scopes=blok2 names nothing in"),
         (dataset_dir, ["--trainable_scopes=Conv", "--feature_views=0"], "--trainable_scopes=Conv names nothing in"),
         (dataset_dir, [f"--trainable_scopes={LOGITS}", "--cutmix_alpha=1"], "of one size and not mixed; leave out"),
         (dataset_dir, [f"--trainable_scopes={LOGITS}", "--first_image_sizes=32"], "of one size and not mixed; leave"),

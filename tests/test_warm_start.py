@@ -183,6 +183,14 @@ def test_warm_start_takes_all_but_the_excluded(stored: str, capsys: pytest.Captu
     assert capsys.readouterr().out == ""
 
 
+@pytest.mark.parametrize("scopes", ["Net/Logit", "Net/Logits,Logits", "net/logits", "Net/Conv1/weights/more"])
+def test_a_scope_that_names_nothing_is_refused(stored: str, scopes: str) -> None:
+    with network(), pytest.raises(UserError) as error:
+        warm_start.variables(stored, "net", 3, scopes, False)
+    wrong = scopes.rpartition(",")[2]
+    assert refusal(error).startswith(f"--checkpoint_exclude_scopes={wrong} names nothing in net; its first variable is")
+
+
 def test_an_auxiliary_head_for_pictures_of_another_size_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

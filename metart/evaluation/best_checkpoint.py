@@ -43,6 +43,7 @@ class BestCheckpoint:
             batch_size: Images at once.
             device: Where to run, and in what precision.
             first_step: The step that the run goes on from; what was measured later belongs to weights that are gone.
+                The best still lies in BEST_FOLDER, and counts unless the run begins anew.
 
         Raises:
             UserError: The record of what was measured is damaged.
@@ -64,7 +65,12 @@ class BestCheckpoint:
             except (ValueError, TypeError, AttributeError):
                 raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for again") from None
             if measured_on == records_fingerprint:
-                self._top_1 = {step: top_1 for step, top_1 in measured.items() if step <= first_step}
+                kept = [checkpoints.step(checkpoint) for checkpoint in checkpoints.all_in(train_dir / BEST_FOLDER)]
+                self._top_1 = {
+                    step: top_1
+                    for step, top_1 in measured.items()
+                    if step <= first_step or (first_step and step in kept)
+                }
             else:
                 print(f"notice: {path} is about other records; it no longer counts", file=sys.stderr)
 
@@ -91,8 +97,9 @@ class BestCheckpoint:
             )
             self._top_1 = {}
         self._looks = looks
-        self._top_1[step] = figures["top_1"]
-        if self.best_step == step:
+        is_best = figures["top_1"] > self._top_1.get(self.best_step, -1.0)
+        self._top_1[step] = max(figures["top_1"], self._top_1.get(step, 0.0))
+        if is_best:
             self._keep(checkpoint)
         with open_replacing(self._folder / RECORD_FILENAME) as file:
             about = {"records_fingerprint": self._records_fingerprint, "looks": self._looks}

@@ -1,8 +1,10 @@
 """Why a picture got its label: the places that led to it (Grad-CAM), and the training pictures most like it."""
 
 from collections.abc import Sequence
+import contextlib
 from pathlib import Path
 import re
+import zipfile
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from metart.common.progress import Progress
 from metart.evaluation import reports
 from metart.evaluation.inference import Classifier
 from metart.networks import checkpoints, registry
+from metart.networks.session import enough_memory
 from metart.training import input_pipeline
 
 FEATURES_FILENAME = "training-features.npz"
@@ -79,7 +82,8 @@ class Explainer:
             float32 [n, height, width] of the last feature map, range [0, 1], the strongest place of each image 1; all
             0 where nothing contributed.
         """
-        heat = self._classifier.session.run(self._heat, {self._classifier.images: images})
+        with enough_memory():
+            heat = self._classifier.session.run(self._heat, {self._classifier.images: images})
         return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
 
     def nearest(self, images: np.ndarray) -> np.ndarray:
@@ -96,7 +100,8 @@ class Explainer:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Returns what the network saw in each image, float32 [n, depth], of length 1."""
-        return self._classifier.session.run(self._features, {self._classifier.images: images})
+        with enough_memory():
+            return self._classifier.session.run(self._features, {self._classifier.images: images})
 
     def _look_at_training_pictures(
         self, training: slim.dataset.Dataset, batch_size: int
@@ -110,10 +115,9 @@ class Explainer:
         made_of = repr(
             [checkpoints.fingerprint(classifier.checkpoint), classifier.model_name, classifier.looks, records]
         )
-        if path.is_file():
-            with np.load(path) as saved:
-                if str(saved["made_of"]) == made_of:
-                    return saved["features"], saved["names"].tolist()
+        with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(path) as saved:
+            if str(saved["made_of"]) == made_of:  # Otherwise, or where the file is missing or damaged, it is made anew.
+                return saved["features"], saved["names"].tolist()
         features: list[np.ndarray] = []
         names: list[str] = []
         data = input_pipeline.evaluation_arrays(

@@ -15,7 +15,8 @@ from metart.common.flags import UserError
 from metart.common.progress import Progress
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import CENTRAL_FRACTION
-from metart.networks.session import DEFAULT_DEVICE, Device
+from metart.networks.session import DEFAULT_DEVICE, Device, enough_memory
+from metart.records.pictures import MAX_SIDE
 from metart.training import input_pipeline
 
 TEMPERATURE_SUFFIX = ".temperature.json"  # Of the file beside a checkpoint, as in model.ckpt-100.temperature.json.
@@ -34,6 +35,7 @@ class Classifier:
         device: Device = DEFAULT_DEVICE,
         sizes: Sequence[int] = (),
         central_fraction: float = CENTRAL_FRACTION,
+        max_side: int = MAX_SIDE,
     ):
         """Builds the network and loads the weights; their moving averages where the checkpoint has them.
 
@@ -48,6 +50,7 @@ class Classifier:
             sizes: Sides, pixels, the largest of them image_size: the picture and its mirror image are looked at in
                 each, and the logits averaged. None of them is one look at the picture as it is.
             central_fraction: Share of a picture's width and height that the images are to show.
+            max_side: Longest side of a picture in the records that it was trained on, pixels.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
@@ -57,6 +60,7 @@ class Classifier:
         self.image_size = image_size
         self.sizes = list(sizes)
         self.central_fraction = central_fraction
+        self.max_side = max_side
         self.label_names = label_names
         self.temperature = temperature
         with tf.Graph().as_default():
@@ -108,8 +112,12 @@ class Classifier:
 
         Returns:
             float32 [n, labels]; rows add up to 1.
+
+        Raises:
+            UserError: There is not enough memory for so many.
         """
-        return self.session.run(self.output, {self.images: images})
+        with enough_memory():
+            return self.session.run(self.output, {self.images: images})
 
 
 def describe_looks(image_size: int, sizes: Sequence[int], central_fraction: float) -> dict[str, Any]:
@@ -163,7 +171,10 @@ def open_classifier(
     central_fraction = trained_with.get("eval_central_fraction", CENTRAL_FRACTION)
     looks = describe_looks(image_size, sizes, central_fraction)
     temperature = read_temperature(checkpoint, looks) if calibrated else 1.0
-    return Classifier(checkpoint, model_name, image_size, label_names, temperature, device, sizes, central_fraction)
+    max_side = (trained_with.get("records") or {}).get("max_side", MAX_SIDE)
+    return Classifier(
+        checkpoint, model_name, image_size, label_names, temperature, device, sizes, central_fraction, max_side
+    )
 
 
 class Answers(NamedTuple):

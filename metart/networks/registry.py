@@ -247,6 +247,18 @@ def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable
     return [variable for variable in variables if is_in_scopes(variable.op.name, scopes)]
 
 
+def require_scopes(variables: Iterable[tf.Variable], scopes: str, flag: str, model_name: str) -> None:
+    """Makes sure that each of the comma-separated scopes of a flag names a variable of a network.
+
+    Raises:
+        UserError: One does not.
+    """
+    names = [variable.op.name for variable in variables]
+    for scope in filter(None, map(str.strip, scopes.split(","))):
+        if not any(is_in_scopes(name, scope) for name in names):
+            raise UserError(f"--{flag}={scope} names nothing in {model_name}; its first variable is {names[0]}")
+
+
 def head(logits: tf.Tensor) -> tuple[tf.Tensor, str]:
     """Finds the last layer of a network, a 1 x 1 convolution or a fully connected layer.
 

@@ -1,5 +1,6 @@
 """The settings of a session: on what hardware, and in what precision, a network runs."""
 
+from collections.abc import Iterator
 import contextlib
 import functools
 import os
@@ -82,6 +83,19 @@ class Device(NamedTuple):
 
 
 DEFAULT_DEVICE = Device()
+
+
+@contextlib.contextmanager
+def enough_memory() -> Iterator[None]:
+    """Makes one clear error of what TensorFlow raises in the block when the GPU, or the machine, has no more memory.
+
+    Raises:
+        UserError: Says what to do.
+    """
+    try:
+        yield
+    except tf.errors.ResourceExhaustedError:
+        raise UserError("out of memory; give a smaller --batch_size, or smaller images") from None
 
 
 def _cpu_has_bfloat16() -> bool:

@@ -118,10 +118,12 @@ def variables(
     What does not fit of the heads is left out, and it says so.
 
     Raises:
-        UserError: Another variable is not there or has another shape, or none is left; names the flag to add.
+        UserError: Another variable is not there or has another shape, or none is left; names the flag to add. Or a
+            scope names nothing.
     """
     stored = checkpoints.shapes(checkpoint)
     model = slim.get_model_variables()
+    registry.require_scopes(model, exclude_scopes, "checkpoint_exclude_scopes", model_name)
     excluded = {variable.op.name for variable in registry.in_scopes(model, exclude_scopes)} if exclude_scopes else set()
     excluded |= _unfit_of_heads(checkpoint, num_classes, excluded)
     wanted = [variable for variable in model if variable.op.name not in excluded]

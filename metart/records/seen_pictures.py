@@ -96,6 +96,8 @@ def refuse_seen(
         total = sum(source.split == split for source in records.sources.values())
         settings = records.settings._asdict()
         cause = "these records are another data set than the one it was trained on"
+        if former.get("fingerprint") == records.fingerprint:
+            cause = "it, or the run whose weights it began with, was trained on that split"
         for name in ("random_seed", "percent_validation"):
             if name in former and former[name] != settings[name]:
                 cause = f"these records were split with --{name}={settings[name]}, those with {former[name]}"

@@ -132,9 +132,9 @@ def trains_head_alone(model_name: str, image_size: int, num_classes: int, traina
         heads = [registry.head(logits)[1]]
         if auxiliary_logits is not None:
             heads.append(registry.head(auxiliary_logits)[1].rpartition("/")[0])
-        trained = registry.in_scopes(tf.compat.v1.trainable_variables(), trainable_scopes)
-        if not trained:
-            raise UserError(f"--trainable_scopes={trainable_scopes} names nothing in {model_name}")
+        variables = tf.compat.v1.trainable_variables()
+        registry.require_scopes(variables, trainable_scopes, "trainable_scopes", model_name)
+        trained = registry.in_scopes(variables, trainable_scopes)
         return registry.in_scopes(trained, ",".join(heads)) == trained
 
 
