@@ -112,7 +112,7 @@ def _described(path: Path, split_name: str, shards: list[str], names: list[str],
         described = json.loads(path.read_text(encoding="utf-8"))
         counts, sizes = described["counts"][split_name], dict(described["shards"])
         num_samples = sum(counts.values())
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} does not describe the records beside it; {advice}") from None
     if list(counts) != names:
         raise ValueError(f"{path.parent / 'labels.txt'} is not that of the records beside it; {advice}")

@@ -51,6 +51,7 @@ FREE_BYTES_A_MONTH = 1 << 40  # https://cloud.google.com/bigquery/pricing: the f
 MAXIMUM_BYTES_BILLED = 1 << 30  # Some ten times what the listings read, a thousandth of the free TiB.
 PAGE_ROWS = 10_000
 RETRY_SECONDS = 60.0
+LABEL = "culture"  # The attribute that is the label if nobody says otherwise.
 ATTRIBUTES = {"artist": "artist_display_name"}  # Short names; any column's own name works as well.
 
 LABELS_SQL = """\
@@ -81,9 +82,9 @@ Clean = Callable[[Mapping[str, int]], dict[str, str]]
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
-    add("--list", choices=["labels", "artworks"], default="artworks", help="what to list")
-    attribute = "the column that is the label: artist, period, department, medium, …"
-    add("--attribute", type=_attribute, default="culture", help=attribute)
+    add("--list", choices=["labels", "artworks"], help="what to list; default: artworks")
+    attribute = "the column that is the label: artist, period, department, medium, …; default: culture"
+    add("--attribute", type=_attribute, help=attribute)
     add("--project", help="Google Cloud project that runs the query; default: the account's own")
     source = "MetObjects.csv, also .gz or its https address, instead of BigQuery"
     add("--metadata_csv", metavar="FILE", type=_location, help=source)
@@ -156,8 +157,8 @@ def _make_client(project: str | None, api_endpoint: str | None) -> bigquery.Clie
                 f"no Google account is set up here; run: gcloud auth application-default login, {without}"
             ) from None
         variable = "GOOGLE_APPLICATION_CREDENTIALS"
-        path = os.environ.get(variable)
-        source = f"{variable}={path} holds" if path else "the login of gcloud has left"
+        file = os.environ.get(variable)
+        source = f"{variable}={file} holds" if file else "the login of gcloud has left"
         raise UserError(
             f"{source} no usable credentials: {reason}; run: gcloud auth application-default login, {without}"
         ) from None
@@ -186,7 +187,8 @@ def count_labels(rows: Iterable[Sequence[Any]]) -> tuple[Counter[str], dict[str,
     counts: Counter[str] = Counter()
     for spelling, count in rows:
         label = "" if spelling is None else normalise_label(str(spelling))
-        spellings[str(spelling)] = label
+        if spelling is not None:  # Somebody may be called None.
+            spellings[str(spelling)] = label
         counts[label] += count
     return counts, spellings
 
@@ -244,11 +246,14 @@ def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> i
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
+    kind = flags.list or "artworks"
     own_query = read_text(flags.sql_file) if flags.sql_file else flags.sql
-    clean = None
-    if flags.labels_map or flags.before_comma or flags.min_images:
-        if own_query is not None:
-            raise UserError("--labels_map, --before_comma and --min_images do not go with a query of your own")
+    clean, cleans = None, flags.labels_map or flags.before_comma or flags.min_images
+    if own_query is not None and (cleans or flags.list or flags.attribute):
+        raise UserError(
+            "--list, --attribute, --labels_map, --before_comma and --min_images do not go with a query of your own"
+        )
+    if cleans:
         rules = read_labels_map(flags.labels_map) if flags.labels_map else []
         clean = functools.partial(
             clean_labels, rules=rules, before_comma=flags.before_comma, min_images=flags.min_images
@@ -258,9 +263,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         service = open_bigquery(flags.project, flags.api_endpoint, flags.maximum_bytes_billed)
     with service as query:
-        table = list_museum(query, flags.list, flags.attribute, clean) if own_query is None else query(own_query)
+        table = query(own_query) if own_query is not None else list_museum(query, kind, flags.attribute or LABEL, clean)
         count = write_table(table, flags.output)
-    unit = flags.list if own_query is None else "rows"
+    unit = kind if own_query is None else "rows"
     print(f"Wrote {count:,} {unit} to {flags.output or 'stdout'}", file=None if flags.output else sys.stderr)
 
 

@@ -29,7 +29,7 @@ if __name__ == "__main__":  # Before the long imports.
 
 from metart.common.cores import available_cores
 from metart.common.files import PARTIAL_SUFFIX, locked
-from metart.common.flags import Parser, UserError, number, path, run
+from metart.common.flags import Parser, UserError, number, path, run, select
 from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, is_text, label_of_folder
 from metart.records import near_duplicates, record_set, splits
 from metart.records.decoding import read_pictures, start_workers
@@ -99,14 +99,15 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _label(folder: Path) -> str:
     """Returns the label of a folder, one that labels.txt can hold on a line."""
+    file, advice = folder / FULL_LABEL_FILENAME, "rename the folder"
     try:
         label = label_of_folder(folder)
+        if file.is_file():
+            label, advice = label.rstrip("\r\n"), f"write the label into {file}"  # Editors end each line.
     except UnicodeDecodeError:
-        raise UserError(f"{folder / FULL_LABEL_FILENAME} is not UTF-8 text; write the label into it") from None
+        raise UserError(f"{file} is not UTF-8 text; write the label into it") from None
     if not label.strip() or not is_text(label) or not {"\n", "\r"}.isdisjoint(label):
-        raise UserError(
-            f"{str(folder)!r} stands for the label {label!r}, which is not one line of text; rename the folder"
-        )
+        raise UserError(f"{str(folder)!r} stands for the label {label!r}, which is not one line of text; {advice}")
     return label
 
 
@@ -160,11 +161,11 @@ def split_pictures(
 
 
 def known_sides(former: RecordSet | None, settings: Settings) -> dict[str, str]:
-    """Returns the side of each picture of the set before, by path, where they are to be kept."""
+    """Returns the side of each picture of the set before, and of those that it left out, if they are to be kept."""
     decisive = operator.attrgetter("percent_validation", "random_seed")
     if former is None or decisive(former.settings) != decisive(settings):
         return {}
-    return {path: source.split for path, source in former.sources.items() if source.split}
+    return former.former_sides | {path: source.split for path, source in former.sources.items() if source.split}
 
 
 def listing(items: Sequence[str], at_most: int = 10) -> str:
@@ -173,11 +174,13 @@ def listing(items: Sequence[str], at_most: int = 10) -> str:
     return ", ".join(items[:at_most]) + more
 
 
-def check_pictures(root: Path, labels: Mapping[str, str], max_side: int, workers: ProcessPoolExecutor) -> None:
+def check_pictures(
+    root: Path, labels: Mapping[str, str], empty: Sequence[str], max_side: int, workers: ProcessPoolExecutor
+) -> None:
     """Prints the bad pictures.
 
     Raises:
-        UserError: There is one at least.
+        UserError: There is one at least, or one of the labels is `empty`.
     """
     pictures = read_pictures(root, labels, max_side, workers, Path(os.devnull))
     bad = [picture for picture in pictures if picture.problem]
@@ -187,6 +190,10 @@ def check_pictures(root: Path, labels: Mapping[str, str], max_side: int, workers
         raise UserError(
             f"{len(bad)} of {len(pictures)} pictures are bad; replace them, or run convert.py "
             "without --check_image, which leaves them out"
+        )
+    if empty:
+        raise UserError(
+            f"{root} has no picture of {listing(empty)}; fetch some with download.py, or delete the folders"
         )
     print(f"{len(pictures)} pictures in {root}, all good")
 
@@ -251,7 +258,7 @@ def make_records(
             raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
         left_out = set(names).difference(chosen)
         shown = split_pictures([p for p in pictures if not p.problem and p.label not in left_out], known, settings)
-        record_set.write(root.parent, pictures, chosen, settings, workers, store)
+        record_set.write(root.parent, pictures, chosen, settings, known, workers, store)
     report(root, pictures, shown, settings)
 
 
@@ -262,11 +269,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     labels, names, passed_over = find_files(root)
     if passed_over:
         print(f"skipped, not pictures: {len(passed_over)} ({listing(passed_over)})")
+    empty = sorted(set(names).difference(labels.values()))
     if flags.check_image:
         with start_workers(flags.num_workers) as workers:
-            return check_pictures(root, labels, flags.max_side, workers)
+            return check_pictures(root, labels, empty, flags.max_side, workers)
 
-    settings = Settings(**{name: getattr(flags, name) for name in Settings._fields if name in flags})
+    settings = select(Settings, vars(flags))
     former = record_set.read(dataset_dir)
     known = known_sides(former, settings)
     if former:
@@ -278,7 +286,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "kept: the side that each picture had before series were kept together; for a new split move "
                 f"{dataset_dir / record_set.SPLITS_FILENAME} away and run convert.py again"
             )
-        if record_set.is_current(dataset_dir, former, settings, labels):
+        may_be_empty = settings.min_images_per_label > 1
+        if (may_be_empty or not empty) and record_set.is_current(dataset_dir, former, settings, labels):
             print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
             return None
     make_records(root, labels, names, settings, known, flags.num_workers)

@@ -31,7 +31,7 @@ if __name__ == "__main__":  # Before the long imports.
 
 from metart.common.cores import available_cores
 from metart.common.files import locked, make_folder, open_replacing, replacing
-from metart.common.flags import Parser, Unreachable, number, path, run
+from metart.common.flags import Parser, Unreachable, UserError, number, path, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
@@ -81,7 +81,7 @@ def build_parser() -> Parser:
     parser.add_boolean("public_domain_only", True, "skip what is not in the public domain")
     add("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once")
     add("--requests_per_second", type=number(float, 0.01), default=10, help="limit for each host, shared by all shards")
-    add("--timeout_seconds", type=number(float, 0.1), default=60, help="limit for one download")
+    add("--timeout_seconds", type=number(float, 0.1, 86_400), default=60, help="limit for one download")
     add("--pause_seconds", type=number(float, 0), default=30, help="first pause for a host that blocks robots; doubles")
     add("--max_failed_percent", type=number(float, 0, 100), default=10, help="fail if more artworks have no photograph")
     add("--contact", default="", help="your e-mail or web address, for the hosts' administrators")
@@ -226,6 +226,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     with open_list(flags.list_file) as read:
         # The whole list is checked before the first download.
         listed = Counter((artwork.label, artwork.is_public_domain) for artwork in read())
+        if not listed:
+            raise UserError(f"{flags.list_file} lists no artwork; write it again with bigquery.py")
         labels = pick_labels(flags.labels, {label for label, _ in listed})
 
         def wanted() -> Iterator[tuple[Path, Artwork]]:

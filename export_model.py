@@ -34,6 +34,7 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf, without_autograph, without_notices
 import dataset_factory
 from metart import __version__
+from metart.common.files import read_json
 from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import write_labels
 from metart.evaluation.inference import Classifier, open_classifier
@@ -152,7 +153,7 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is missing; {evaluate}")
     try:
-        figures = json.loads(path.read_text(encoding="utf-8"))
+        figures = read_json(path)
         about = Path(figures["checkpoint"])
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; {evaluate}") from None
@@ -239,7 +240,7 @@ def newest_export(export_dir: Path) -> tuple[int, Mapping[str, Any]]:
     """Returns the highest number in a folder, 0 where there is none, and what its export.json says."""
     highest = max((int(path.name) for path in export_dir.glob("*") if path.name.isdecimal()), default=0)
     try:
-        return highest, json.loads((export_dir / str(highest) / EXPORT_FILENAME).read_text(encoding="utf-8"))
+        return highest, read_json(export_dir / str(highest) / EXPORT_FILENAME)
     except (OSError, ValueError):  # None, of an older release, or damaged: then a new number is right.
         return highest, {}
 

@@ -185,3 +185,9 @@ def test_a_label_that_the_list_has_not_is_refused(text: str, message: str) -> No
         pick_labels([text], KNOWN)
     with pytest.raises(UserError, match=r"has the label '[^']*'$"):
         pick_labels([text], [])
+
+
+@pytest.mark.parametrize("text", ["", " , "])  # As --labels="$LABELS" where nothing has set that.
+def test_no_label_is_not_all_labels(text: str) -> None:
+    with pytest.raises(UserError, match="--labels names no label; give one, or leave it out for all"):
+        pick_labels([text], KNOWN)

@@ -408,6 +408,29 @@ def test_the_map_for_culture_leaves_nothing_uncertain() -> None:
     assert not [rule for rule in rules if re.search(r"\?|probably|possibly| or ", rule.target)]
 
 
+def test_a_label_may_be_none(tmp_path: Path) -> None:
+    """As text; which Python writes for no value, too."""
+    lines = "".join(
+        f"{number},Asian Art,{culture},True,https://www.metmuseum.org/art/collection/search/{number}\n"
+        for number, culture in enumerate(["None", "None", "", "French", "French"], 1)
+    )
+    path = tmp_path / "MetObjects.csv"
+    path.write_text(f"Object ID,Department,Culture,Is Public Domain,Link Resource\n{lines}")
+    for kind, flag, expected in [
+        ("artworks", "--min_images=0", Counter({"None": 2, "French": 2})),
+        ("artworks", "--min_images=1", Counter({"None": 2, "French": 2})),
+        ("labels", "--min_images=1", Counter({"None": 2, "French": 2, "": 1})),
+    ]:
+        output = tmp_path / "out.csv"
+        bigquery.main([f"--metadata_csv={path}", f"--output={output}", f"--list={kind}", flag])
+        with open(output, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        if kind == "artworks":
+            assert Counter(row["label"] for row in rows) == expected
+        else:
+            assert {row["culture"]: int(row["objects"]) for row in rows} == expected
+
+
 @pytest.mark.parametrize("year", ["2017", "today"])
 def test_the_map_for_culture_on_the_labels_of_the_museum(year: str, tmp_path: Path) -> None:
     path = shared_file("cultures-2017.csv")
@@ -500,8 +523,9 @@ def test_wrong_queries(metadata_csv: Path, tmp_path: Path) -> None:
     for query in ("", "DROP TABLE x", "SELECT 1; SELECT 2", "EXPLAIN SELECT 1", f"COPY (SELECT 1) TO '{tmp_path}/x'"):
         with pytest.raises(UserError, match="must be one SELECT"):
             bigquery.main([here, f"--sql={query}"])
-    with pytest.raises(UserError, match="do not go with a query of your own"):
-        bigquery.main([here, "--sql=SELECT 1", "--min_images=3"])
+    for flag in ("--min_images=3", "--list=labels", "--attribute=artist"):
+        with pytest.raises(UserError, match="do not go with a query of your own"):
+            bigquery.main([here, "--sql=SELECT 1", flag])
     (tmp_path / "query.sql").write_bytes(b"SELECT '\xff'")
     with pytest.raises(UserError, match=r"query.sql:1 is not text in UTF-8"):
         bigquery.main([here, f"--sql_file={tmp_path / 'query.sql'}"])

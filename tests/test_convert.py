@@ -363,6 +363,107 @@ def test_a_label_of_one_object_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     ]
 
 
+@pytest.mark.parametrize("how", ["few", "bad", "away"])
+def test_a_picture_that_was_left_out_for_a_while_keeps_its_side(tmp_path: Path, how: str) -> None:
+    """The hash would split the label otherwise, as its pictures did not come at once."""
+    draw(tmp_path, Iran=20)
+    folder, away = tmp_path / "met_art" / "A", tmp_path / "away"
+    folder.mkdir()
+
+    def add(*numbers: int) -> None:
+        for number in numbers:
+            (folder / f"{number}.jpg").write_bytes(picture(number))
+        run(tmp_path)
+
+    def sides() -> dict[str, str]:
+        return {name: of_picture["split"] for name, of_picture in records(tmp_path).items()}
+
+    draw(tmp_path, China=20)
+    add(250523, 571665, 137758, 388926, 498081)
+    add(69711, 14807, 493025, 272952)
+    before = sides()
+    if how == "few":
+        run(tmp_path, "--min_images_per_label=10")
+    elif how == "bad":
+        whole = {path: path.read_bytes() for path in folder.glob("[1-4]*.jpg")}
+        for path in whole:
+            path.write_bytes(b"<html>")
+        run(tmp_path)
+        for path, content in whole.items():
+            path.write_bytes(content)
+    else:
+        folder.rename(away)
+        run(tmp_path)
+        run(tmp_path, "--max_side=100")  # Another set has been made meanwhile.
+        away.rename(folder)
+    assert sides() != before
+    run(tmp_path)
+    assert sides() == before
+
+
+def test_a_name_without_an_ending_names_the_same_object(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = []
+    for ending in (".jpg", ""):
+        folder = tmp_path / f"set{ending}"
+        for label, numbers in {"Iran": range(436500, 436700, 4), "China": range(100, 120)}.items():
+            (folder / "met_art" / label).mkdir(parents=True)
+            for number in numbers:
+                (folder / "met_art" / label / f"{number}{ending}").write_bytes(picture(number))
+        run(folder)
+        said.append(capsys.readouterr().out.replace(str(folder), ""))
+    assert said[0] == said[1]
+    assert "70 pictures of 70 objects in 3 series" in said[0]
+
+
+def test_records_of_another_split_are_the_users(tmp_path: Path) -> None:
+    draw(tmp_path, American=3, Iran=3)
+    own = tmp_path / "arts_test_00000-of-00001.tfrecord"
+    own.write_bytes(b"by hand")
+    run(tmp_path)
+    run(tmp_path, "--max_side=100")
+    assert own.read_bytes() == b"by hand"
+
+
+def test_an_empty_folder_is_never_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (draw(tmp_path, American=3, Iran=3) / "met_art" / "French").mkdir()
+    for flags in (["--check_image"], []):
+        with pytest.raises(UserError, match=r"has no (readable )?picture of French"):
+            run(tmp_path, *flags)
+    run(tmp_path, "--min_images_per_label=2")
+    capsys.readouterr()
+    run(tmp_path, "--min_images_per_label=2")
+    assert capsys.readouterr().out.startswith("nothing to do")
+    (tmp_path / "met_art" / "French").rmdir()
+    run(tmp_path)
+    (tmp_path / "met_art" / "French").mkdir()
+    with pytest.raises(UserError, match="has no readable picture of French"):
+        run(tmp_path)
+
+
+def test_a_list_of_bad_pictures_that_was_deleted_is_written_again(tmp_path: Path) -> None:
+    draw(tmp_path, American=3, Iran=4)
+    (tmp_path / "met_art/Iran/0.jpg").write_bytes(b"<html>")
+    run(tmp_path)
+    bad = tmp_path / "bad-pictures.csv"
+    content = bad.read_bytes()
+    bad.unlink()
+    run(tmp_path)
+    assert bad.read_bytes() == content
+
+
+def test_a_label_that_an_editor_wrote_ends_with_its_line(tmp_path: Path) -> None:
+    label = draw(tmp_path, American=3, Iran=3) / "met_art" / "Iran" / ".label"
+    label.write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"\.label is not UTF-8 text; write the label into it"):
+        run(tmp_path)
+    label.write_text("two\nlines\n")
+    with pytest.raises(UserError, match=r"is not one line of text; write the label into .*/Iran/\.label"):
+        run(tmp_path)
+    label.write_text("Iran, Nishapur\r\n")
+    run(tmp_path)
+    assert read_labels(tmp_path) == ["American", "Iran, Nishapur"]
+
+
 def test_numbers_of_somebody_elses_list_are_no_objects(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for index, label in enumerate(("American", "Iran")):
         (tmp_path / "met_art" / label).mkdir(parents=True)
@@ -463,9 +564,10 @@ def test_more_bad_than_good_pictures_end_the_run(tmp_path: Path) -> None:
     assert written(tmp_path) == {}
 
 
-def test_a_damaged_splits_json_is_not_overlooked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ['{"settings":', "[" * 200_000], ids=["cut off", "deeply nested"])
+def test_a_damaged_splits_json_is_not_overlooked(tmp_path: Path, content: str) -> None:
     draw(tmp_path, American=3, Iran=3)
-    (tmp_path / "splits.json").write_text('{"settings":')
+    (tmp_path / "splits.json").write_text(content)
     with pytest.raises(UserError, match=r"splits.json is damaged; move it away and run convert.py .* for a new split"):
         run(tmp_path)
 
@@ -611,7 +713,7 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
         convert.split_pictures(pictures, {}, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
-            record_set.write(tmp_path, pictures, names, settings, workers, store)
+            record_set.write(tmp_path, pictures, names, settings, {}, workers, store)
     assert written(tmp_path).keys() <= {convert.STORE_FILENAME}
 
 

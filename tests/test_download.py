@@ -290,6 +290,8 @@ def test_limits_and_shards_divide_the_same_selection(
     assert len(files_below(tmp_path / "data" / "met_art")) == 20
     with pytest.raises(SystemExit, match="2"):
         run_main(tmp_path, museum, "--num_shards=3", "--shard_index=3")
+    with pytest.raises(SystemExit, match="2"):
+        run_main(tmp_path, museum, "--timeout_seconds=1e10")  # No clock counts so far.
 
 
 def test_only_public_domain_unless_told_otherwise(
@@ -450,6 +452,12 @@ def test_labels_are_picked_from_the_whole_list(tmp_path: Path, museum: Museum) -
     with pytest.raises(UserError, match="no artwork of the list has the label 'Chinese'"):
         run_main(tmp_path, museum, "--labels=Japanese,Chinese", f"--dataset_dir={tmp_path / 'other'}")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_list_without_artworks_is_an_error(tmp_path: Path, museum: Museum) -> None:
+    (tmp_path / "arts-select.list").write_text("label,link_resource\n")
+    with pytest.raises(UserError, match=r"arts-select\.list lists no artwork; write it again with bigquery\.py"):
+        run_main(tmp_path, museum)
 
 
 def test_a_list_from_a_pipe(tmp_path: Path, museum: Museum) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import contextlib
 import errno
 import fcntl
+import json
 import os
 from pathlib import Path
 import re
@@ -46,6 +47,18 @@ def locked(folder: str | os.PathLike[str], filename: str = LOCK_FILENAME) -> Ite
         except OSError:
             pass  # A file system without locks: there the user has to look out.
         yield
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Returns what a JSON file holds.
+
+    Raises:
+        ValueError: It is not JSON in UTF-8, or too deeply nested for Python.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError(f"{path} is too deeply nested") from None
 
 
 def make_folder(folder: str | os.PathLike[str]) -> None:

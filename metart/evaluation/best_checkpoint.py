@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from metart.networks.slim_compat import slim
-from metart.common.files import open_replacing
+from metart.common.files import open_replacing, read_json
 from metart.common.flags import UserError
 from metart.common.labels import LABELS_FILENAME
 from metart.evaluation.inference import open_classifier, predict
@@ -58,7 +58,7 @@ class BestCheckpoint:
         self._looks: dict[str, Any] = {}  # Of the measurements: `Classifier.looks`.
         if path.is_file():
             try:
-                record = json.loads(path.read_text("utf-8"))
+                record = read_json(path)
                 measured = {int(step): float(top_1) for step, top_1 in record.get("top_1", record).items()}
                 measured_on = record.get("records_fingerprint", records_fingerprint)
                 self._looks = record.get("looks", {})

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from metart.networks.slim_compat import slim, tf
-from metart.common.files import open_replacing
+from metart.common.files import open_replacing, read_json
 from metart.common.flags import UserError
 from metart.common.progress import Progress
 from metart.networks import checkpoints, registry
@@ -221,7 +221,7 @@ def read_temperature(checkpoint: str, looks: Mapping[str, Any]) -> float:
     if not path.is_file():
         return 1.0
     try:
-        fitted = json.loads(path.read_text(encoding="utf-8"))
+        fitted = read_json(path)
         temperature = float(fitted["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError

@@ -49,7 +49,8 @@ def read_artworks(path: Path, name: Path | None = None) -> Iterator[Artwork]:
         name: What the user calls the file, where that is a pipe.
 
     Raises:
-        UserError: No such file, or a line of neither form; names the line.
+        FileNotFoundError: No such file.
+        UserError: A line is of neither form; names the line.
     """
     name = name or path
     # Bytes of other encodings become letters that are no text, so that they are found in their line.
@@ -130,7 +131,7 @@ def pick_labels(texts: Sequence[str], known: Collection[str]) -> set[str]:
     Commas part labels, and labels have commas: the longest part that is a label is taken for one.
 
     Raises:
-        UserError: A part is no label.
+        UserError: A part is no label, or there is none.
     """
     picked = set() if texts else set(known)
     for text in texts:
@@ -144,6 +145,8 @@ def pick_labels(texts: Sequence[str], known: Collection[str]) -> set[str]:
                 raise UserError(f"no artwork of the list has the label {names[-1]!r}{advice}")
             picked |= {label} if label else set()
             del parts[: len(names) - names.index(label) if label else 1]
+    if texts and not picked:
+        raise UserError("--labels names no label; give one, or leave it out for all")
     return picked
 
 

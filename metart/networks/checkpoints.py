@@ -12,7 +12,7 @@ import re
 from typing import Any
 
 from metart.networks.slim_compat import slim, tf
-from metart.common.files import open_replacing
+from metart.common.files import open_replacing, read_json
 from metart.common.flags import UserError
 from metart.common.labels import LABELS_FILENAME, read_labels
 from metart.networks import registry
@@ -192,7 +192,7 @@ def settings(checkpoint: str) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        flags = json.loads(path.read_text(encoding="utf-8"))
+        flags = read_json(path)
         if not isinstance(flags, dict):
             raise ValueError
         return flags

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import IO, NamedTuple
 
-from metart.common.files import PARTIAL_SUFFIX, exclusive_lock, shared_lock
+from metart.common.files import PARTIAL_SUFFIX, exclusive_lock, read_json, shared_lock
 from metart.common.flags import Retry, UserError
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, PICTURES_FOLDER, labels_text, read_labels
@@ -27,7 +27,7 @@ from metart.records import splits, tfrecord
 from metart.records.pictures import BadPicture, read_file
 
 SHARD_NAME = "arts_{}_{:05d}-of-{:05d}.tfrecord"  # Split, shard's number, number of shards; arts.FILE_PATTERN finds it.
-ALL_SHARDS = "arts_*-of-*.tfrecord"
+ALL_SHARDS = tuple(f"arts_{split}_*-of-*.tfrecord" for split in (splits.TRAIN, splits.VALIDATION))
 SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
 READERS_LOCK = ".records.lock"  # Shared by those who read the set, exclusive while it is exchanged.
@@ -54,7 +54,7 @@ class Picture:
     problem: str  # Why it is left out; empty if it is not.
     height: int
     width: int
-    offset: int  # Of the JPEG in the store, a file that read_pictures of convert.py wrote.
+    offset: int  # Of the JPEG in the store, a file that decoding.read_pictures wrote.
     length: int  # 0 if the source file itself is the JPEG.
     look: bytes  # See near_duplicates.py.
     split: str | None = None
@@ -76,6 +76,7 @@ class RecordSet(NamedTuple):
     folders: dict[str, str]  # Label of the folders below met_art that have another name.
     shards: dict[str, int]  # Bytes of each record file, by its name.
     sources: dict[str, Source]  # By path below met_art.
+    former_sides: dict[str, str]  # By path: of pictures that had one in an earlier set and are in neither split now.
 
 
 def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
@@ -89,10 +90,13 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
     """
     path = Path(dataset_dir) / SPLITS_FILENAME
     try:
-        described = json.loads(path.read_text(encoding="utf-8"))
+        described = read_json(path)
         settings = Settings(**{"series": 0, **described["settings"]})
         labels, in_validation = (list(described["counts"][split]) for split in (splits.TRAIN, splits.VALIDATION))
         folders, shards = dict(described.get("folders", {})), dict(described["shards"])
+        former_sides = dict(described.get("former_sides", {}))
+        if not {splits.TRAIN, splits.VALIDATION}.issuperset(former_sides.values()):
+            raise ValueError
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
         fingerprint = _fingerprint(settings, labels, folders, sources)
         # Sets of before the fingerprint have none; a hand that changed the rest would change it.
@@ -104,7 +108,7 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         raise UserError(
             f"{path} is damaged; move it away and run convert.py --dataset_dir={dataset_dir} again, for a new split"
         ) from None
-    return RecordSet(fingerprint, settings, labels, folders, shards, sources)
+    return RecordSet(fingerprint, settings, labels, folders, shards, sources, former_sides)
 
 
 def _source(split: str | None, sha256: str, **_: object) -> Source:
@@ -192,15 +196,23 @@ def is_current(dataset_dir: Path, former: RecordSet, settings: Settings, labels:
         return False
     if _folders(labels.items()) != former.folders:
         return False  # A folder's label was changed, and not its name.
-    if {path.name: path.stat().st_size for path in dataset_dir.glob(ALL_SHARDS)} != former.shards:
+    if {path.name: path.stat().st_size for path in _shards(dataset_dir)} != former.shards:
         return False
     try:
         if read_labels(dataset_dir) != former.labels:
             return False
     except UserError:
         return False
+    has_bad = any(source.split is None and labels[path] in former.labels for path, source in former.sources.items())
+    if has_bad and not (dataset_dir / BAD_PICTURES_FILENAME).is_file():
+        return False
     root = dataset_dir / PICTURES_FOLDER
     return all(sha256(_content(root / path)) == known.sha256 for path, known in former.sources.items())
+
+
+def _shards(dataset_dir: Path) -> list[Path]:
+    """Returns the record files of both splits; others, of a split by hand for instance, are not of this program."""
+    return [path for pattern in ALL_SHARDS for path in dataset_dir.glob(pattern)]
 
 
 def sha256(data: bytes) -> str:
@@ -221,10 +233,20 @@ def write(
     pictures: Sequence[Picture],
     names: list[str],
     settings: Settings,
+    known: Mapping[str, str],
     workers: ProcessPoolExecutor,
     store: Path,
 ) -> None:
     """Writes the records, and all that describes them, in place of the former ones; waits for who reads those.
+
+    Args:
+        dataset_dir: Where to.
+        pictures: All files below met_art, good and bad.
+        names: The labels.
+        settings: Of the set.
+        known: The sides that pictures of earlier sets had, by path; remembered of those that this one leaves out.
+        workers: Write the record files.
+        store: See `Picture.offset`.
 
     Raises:
         UserError: A source file is no longer what it was when it was proved.
@@ -252,7 +274,8 @@ def write(
         finally:
             wait([task for task in tasks.values() if not task.cancel()])  # Nobody writes to a file that is given up.
         store.unlink()  # Whoever is killed from here on leaves a set that needs no further run.
-        records = RecordSet(fingerprint, settings, names, folders, shards, sources)
+        former_sides = {path: side for path, side in known.items() if path not in sources or not sources[path].split}
+        records = RecordSet(fingerprint, settings, names, folders, shards, sources, former_sides)
         _write_text(new[LABELS_FILENAME], labels_text(names))
         _write_text(new_splits, _describe(records, counts))
         _write_text(new[BAD_PICTURES_FILENAME], _bad_pictures(pictures))  # The last one; see finish_exchange.
@@ -269,7 +292,7 @@ def _waiting(dataset_dir: Path, name: str, fingerprint: str) -> Path:
 
 
 def _delete_waiting(dataset_dir: Path) -> None:
-    for name in (BAD_PICTURES_FILENAME, SPLITS_FILENAME, LABELS_FILENAME, ALL_SHARDS):
+    for name in (BAD_PICTURES_FILENAME, SPLITS_FILENAME, LABELS_FILENAME, *ALL_SHARDS):
         for path in dataset_dir.glob(f"{name}*{PARTIAL_SUFFIX}"):
             path.unlink()
 
@@ -299,7 +322,7 @@ def finish_exchange(dataset_dir: Path, records: RecordSet) -> None:
     bad_pictures = _waiting(dataset_dir, BAD_PICTURES_FILENAME, records.fingerprint)
     if not bad_pictures.exists():
         return
-    for path in dataset_dir.glob(ALL_SHARDS):
+    for path in _shards(dataset_dir):
         if path.name not in records.shards:
             path.unlink(missing_ok=True)
     with contextlib.suppress(FileNotFoundError):  # Another process may be doing the same.
@@ -321,6 +344,7 @@ def _describe(records: RecordSet, counts: Mapping[str, Mapping[str, int]]) -> st
         "counts": counts,
         "folders": records.folders,
         "shards": records.shards,
+        "former_sides": records.former_sides,
     }
     lines = [f"{_json(key)}: {_json(value)}" for key, value in about.items()]
     pictures = [f"  {_json(path)}: {_json(source._asdict())}" for path, source in records.sources.items()]

@@ -16,6 +16,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 import functools
 import hashlib
+from pathlib import PurePosixPath
 import re
 from typing import NamedTuple
 
@@ -73,7 +74,7 @@ def find_objects(sha256: Mapping[str, str], look_the_same: Iterable[tuple[str, s
 
 def _objects_by_name(paths: Iterable[str]) -> dict[str, str]:
     """Returns the object of each path of one label, by the names alone."""
-    objects = {path: path.rpartition("/")[2].rpartition(".")[0] or path for path in paths}
+    objects = {path: PurePosixPath(path).stem for path in paths}
     photographs = defaultdict(list)
     first_ones = set()
     for path, stem in objects.items():

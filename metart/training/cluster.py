@@ -201,7 +201,7 @@ def _from_tf_config(text: str) -> Cluster:
             raise UserError(f"TF_CONFIG names {', '.join(sorted(unknown))}; this script has only workers, all alike")
         first = len(cluster.get("chief", [])) if task["type"] == "worker" else 0  # A chief comes before the workers.
         return Cluster([*cluster.get("chief", []), *cluster.get("worker", [])], first + int(task["index"]))
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UserError(
             'TF_CONFIG is not of the form {"cluster": {"worker": ["host:port", …]}, '
             '"task": {"type": "worker", "index": 0}}; correct it or unset it'
