@@ -227,6 +227,7 @@ FURTHER_NETWORKS = [
     ("resnet_v1_50", 64),
     ("resnet_v2_50", 64),
     ("wide_resnet_10_4", 64),
+    ("wide_resnet_10_4_x2", 64),
 ]
 
 

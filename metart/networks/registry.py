@@ -17,7 +17,7 @@ from metart.networks.inception_v4 import inception_v4
 from metart.networks.mobilenet_v1 import mobilenet_arg_scope, mobilenet_v1
 from metart.networks.mobilenet_v2 import mobilenet_v2
 from metart.networks.mobilenet_v3 import mobilenet_v3_large, mobilenet_v3_small
-from metart.networks.wide_resnet import wide_resnet_10_4
+from metart.networks.wide_resnet import wide_resnet_10_4, wide_resnet_10_4_x2
 
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
 # of a Keras layer that TensorFlow no longer has. The training step runs what is collected here.
@@ -102,6 +102,7 @@ NETWORKS: dict[str, Network] = {
     "vgg_16": _vgg_pixels(nets.vgg.vgg_16, nets.vgg.vgg_arg_scope, 224),
     "vgg_19": _vgg_pixels(nets.vgg.vgg_19, nets.vgg.vgg_arg_scope, 224),
     "wide_resnet_10_4": _inception_pixels(wide_resnet_10_4, _resnet_scope, 64),
+    "wide_resnet_10_4_x2": _inception_pixels(wide_resnet_10_4_x2, _resnet_scope, 64),
 }
 
 _MODELS = "http://download.tensorflow.org/models"

@@ -8,6 +8,7 @@ import functools
 from typing import Any
 
 from metart.networks.slim_compat import slim, tf
+from metart.common.flags import UserError
 
 STEM_DEPTH = 32
 BLOCK_DEPTHS = (64, 128, 256)  # 4 times those of a network that is not wide.
@@ -33,14 +34,57 @@ def wide_resnet_10_4(
         tf.compat.v1.variable_scope("wide_resnet_10_4"),
         slim.arg_scope([slim.batch_norm, slim.dropout], is_training=is_training),
     ):
-        net = _convolution(inputs, STEM_DEPTH, [3, 3], stride=2, scope="stem")
-        for number, depth in enumerate(BLOCK_DEPTHS, start=2):
-            net = _block(net, depth, f"block{number}")
-        net = slim.batch_norm(net, activation_fn=tf.nn.relu, scope="postnorm")
-        net = tf.reduce_mean(net, [1, 2], keepdims=True, name="pool")
-        net = slim.dropout(net, dropout_keep_prob, scope="dropout")
-        logits = slim.conv2d(net, num_classes, [1, 1], activation_fn=None, normalizer_fn=None, scope="logits")
-        return logits, {}
+        return _answer(_features(inputs), num_classes, dropout_keep_prob)
+
+
+def wide_resnet_10_4_x2(
+    inputs: tf.Tensor, num_classes: int, is_training: bool = True, dropout_keep_prob: float = 0.8
+) -> tuple[tf.Tensor, dict[str, Any]]:
+    """Builds two of them side by side, an ensemble: its logits are the mean of theirs.
+
+    Lakshminarayanan and others, 2017 (https://arxiv.org/abs/1612.01474). In training each sees half of the batch, and
+    answers for that alone: they cost what one costs, and learn different things.
+
+    Args, returns: see `wide_resnet_10_4`.
+
+    Raises:
+        UserError: A batch of training has only one picture.
+    """
+    if is_training and inputs.shape[0] == 1:
+        raise UserError("wide_resnet_10_4_x2 deals a batch to two networks; give it a --batch_size of 2 at least")
+    with (
+        tf.compat.v1.variable_scope("wide_resnet_10_4_x2"),
+        slim.arg_scope([slim.batch_norm, slim.dropout], is_training=is_training),
+    ):
+        half = tf.shape(inputs)[0] // 2
+        parts = (inputs[:half], inputs[half:]) if is_training else (inputs, inputs)
+        features = []
+        for number, part in enumerate(parts, start=1):
+            with tf.compat.v1.variable_scope(f"tower{number}"):
+                features.append(_features(part))
+        if is_training:
+            # Twice what is there, as a mean has half of each.
+            nothing = [tf.zeros_like(of_tower) for of_tower in features]
+            first = tf.concat([2.0 * features[0], nothing[0]], axis=-1)
+            second = tf.concat([nothing[1], 2.0 * features[1]], axis=-1)
+            return _answer(tf.concat([first, second], axis=0), num_classes, dropout_keep_prob)
+        return _answer(tf.concat(features, axis=-1), num_classes, dropout_keep_prob)
+
+
+def _features(inputs: tf.Tensor) -> tf.Tensor:
+    """Builds all but the head: [batch, height, width, 3] to [batch, height / 16, width / 16, 256]."""
+    net = _convolution(inputs, STEM_DEPTH, [3, 3], stride=2, scope="stem")
+    for number, depth in enumerate(BLOCK_DEPTHS, start=2):
+        net = _block(net, depth, f"block{number}")
+    return slim.batch_norm(net, activation_fn=tf.nn.relu, scope="postnorm")
+
+
+def _answer(net: tf.Tensor, num_classes: int, dropout_keep_prob: float) -> tuple[tf.Tensor, dict[str, Any]]:
+    """Builds the head."""
+    net = tf.reduce_mean(net, [1, 2], keepdims=True, name="pool")
+    net = slim.dropout(net, dropout_keep_prob, scope="dropout")
+    logits = slim.conv2d(net, num_classes, [1, 1], activation_fn=None, normalizer_fn=None, scope="logits")
+    return logits, {}
 
 
 def _block(net: tf.Tensor, depth: int, scope: str) -> tf.Tensor:

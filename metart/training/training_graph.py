@@ -127,7 +127,7 @@ def trains_head_alone(model_name: str, image_size: int, num_classes: int, traina
     if not trainable_scopes:
         return False
     with tf.Graph().as_default():
-        images = tf.zeros([1, image_size, image_size, 3])
+        images = tf.zeros([2, image_size, image_size, 3])
         logits, auxiliary_logits = registry.build(model_name, images, num_classes, is_training=True)
         heads = [registry.head(logits)[1]]
         if auxiliary_logits is not None:
