@@ -102,6 +102,7 @@ def test_heat_is_of_the_label_that_the_mean_over_the_looks_has_chosen(train_dir:
         ("mobilenet_v3_small", 224, [7, 7, 576]),  # It has a layer between the pooling and the head.
         ("resnet_v2_50", 224, [7, 7, 2048]),
         ("vgg_16", 224, [7, 7, 512]),
+        ("wide_resnet_10_4_x2", 64, [4, 4, 512]),  # Of both networks.
     ],
 )
 def test_every_kind_of_network_has_a_feature_map(model_name: str, size: int, shape: list[int]) -> None:
