@@ -186,9 +186,9 @@ def count_labels(rows: Iterable[Sequence[Any]]) -> tuple[Counter[str], dict[str,
     spellings: dict[str, str] = {}
     counts: Counter[str] = Counter()
     for spelling, count in rows:
-        label = "" if spelling is None else normalise_label(str(spelling))
+        label = ""
         if spelling is not None:  # Somebody may be called None.
-            spellings[str(spelling)] = label
+            label = spellings[str(spelling)] = normalise_label(str(spelling))
         counts[label] += count
     return counts, spellings
 

@@ -220,7 +220,7 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint and checkpoint != done:
             print(evaluate(settings, dataset, checkpoint), flush=True)
-        done = checkpoint  # None, where another run begins in the folder.
+        done = checkpoint  # Empty where another run begins in the folder.
         if done:
             trained_with = checkpoints.settings(done)
             last_step = trained_with.get("finished_step") or trained_with.get("max_number_of_steps")

@@ -14,7 +14,6 @@ from metart.common.progress import Progress
 from metart.evaluation import reports
 from metart.evaluation.inference import Classifier
 from metart.networks import checkpoints, registry
-from metart.networks.session import enough_memory
 from metart.training import input_pipeline
 
 FEATURES_FILENAME = "training-features.npz"
@@ -82,8 +81,7 @@ class Explainer:
             float32 [n, height, width] of the last feature map, range [0, 1], the strongest place of each image 1; all
             0 where nothing contributed.
         """
-        with enough_memory():
-            heat = self._classifier.session.run(self._heat, {self._classifier.images: images})
+        heat = self._classifier.run(self._heat, images)
         return heat / np.maximum(heat.max(axis=(1, 2), keepdims=True), np.finfo(np.float32).tiny)
 
     def nearest(self, images: np.ndarray) -> np.ndarray:
@@ -100,8 +98,7 @@ class Explainer:
 
     def features(self, images: np.ndarray) -> np.ndarray:
         """Returns what the network saw in each image, float32 [n, depth], of length 1."""
-        with enough_memory():
-            return self._classifier.session.run(self._features, {self._classifier.images: images})
+        return self._classifier.run(self._features, images)
 
     def _look_at_training_pictures(
         self, training: slim.dataset.Dataset, batch_size: int

@@ -103,6 +103,15 @@ class Classifier:
     ) -> None:
         self.close()
 
+    def run(self, output: tf.Tensor, images: np.ndarray) -> np.ndarray:
+        """Returns what a tensor of the graph is for `images`, which are as `probabilities` takes them.
+
+        Raises:
+            UserError: There is not enough memory for so many.
+        """
+        with enough_memory():
+            return self.session.run(output, {self.images: images})
+
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each label.
 
@@ -114,10 +123,9 @@ class Classifier:
             float32 [n, labels]; rows add up to 1.
 
         Raises:
-            UserError: There is not enough memory for so many.
+            UserError: See `run`.
         """
-        with enough_memory():
-            return self.session.run(self.output, {self.images: images})
+        return self.run(self.output, images)
 
 
 def describe_looks(image_size: int, sizes: Sequence[int], central_fraction: float) -> dict[str, Any]:

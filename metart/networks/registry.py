@@ -3,7 +3,7 @@
 To add a network, add a line to NETWORKS.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
 import functools
 import inspect
@@ -239,8 +239,12 @@ def batch_norm_trains_in(scopes: str) -> Iterator[None]:
 
 def is_in_scopes(name: str, scopes: str) -> bool:
     """Returns whether a variable or layer lies in any of comma-separated scopes; True where no scope is named."""
-    prefixes = tuple(scope.strip().rstrip("/") + "/" for scope in scopes.split(",") if scope.strip())
+    prefixes = tuple(scope.rstrip("/") + "/" for scope in _each(scopes))
     return not prefixes or (name + "/").startswith(prefixes)
+
+
+def _each(scopes: str) -> list[str]:
+    return [scope.strip() for scope in scopes.split(",") if scope.strip()]
 
 
 def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable]:
@@ -248,16 +252,16 @@ def in_scopes(variables: Iterable[tf.Variable], scopes: str) -> list[tf.Variable
     return [variable for variable in variables if is_in_scopes(variable.op.name, scopes)]
 
 
-def require_scopes(variables: Iterable[tf.Variable], scopes: str, flag: str, model_name: str) -> None:
+def require_scopes(variables: Sequence[tf.Variable], scopes: str, flag: str, model_name: str) -> None:
     """Makes sure that each of the comma-separated scopes of a flag names a variable of a network.
 
     Raises:
         UserError: One does not.
     """
-    names = [variable.op.name for variable in variables]
-    for scope in filter(None, map(str.strip, scopes.split(","))):
-        if not any(is_in_scopes(name, scope) for name in names):
-            raise UserError(f"--{flag}={scope} names nothing in {model_name}; its first variable is {names[0]}")
+    for scope in _each(scopes):
+        if not in_scopes(variables, scope):
+            first = variables[0].op.name
+            raise UserError(f"--{flag}={scope} names nothing in {model_name}; its first variable is {first}")
 
 
 def head(logits: tf.Tensor) -> tuple[tf.Tensor, str]:
