@@ -71,8 +71,14 @@ def test_evaluation_takes_grey_pictures() -> None:
     np.testing.assert_array_equal(grey[..., 0], grey[..., 2])
 
 
+def variation(seed: int | tf.Tensor) -> preprocessing.Variation:
+    """Returns the second of the variations of a batch of three."""
+    batch = preprocessing.draw_variations(3, tf.stack([tf.cast(seed, tf.int64), 0]))
+    return preprocessing.Variation(*(of_batch[1] for of_batch in batch))
+
+
 def training_images(data: bytes, seeds: range, size: int = 24) -> np.ndarray:
-    one = tf.function(lambda seed: preprocessing.training_image(tf.constant(data), size, tf.stack([seed, np.int64(0)])))
+    one = tf.function(lambda seed: preprocessing.training_image(tf.constant(data), size, variation(seed)))
     return np.stack([one(tf.constant(seed, tf.int64)).numpy() for seed in seeds])
 
 
@@ -101,7 +107,7 @@ def test_half_of_the_training_images_are_mirrored() -> None:
 @pytest.mark.parametrize(("width", "height"), [(160, 120), (400, 130), (90, 300)])
 def test_a_training_image_is_a_crop_of_the_picture(width: int, height: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The part that is decoded equals that part of the whole picture, and shows enough of it, of a panorama, too."""
-    monkeypatch.setattr(preprocessing, "_distort_colours", lambda image, seed: image)
+    monkeypatch.setattr(preprocessing, "_vary_colours", lambda image, variation: image)
     # Red says the column and green the row, so that a crop tells its own window.
     rows, columns = np.mgrid[0:height, 0:width]
     pixels = np.stack([columns * 255 / width, rows * 255 / height, np.full_like(rows, 128.0)], axis=-1)
@@ -131,7 +137,7 @@ def test_a_training_image_is_a_crop_of_the_picture(width: int, height: int, monk
 
 
 def distorted(image: np.ndarray, seed: int) -> np.ndarray:
-    return preprocessing._distort_colours(tf.constant(image), tf.constant([seed, 0], tf.int64)).numpy()
+    return preprocessing._vary_colours(tf.constant(image), variation(seed)).numpy()
 
 
 def only(monkeypatch: pytest.MonkeyPatch, **values: object) -> None:

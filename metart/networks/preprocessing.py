@@ -4,6 +4,7 @@ The geometry is that of slim's inception preprocessing, so that its checkpoints 
 """
 
 import math
+from typing import NamedTuple
 
 from metart.networks.slim_compat import tf
 
@@ -26,44 +27,72 @@ MAX_HUE_TURN = 0.03 * math.pi  # Radians around the grey axis.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
 
 
+class Variation(NamedTuple):
+    """How a training image differs from its picture; or, with one more axis in front, how those of a batch do."""
+
+    window: tf.Tensor  # float32 [4], range [0, 1): area and aspect ratio of the part that is seen, its top and left.
+    is_mirrored: tf.Tensor  # bool scalar.
+    brightness: tf.Tensor  # float32 scalar, added to values in [0, 255].
+    contrast: tf.Tensor  # float32 scalar, a scale around the mean colour.
+    colours: tf.Tensor  # float32 [3, 3], RGB to RGB: saturation and hue.
+
+
+def draw_variations(number: int | tf.Tensor, seed: tf.Tensor) -> Variation:
+    """Draws a batch of variations by chance, all at once: for each picture alone it takes as long as its decoding.
+
+    Args:
+        number: Of pictures.
+        seed: int64 [2]; the same seed gives the same variations.
+    """
+    low = (-MAX_BRIGHTNESS, CONTRAST_RANGE[0], SATURATION_RANGE[0], -MAX_HUE_TURN)
+    high = (MAX_BRIGHTNESS, CONTRAST_RANGE[1], SATURATION_RANGE[1], MAX_HUE_TURN)
+    drawn = tf.random.stateless_uniform([number, 9], seed)
+    of_colours = tf.constant(low) + drawn[:, 5:] * (tf.constant(high) - low)
+    brightness, contrast, saturation, turn = tf.unstack(of_colours, axis=1)
+    cosine, sine = saturation * tf.cos(turn), saturation * tf.sin(turn)
+    zero, one = tf.zeros_like(turn), tf.ones_like(turn)
+    in_yiq = tf.reshape(tf.stack([one, zero, zero, zero, cosine, -sine, zero, sine, cosine], axis=1), [-1, 3, 3])
+    to_yiq = tf.constant(_RGB_TO_YIQ)
+    return Variation(drawn[:, :4], drawn[:, 4] < 0.5, brightness, contrast, tf.linalg.inv(to_yiq) @ in_yiq @ to_yiq)
+
+
 def training_image(
-    encoded: tf.Tensor, size: int | tf.Tensor, seed: tf.Tensor, min_crop_area: float = MIN_CROP_AREA
+    encoded: tf.Tensor, size: int | tf.Tensor, variation: Variation, min_crop_area: float = MIN_CROP_AREA
 ) -> tf.Tensor:
-    """Decodes a random part of a picture, mirrors half of them and varies the colours.
+    """Decodes a part of a picture, perhaps mirrors it, and varies the colours.
 
     Args:
         encoded: string scalar, a JPEG file.
         size: Side of the result, pixels; a number or an int32 scalar.
-        seed: int64 [2]; the same seed gives the same image.
+        variation: How the image differs from the picture.
         min_crop_area: Least share of the picture that is seen, above 0, at most 1.
 
     Returns:
         float32 [size, size, 3], RGB, range [0, 255].
     """
-    seeds = tf.random.experimental.stateless_split(seed, 3)
-    window = _random_window(tf.io.extract_jpeg_shape(encoded)[:2], seeds[0], min_crop_area)
+    window = _window(tf.io.extract_jpeg_shape(encoded)[:2], variation.window, min_crop_area)
     # Only the part that is used gets decoded.
     image = tf.io.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT_METHOD)
     image = tf.image.resize(image, [size, size])
-    image = tf.image.stateless_random_flip_left_right(image, seeds[1])
-    return _distort_colours(image, seeds[2])
+    image = tf.cond(variation.is_mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+    return _vary_colours(image, variation)
 
 
-def _random_window(sides: tf.Tensor, seed: tf.Tensor, min_area: float) -> tf.Tensor:
-    """Draws a part of a picture: share of its area and aspect ratio uniform, as far as its shape allows the latter.
+def _window(sides: tf.Tensor, drawn: tf.Tensor, min_area: float) -> tf.Tensor:
+    """Returns a part of a picture: share of its area and aspect ratio uniform, as far as its shape allows the latter.
 
     A part of 60 % of a panorama is itself wider than CROP_ASPECT_RATIOS.
 
     Args:
         sides: int32 [2], height and width.
-        seed: int64 [2].
+        drawn: float32 [4], see `Variation.window`.
         min_area: Least share of the area.
 
     Returns:
         int32 [4], top, left, height and width.
     """
     height, width = tf.unstack(tf.cast(sides, tf.float32))
-    area, aspect, top, left = tf.unstack(tf.random.stateless_uniform([4], seed))
+    area, aspect, top, left = tf.unstack(drawn)
     area = min_area + area * (1.0 - min_area)
     aspect = CROP_ASPECT_RATIOS[0] + aspect * (CROP_ASPECT_RATIOS[1] - CROP_ASPECT_RATIOS[0])
     aspect = tf.clip_by_value(aspect, area * width / height, width / height / area)
@@ -72,6 +101,16 @@ def _random_window(sides: tf.Tensor, seed: tf.Tensor, min_area: float) -> tf.Ten
     free = tf.cast(sides - part + 1, tf.float32)
     begin = tf.minimum(tf.cast(tf.stack([top, left]) * free, tf.int32), sides - part)
     return tf.concat([begin, part], axis=0)
+
+
+def _vary_colours(image: tf.Tensor, variation: Variation) -> tf.Tensor:
+    """Varies the colours in one matrix product over the pixels."""
+    # Contrast is a scale around the mean colour, which itself only turns.
+    mean = tf.linalg.matvec(variation.colours, tf.reduce_mean(image, axis=[0, 1]))
+    offset = variation.brightness + (1.0 - variation.contrast) * mean
+    colours = variation.contrast * variation.colours
+    varied = tf.matmul(tf.reshape(image, [-1, 3]), colours, transpose_b=True) + offset
+    return tf.reshape(tf.clip_by_value(varied, 0.0, 255.0), tf.shape(image))
 
 
 def evaluation_image(encoded: tf.Tensor, size: int, central_fraction: float = CENTRAL_FRACTION) -> tf.Tensor:
@@ -91,22 +130,3 @@ def evaluation_image(encoded: tf.Tensor, size: int, central_fraction: float = CE
 def central_part(image: tf.Tensor, size: int, central_fraction: float = CENTRAL_FRACTION) -> tf.Tensor:
     """Returns what evaluation looks at of an image [height, width, 3], as float32 [size, size, 3]."""
     return tf.image.resize(tf.image.central_crop(image, central_fraction), [size, size])
-
-
-def _distort_colours(image: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
-    """Varies brightness, contrast, saturation and hue in one matrix product over the pixels."""
-    low = (-MAX_BRIGHTNESS, CONTRAST_RANGE[0], SATURATION_RANGE[0], -MAX_HUE_TURN)
-    high = (MAX_BRIGHTNESS, CONTRAST_RANGE[1], SATURATION_RANGE[1], MAX_HUE_TURN)
-    drawn = tf.random.stateless_uniform([4], seed)
-    brightness, contrast, saturation, turn = tf.unstack(tf.constant(low) + drawn * (tf.constant(high) - low))
-
-    to_yiq = tf.constant(_RGB_TO_YIQ)
-    cosine, sine = saturation * tf.cos(turn), saturation * tf.sin(turn)
-    in_yiq = tf.stack([[1.0, 0.0, 0.0], [0.0, cosine, -sine], [0.0, sine, cosine]])
-    turned = tf.linalg.inv(to_yiq) @ in_yiq @ to_yiq
-
-    # Contrast is a scale around the mean colour, which itself only turns.
-    mean = tf.linalg.matvec(turned, tf.reduce_mean(image, axis=[0, 1]))
-    offset = brightness + (1.0 - contrast) * mean
-    distorted = tf.matmul(tf.reshape(image, [-1, 3]), contrast * turned, transpose_b=True) + offset
-    return tf.reshape(tf.clip_by_value(distorted, 0.0, 255.0), tf.shape(image))

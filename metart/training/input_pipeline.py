@@ -1,6 +1,6 @@
 """From TFRecord files to batches of images, with tf.data."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import math
 from pathlib import Path
 from typing import NamedTuple
@@ -72,20 +72,41 @@ def training_batches(
         records = records.shard(num_workers, worker)
     records = records.shuffle(SHUFFLE_BUFFER, seed=shuffle_seed).repeat()
 
-    def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
+    def seed_of(batch: tf.Tensor) -> tf.Tensor:
+        return tf.stack([seed, batch * num_workers + worker])
+
+    def to_image(
+        batch: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor, variation: preprocessing.Variation
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         size = image_size
         if first_sizes:
-            part = position // batch_size * len(sizes) // total_batches
+            part = batch * len(sizes) // total_batches
             size = tf.gather(sizes, tf.minimum(part, len(sizes) - 1))
-        image = preprocessing.training_image(
-            features["image/encoded"], size, tf.stack([seed, position * num_workers + worker]), min_crop_area
-        )
-        return image, features["image/class/label"]
+        return preprocessing.training_image(encoded, size, variation, min_crop_area), label
 
-    numbered = records.enumerate(start=first_batch * batch_size)
-    dataset = numbered.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
+    dataset = _varied(records.batch(batch_size, drop_remainder=True).enumerate(first_batch), seed_of)
+    dataset = dataset.map(to_image, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.batch(batch_size, drop_remainder=True).prefetch(2)
+
+
+def _varied(batches: tf.data.Dataset, seed_of: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
+    """Returns the pictures of numbered batches of records one by one, each with what it is varied by.
+
+    Args:
+        batches: Their numbers, int64, and the records, string [batch_size].
+        seed_of: Of the variations of a batch of some number, int64 [2].
+
+    Returns:
+        (number of the batch, the encoded picture, its label, preprocessing.Variation).
+    """
+
+    def read(number: tf.Tensor, records: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        features = tf.io.parse_example(records, arts.KEYS_TO_FEATURES)
+        size = tf.shape(records)[0]
+        variations = preprocessing.draw_variations(size, seed_of(number))
+        return tf.fill([size], number), features["image/encoded"], features["image/class/label"], variations
+
+    return batches.map(read).unbatch()
 
 
 @without_autograph
@@ -152,20 +173,19 @@ def view_batches(
     """
     image_size, seed, min_crop_area, central_fraction = augmentation
 
-    def to_image(position: tf.Tensor, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        features = tf.io.parse_single_example(record, arts.KEYS_TO_FEATURES)
-        encoded = features["image/encoded"]
+    def to_image(
+        _: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor, variation: preprocessing.Variation
+    ) -> tuple[tf.Tensor, tf.Tensor]:
         image = tf.cond(
             tf.equal(view, 0),
             lambda: preprocessing.evaluation_image(encoded, image_size, central_fraction),
-            lambda: preprocessing.training_image(
-                encoded, image_size, tf.stack([seed + view * 2**32, position]), min_crop_area
-            ),
+            lambda: preprocessing.training_image(encoded, image_size, variation, min_crop_area),
         )
-        return tf.ensure_shape(image, [image_size, image_size, 3]), features["image/class/label"]
+        return tf.ensure_shape(image, [image_size, image_size, 3]), label
 
-    records = tf.data.TFRecordDataset(sorted(data_sources)).enumerate()
-    dataset = records.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
+    records = tf.data.TFRecordDataset(sorted(data_sources)).batch(batch_size).enumerate()
+    dataset = _varied(records, lambda batch: tf.stack([seed + view * 2**32, batch]))
+    dataset = dataset.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size).prefetch(2)
 
 

@@ -32,7 +32,7 @@ def mix(
     kept = tf.reduce_mean(mask)
     others = tf.reverse(images, axis=[0])  # The order of a batch is random.
     mask = mask[:, :, tf.newaxis]
-    return mask * images + (1.0 - mask) * others, kept * targets + (1.0 - kept) * tf.reverse(targets, axis=[0])
+    return others + mask * (images - others), kept * targets + (1.0 - kept) * tf.reverse(targets, axis=[0])
 
 
 def _beta(alpha: float) -> tf.Tensor:

@@ -117,8 +117,11 @@ def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
     """
     rows, columns = matrix.shape
     matrix = matrix / (tf.norm(matrix) + EPSILON)
+    # The rounds change the smaller square alone: a round of `matrix` is its product with the factor of that round.
+    square = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
+    identity = product = tf.eye(min(rows, columns))
     for _ in range(ROUNDS):
-        square = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
-        factor = -4.7750 * square + 2.0315 * square @ square
-        matrix = 3.4445 * matrix + (matrix @ factor if rows >= columns else factor @ matrix)
-    return matrix
+        factor = 3.4445 * identity - 4.7750 * square + 2.0315 * square @ square
+        product = product @ factor
+        square = square @ factor @ factor
+    return matrix @ product if rows >= columns else product @ matrix

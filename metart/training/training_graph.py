@@ -9,7 +9,7 @@ import numpy as np
 from metart.networks.slim_compat import dropout, slim, tf
 from metart.common.flags import UserError
 from metart.networks import registry
-from metart.training import mixing, optimizers
+from metart.training import filter_gradients, mixing, optimizers
 from metart.training.cluster import Cluster
 
 AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of the later inceptions, as their authors have it.
@@ -75,7 +75,11 @@ def build_network(
     targets = tf.one_hot(labels, len(label_weights))
     if recipe.mixup_alpha or recipe.cutmix_alpha:
         images, targets = mixing.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, recipe.mixup_prob)
-    with registry.batch_norm_trains_in(recipe.trainable_scopes):
+    is_cpu = recipe.precision == "bfloat16"
+    with (
+        registry.batch_norm_trains_in(recipe.trainable_scopes),
+        filter_gradients.of_few_places() if is_cpu else contextlib.nullcontext(),
+    ):
         logits, auxiliary_logits = registry.build(
             recipe.model_name, images, len(label_weights), is_training=True, weight_decay=recipe.weight_decay
         )

@@ -1,0 +1,71 @@
+"""Gradients of filters as convolutions, against those of TensorFlow."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+
+from metart.networks.slim_compat import tf
+from metart.training import filter_gradients
+
+
+def gradients(
+    inputs: np.ndarray, filters: np.ndarray, of_few_places: bool, shape: Sequence[int | None], **of_convolution: object
+) -> tuple[list[np.ndarray], set[str]]:
+    """Returns the gradients of inputs and filters, and the kinds of operation that the graph is made of."""
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
+        places = tf.compat.v1.placeholder(tf.float32, shape)
+        weights = tf.constant(filters)
+        if of_few_places:
+            with filter_gradients.of_few_places():
+                answers = tf.nn.conv2d(places, weights, **of_convolution)
+        else:
+            answers = tf.nn.conv2d(places, weights, **of_convolution)
+        result = session.run(tf.gradients(tf.reduce_sum(tf.sin(answers)), [places, weights]), {places: inputs})
+        return result, {operation.type for operation in graph.get_operations()}
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize(
+    ("sides", "kernel"),
+    [((8, 8), (3, 3)), ((7, 7), (3, 3)), ((5, 6), (3, 3)), ((4, 4), (1, 3)), ((7, 5), (5, 5)), ((19, 19), (3, 3))],
+)
+@pytest.mark.parametrize("is_known", [True, False])  # Before the graph runs.
+def test_gradients_are_those_of_tensorflow(
+    sides: tuple[int, int], kernel: tuple[int, int], stride: int, padding: str, is_known: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(3, *sides, 32)).astype(np.float32)
+    filters = rng.normal(size=(*kernel, 32, 6)).astype(np.float32) / 20
+    shape = inputs.shape if is_known else [3, None, None, 32]
+    settings = {"strides": stride, "padding": padding}
+    expected, _ = gradients(inputs, filters, False, shape, **settings)
+    found, operations = gradients(inputs, filters, True, shape, **settings)
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, other, atol=2e-4)
+    is_small = sides < (19, 19) or stride == 3
+    assert ("If" in operations) is not is_known
+    assert ("Transpose" in operations) is (is_known and is_small)
+
+
+@pytest.mark.parametrize(
+    ("channels", "kernel", "settings"),
+    [
+        (3, (3, 3), {}),  # Few channels, as in a stem.
+        (64, (1, 1), {"strides": 2}),
+        (64, (3, 1), {}),
+        (64, (3, 3), {"dilations": 2}),
+        (64, (3, 3), {"padding": [[0, 0], [1, 2], [2, 1], [0, 0]]}),
+    ],
+)
+def test_the_rest_is_left_to_tensorflow(channels: int, kernel: tuple[int, int], settings: dict[str, object]) -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(2, 8, 8, channels)).astype(np.float32)
+    filters = rng.normal(size=(*kernel, channels, 5)).astype(np.float32) / 20
+    settings = {"strides": 1, "padding": "SAME", **settings}
+    expected, plain = gradients(inputs, filters, False, inputs.shape, **settings)
+    found, operations = gradients(inputs, filters, True, inputs.shape, **settings)
+    assert operations == plain
+    for one, other in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(one, other)
