@@ -45,7 +45,7 @@ def test_gradients_are_those_of_tensorflow(
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, atol=2e-4)
     is_small = sides < (19, 19) or stride == 3
-    assert ("If" in operations) is not is_known
+    assert ("StatelessIf" in operations) is not is_known
     assert ("Transpose" in operations) is (is_known and is_small)
 
 
