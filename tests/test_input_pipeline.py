@@ -69,6 +69,19 @@ def test_the_first_view_is_what_evaluation_sees(tmp_path: Path) -> None:
         assert np.ptp(seen) == pytest.approx(255 * fraction, rel=0.1)
 
 
+def test_views_are_those_of_a_seed_whatever_the_batch(records: Sequence[str]) -> None:
+    def views(batch_size: int, view: int) -> np.ndarray:
+        data = input_pipeline.view_batches(records, batch_size, Augmentation(16, seed=5), tf.constant(view, tf.int64))
+        images, labels = (np.concatenate(parts) for parts in zip(*data.as_numpy_iterator(), strict=True))
+        ((_, expected, _),) = input_pipeline.evaluation_batches(records, COUNT, 16).as_numpy_iterator()
+        np.testing.assert_array_equal(labels, expected)
+        return images
+
+    first = views(7, 1)
+    np.testing.assert_array_equal(first, views(COUNT, 1))
+    assert (first != views(7, 2)).any(axis=(1, 2, 3)).all()
+
+
 def take(data: tf.data.Dataset, count: int) -> tuple[np.ndarray, np.ndarray]:
     images, labels = zip(*data.take(count).as_numpy_iterator(), strict=True)
     return np.stack(images), np.stack(labels)

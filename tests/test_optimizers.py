@@ -8,6 +8,7 @@ import pytest
 
 from metart.networks.slim_compat import tf
 from metart.networks import registry
+from metart.networks.session import Device
 from metart.training import optimizers
 
 RUN = optimizers.Schedule(
@@ -160,6 +161,23 @@ def test_orthogonal_keeps_the_directions_and_levels_the_lengths() -> None:
         np.testing.assert_allclose(levelled - np.diag(np.diag(levelled)), 0, atol=1e-4)
         assert np.diag(levelled).min() > 0.4
         assert np.diag(levelled).max() < 1.3
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float32", 1e-4), ("bfloat16", 0.15)])
+@pytest.mark.parametrize("shape", [(576, 256), (32, 64)])
+def test_orthogonal_bears_a_direction_longer_than_the_rest(precision: str, most: float, shape: tuple[int, int]) -> None:
+    """As gradients have; against the same polynomials of the singular values."""
+    left, _, right = np.linalg.svd(np.random.default_rng(0).normal(size=shape), full_matrices=False)
+    lengths = np.append(10 * math.sqrt(min(shape)), np.ones(min(shape) - 1))
+    levelled = lengths / np.linalg.norm(lengths)
+    for _ in range(optimizers.ROUNDS):
+        levelled = 3.4445 * levelled - 4.7750 * levelled**3 + 2.0315 * levelled**5
+    config = Device(precision, use_gpu=False).session_config()
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
+        matrix = tf.compat.v1.placeholder(tf.float32, shape)
+        found = session.run(optimizers.orthogonal(matrix), {matrix: (left * lengths) @ right})
+    expected = (left * levelled) @ right
+    assert np.linalg.norm(found - expected) < most * np.linalg.norm(expected)
 
 
 def test_muon_turns_the_convolutions_and_leaves_the_rest_to_momentum() -> None:

@@ -82,6 +82,13 @@ def training_images(data: bytes, seeds: range, size: int = 24) -> np.ndarray:
     return np.stack([one(tf.constant(seed, tf.int64)).numpy() for seed in seeds])
 
 
+def test_each_picture_of_a_batch_is_varied_in_its_own_way() -> None:
+    drawn = preprocessing.draw_variations(50, tf.constant([1, 2], tf.int64))
+    for values in (drawn.window, drawn.brightness, drawn.contrast, drawn.colours):
+        assert len(np.unique(np.reshape(values, [50, -1]), axis=0)) == 50
+    assert {*drawn.is_mirrored.numpy().tolist()} == {False, True}
+
+
 def test_a_training_image_is_decided_by_its_seed() -> None:
     data = encoded(picture(120, 90))
     first = training_images(data, range(8))

@@ -6,7 +6,7 @@ import pytest
 
 from metart.networks.slim_compat import slim, tf
 from metart.common.flags import UserError
-from metart.training import training_graph
+from metart.training import filter_gradients, training_graph
 from metart.training.cluster import Cluster
 
 
@@ -85,6 +85,17 @@ def test_averages_are_kept_of_what_is_trained(scopes: str, averaged: int) -> Non
         training_graph._build_update(recipe, scopes, [], Cluster())
         names = [variable.op.name for variable in tf.compat.v1.global_variables()]
     assert len([name for name in names if name.endswith("/ExponentialMovingAverage")]) == averaged
+
+
+@pytest.mark.parametrize(("precision", "is_own"), [("bfloat16", True), ("float32", False), ("float16", False)])
+def test_only_bfloat16_has_filter_gradients_of_its_own(precision: str, is_own: bool) -> None:
+    recipe = training_graph.Recipe("wide_resnet_10_4", "muon", 0.6, 0.0, 0.1, 0.0, 0.1, "", None, precision)
+    with tf.Graph().as_default() as graph:
+        images, labels = tf.ones([8, 32, 32, 3]), tf.zeros([8], tf.int64)
+        training_graph.build_network(recipe, [1.0] * 4, images, labels, Cluster())
+        convolutions = [each.node_def for each in graph.get_operations() if each.type == "Conv2D"]
+    name = filter_gradients.NAME.encode()
+    assert any(each.attr["_gradient_op_type"].s == name for each in convolutions) == is_own
 
 
 @pytest.mark.parametrize(("optimizer", "decays"), [("momentum", True), ("muon", False)])

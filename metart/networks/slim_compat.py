@@ -129,4 +129,4 @@ class _Dropout(slim_layers.core_layers.Dropout):
 
 slim_layers.core_layers.Dropout = _Dropout
 
-__all__ = ["dropout", "nets", "ops", "slim", "slim_layers", "tf", "without_autograph", "without_notices"]
+__all__ = ["dropout", "nets", "slim", "slim_layers", "tf", "without_autograph", "without_notices"]

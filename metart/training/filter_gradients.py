@@ -2,14 +2,13 @@
 
 from contextlib import AbstractContextManager
 
-from metart.networks.slim_compat import ops, tf
+from metart.networks.slim_compat import tf
 
-# Above, oneDNN's own kernel is as fast. On 4 x 4 places of 128 pictures ours takes 0.4 to 0.65 of its time.
+# Of the answers, height times width: where there are more, TensorFlow's own gradient is as fast.
 MOST_PLACES = 8 * 8
-FEWEST_CHANNELS = 32  # They take the place of the batch.
+FEWEST_CHANNELS = 32  # They take the place of the batch, and the batch theirs.
+FEWEST_PICTURES = 8
 NAME = "Conv2DOfFewPlaces"
-
-_gradients_of_tensorflow = ops.gradient_registry.lookup("Conv2D")
 
 
 def of_few_places() -> AbstractContextManager[None]:
@@ -24,38 +23,61 @@ def of_few_places() -> AbstractContextManager[None]:
 
 @tf.RegisterGradient(NAME)
 def _gradients(convolution: tf.Operation, gradient: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    of_inputs, of_filters = _gradients_of_tensorflow(convolution, gradient)
-    _, width, channels, _ = convolution.inputs[1].shape
-    is_plain = convolution.get_attr("padding") in (b"SAME", b"VALID") and convolution.get_attr("dilations")[1] == 1
-    if not is_plain or width == 1 or channels < FEWEST_CHANNELS or convolution.inputs[0].shape[-1] != channels:
-        return of_inputs, of_filters
-    places = gradient.shape[1:3].num_elements()
-    if places is None:  # Images of several sizes in one run.
-        return of_inputs, tf.cond(
-            tf.reduce_prod(tf.shape(gradient)[1:3]) <= MOST_PLACES,
-            lambda: _as_convolution(convolution, gradient),
-            lambda: _gradients_of_tensorflow(convolution, gradient)[1],
+    inputs, filters = convolution.inputs
+    names = ("strides", "padding", "explicit_paddings", "dilations", "data_format")
+    settings = {name: convolution.get_attr(name) for name in names}
+    of_inputs = tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=tf.shape(inputs), filter=filters, out_backprop=gradient, **settings
+    )
+
+    def by_tensorflow() -> tf.Tensor:
+        return tf.raw_ops.Conv2DBackpropFilter(
+            input=inputs, filter_sizes=filters.shape.as_list(), out_backprop=gradient, **settings
         )
-    return of_inputs, _as_convolution(convolution, gradient) if places <= MOST_PLACES else of_filters
+
+    def as_convolution() -> tf.Tensor:
+        return _as_convolution(convolution, gradient)
+
+    places = gradient.shape[1:3].num_elements()
+    if not _is_faster_with_few_places(convolution):
+        return of_inputs, by_tensorflow()
+    if places is None:  # Images of several sizes in one run.
+        few = tf.reduce_prod(tf.shape(gradient)[1:3]) <= MOST_PLACES
+        return of_inputs, tf.ensure_shape(tf.cond(few, as_convolution, by_tensorflow), filters.shape)
+    return of_inputs, as_convolution() if places <= MOST_PLACES else by_tensorflow()
+
+
+def _is_faster_with_few_places(convolution: tf.Operation) -> bool:
+    """Returns whether `_as_convolution` can take it, and is not slow for other reasons than its places."""
+    inputs, filters = convolution.inputs
+    _, width, channels, _ = filters.shape
+    is_plain = (
+        convolution.get_attr("data_format") == b"NHWC"
+        and convolution.get_attr("padding") in (b"SAME", b"VALID")
+        and convolution.get_attr("dilations") == [1, 1, 1, 1]
+        and inputs.shape[-1] == channels  # Not in groups.
+    )
+    pictures = inputs.shape[0] or FEWEST_PICTURES  # Unknown where a network deals its batch to several.
+    return is_plain and width > 1 and channels >= FEWEST_CHANNELS and pictures >= FEWEST_PICTURES
 
 
 def _as_convolution(convolution: tf.Operation, gradient: tf.Tensor) -> tf.Tensor:
     """Returns the gradient of the filters, [height, width, channels, outputs].
 
     Args:
-        convolution: Of inputs [batch, …, …, channels], channels last.
+        convolution: Of inputs [batch, …, …, channels].
         gradient: That of its answers, [batch, …, …, outputs].
     """
     inputs, filters = convolution.inputs
-    stride = convolution.get_attr("strides")[1]
+    strides = convolution.get_attr("strides")[1:3]
     height, width = filters.shape[:2]
     if convolution.get_attr("padding") == b"SAME":
-        reach = (tf.shape(gradient)[1:3] - 1) * stride + [height, width]
+        reach = (tf.shape(gradient)[1:3] - 1) * strides + [height, width]
         missing = tf.maximum(reach - tf.shape(inputs)[1:3], 0)
         before, after = missing // 2, missing - missing // 2
         inputs = tf.pad(inputs, [[0, 0], [before[0], after[0]], [before[1], after[1]], [0, 0]])
     product = tf.nn.conv2d(
-        tf.transpose(inputs, [3, 1, 2, 0]), tf.transpose(gradient, [1, 2, 0, 3]), 1, "VALID", dilations=stride
+        tf.transpose(inputs, [3, 1, 2, 0]), tf.transpose(gradient, [1, 2, 0, 3]), 1, "VALID", dilations=strides
     )
-    # Where a stride leaves out the last row, it is one too many.
+    # What a stride leaves out at the end gives rows and columns too many.
     return tf.ensure_shape(tf.transpose(product[:, :height, :width], [1, 2, 0, 3]), filters.shape)

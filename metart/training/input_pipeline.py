@@ -17,6 +17,7 @@ from metart.records.pictures import BadPicture, open_picture
 
 # Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
 SHUFFLE_BUFFER = 2048
+DRAWN_AT_ONCE = 128  # Views; more are drawn no faster.
 READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from different files.
 
 
@@ -24,7 +25,7 @@ class Augmentation(NamedTuple):
     """How training images are made from the pictures."""
 
     image_size: int  # Side of the images, pixels.
-    seed: int = 0  # The same seed gives the same images in the same order.
+    seed: int = 0  # The same seed gives the same images in the same order; in training, in batches of the same size.
     min_crop_area: float = preprocessing.MIN_CROP_AREA  # See `preprocessing.training_image`.
     eval_central_fraction: float = preprocessing.CENTRAL_FRACTION  # Of the view that is the image of evaluation.
 
@@ -93,8 +94,8 @@ def _varied(batches: tf.data.Dataset, seed_of: Callable[[tf.Tensor], tf.Tensor])
     """Returns the pictures of numbered batches of records one by one, each with what it is varied by.
 
     Args:
-        batches: Their numbers, int64, and the records, string [batch_size].
-        seed_of: Of the variations of a batch of some number, int64 [2].
+        batches: Their numbers, int64, and the records, string [n].
+        seed_of: Returns the seed of the variations of a batch, int64 [2], for its number.
 
     Returns:
         (number of the batch, the encoded picture, its label, preprocessing.Variation).
@@ -183,8 +184,8 @@ def view_batches(
         )
         return tf.ensure_shape(image, [image_size, image_size, 3]), label
 
-    records = tf.data.TFRecordDataset(sorted(data_sources)).batch(batch_size).enumerate()
-    dataset = _varied(records, lambda batch: tf.stack([seed + view * 2**32, batch]))
+    records = tf.data.TFRecordDataset(sorted(data_sources)).batch(DRAWN_AT_ONCE).enumerate()
+    dataset = _varied(records, lambda number: tf.stack([seed + view * 2**32, number]))
     dataset = dataset.map(to_image, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True)
     return dataset.batch(batch_size).prefetch(2)
 

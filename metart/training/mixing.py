@@ -32,7 +32,8 @@ def mix(
     kept = tf.reduce_mean(mask)
     others = tf.reverse(images, axis=[0])  # The order of a batch is random.
     mask = mask[:, :, tf.newaxis]
-    return others + mask * (images - others), kept * targets + (1.0 - kept) * tf.reverse(targets, axis=[0])
+    mixed = others + mask * (images - others)  # One product with a mask, which takes longer than the rest.
+    return mixed, kept * targets + (1.0 - kept) * tf.reverse(targets, axis=[0])
 
 
 def _beta(alpha: float) -> tf.Tensor:

@@ -7,7 +7,8 @@ from metart.networks.slim_compat import tf
 from metart.networks import registry
 
 SCHEDULES = ("cosine", "exponential", "fixed", "polynomial")
-ROUNDS = 3  # Of `orthogonal`: as in its authors' shortest runs; they take five in long ones.
+# Of `orthogonal`: as in its authors' shortest runs. They take five in long ones, for which bfloat16 is too rough here.
+ROUNDS = 3
 EPSILON = 1e-7
 OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "muon", "rmsprop", "sgd")
 
@@ -117,7 +118,7 @@ def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
     """
     rows, columns = matrix.shape
     matrix = matrix / (tf.norm(matrix) + EPSILON)
-    # The rounds change the smaller square alone: a round of `matrix` is its product with the factor of that round.
+    # All rounds together are one product with the matrix; their factors follow from its square, which is smaller.
     square = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
     identity = product = tf.eye(min(rows, columns))
     for _ in range(ROUNDS):

@@ -75,10 +75,9 @@ def build_network(
     targets = tf.one_hot(labels, len(label_weights))
     if recipe.mixup_alpha or recipe.cutmix_alpha:
         images, targets = mixing.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, recipe.mixup_prob)
-    is_cpu = recipe.precision == "bfloat16"
     with (
         registry.batch_norm_trains_in(recipe.trainable_scopes),
-        filter_gradients.of_few_places() if is_cpu else contextlib.nullcontext(),
+        filter_gradients.of_few_places() if recipe.precision == "bfloat16" else contextlib.nullcontext(),
     ):
         logits, auxiliary_logits = registry.build(
             recipe.model_name, images, len(label_weights), is_training=True, weight_decay=recipe.weight_decay
