@@ -267,7 +267,7 @@ def test_training_lowers_the_loss(name: str, size: int) -> None:
 @pytest.mark.parametrize(
     ("name", "size", "steps"),
     [
-        ("mobilenet_v3_small", 64, 30),
+        ("mobilenet_v3_small", 64, 60),
         ("efficientnet_lite0", 64, 30),
         # Hardly trained, some of these differ so little between labels that eight bits turn answers they are sure of.
         *(pytest.param(*each, 120, marks=pytest.mark.slow) for each in FURTHER_NETWORKS),
