@@ -38,7 +38,7 @@ class Variation(NamedTuple):
 
 
 def draw_variations(number: int | tf.Tensor, seed: tf.Tensor) -> Variation:
-    """Draws a batch of variations by chance, all at once: for each picture alone it takes as long as its decoding.
+    """Draws the variations of a batch by chance, all at once: one by one, that takes half as long as decoding.
 
     Args:
         number: Of pictures.
