@@ -1,6 +1,7 @@
 """Gradients of filters as convolutions, against those of TensorFlow."""
 
 from collections.abc import Sequence
+import contextlib
 
 import numpy as np
 import pytest
@@ -16,10 +17,7 @@ def gradients(
     with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
         places = tf.compat.v1.placeholder(tf.float32, shape)
         weights = tf.constant(filters)
-        if of_few_places:
-            with filter_gradients.of_few_places():
-                answers = tf.nn.conv2d(places, weights, **of_convolution)
-        else:
+        with filter_gradients.of_few_places() if of_few_places else contextlib.nullcontext():
             answers = tf.nn.conv2d(places, weights, **of_convolution)
         of_places, of_weights = tf.gradients(tf.reduce_sum(tf.sin(answers)), [places, weights])
         assert of_weights.shape == filters.shape  # Workers pack it before the graph runs.
@@ -43,7 +41,7 @@ def gradients(
     ],
 )
 def test_gradients_are_those_of_tensorflow(
-    sides: tuple[int, int], kernel: tuple[int, int], stride: int, padding: str
+    sides: tuple[int, int], kernel: tuple[int, int], stride: int | tuple[int, int], padding: str
 ) -> None:
     rng = np.random.default_rng(0)
     inputs = rng.normal(size=(8, *sides, 32)).astype(np.float32)

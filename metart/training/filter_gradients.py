@@ -35,16 +35,14 @@ def _gradients(convolution: tf.Operation, gradient: tf.Tensor) -> tuple[tf.Tenso
             input=inputs, filter_sizes=filters.shape.as_list(), out_backprop=gradient, **settings
         )
 
-    def as_convolution() -> tf.Tensor:
-        return _as_convolution(convolution, gradient)
-
     places = gradient.shape[1:3].num_elements()
     if not _is_faster_with_few_places(convolution):
         return of_inputs, by_tensorflow()
     if places is None:  # Images of several sizes in one run.
         few = tf.reduce_prod(tf.shape(gradient)[1:3]) <= MOST_PLACES
-        return of_inputs, tf.ensure_shape(tf.cond(few, as_convolution, by_tensorflow), filters.shape)
-    return of_inputs, as_convolution() if places <= MOST_PLACES else by_tensorflow()
+        of_filters = tf.cond(few, lambda: _as_convolution(convolution, gradient), by_tensorflow)
+        return of_inputs, tf.ensure_shape(of_filters, filters.shape)
+    return of_inputs, _as_convolution(convolution, gradient) if places <= MOST_PLACES else by_tensorflow()
 
 
 def _is_faster_with_few_places(convolution: tf.Operation) -> bool:

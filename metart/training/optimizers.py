@@ -1,5 +1,6 @@
 """Learning-rate schedules and optimizers, by slim's names."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -120,9 +121,10 @@ def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
     matrix = matrix / (tf.norm(matrix) + EPSILON)
     # All rounds together are one product with the matrix; their factors follow from its square, which is smaller.
     square = tf.matmul(matrix, matrix, transpose_a=rows >= columns, transpose_b=rows < columns)
-    identity = product = tf.eye(min(rows, columns))
+    identity = tf.eye(min(rows, columns))
+    factors = []
     for _ in range(ROUNDS):
-        factor = 3.4445 * identity - 4.7750 * square + 2.0315 * square @ square
-        product = product @ factor
-        square = square @ factor @ factor
+        factors.append(3.4445 * identity - 4.7750 * square + 2.0315 * square @ square)
+        square = square @ factors[-1] @ factors[-1]
+    product = functools.reduce(tf.matmul, factors)
     return matrix @ product if rows >= columns else product @ matrix
