@@ -30,6 +30,7 @@ import numpy as np
 
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
+from metart.common.cores import available_cores
 from metart.common.files import locked
 from metart.common.flags import Parser, Retry, UserError, number, numbers, path, run, select
 from metart.common.interruption import Interruption
@@ -49,6 +50,7 @@ from metart.training.summaries import Summaries
 from metart.training.training_graph import Recipe
 
 CHECKPOINTS_TO_KEEP = 5
+PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
 CLOSE_SECONDS = 5.0  # For the session to end by itself.
 EVALUATION_FLAGS = ("eval_image_sizes", "eval_central_fraction")
 MAX_SEED = 2**31 - 1  # TensorFlow's random numbers take no larger one.
@@ -210,12 +212,24 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             model, head = training_graph.build_head(settings.recipe, label_weights, inputs.images, workers)
         else:
             model = training_graph.build_network(settings.recipe, label_weights, inputs.images, inputs.labels, workers)
+            model = model._replace(train_op=tf.group(model.train_op, inputs.copy_ahead))
         saver, start = build_savers(settings, data, newest, unpacked)
         with open_session(settings, workers, interruption) as session:
             if newest_checkpoint(train_dir, data.label_names) != newest:
                 raise Retry(f"another process has saved a checkpoint in {train_dir} in the meantime")
             check_records = functools.partial(record_set.require_still, data.dataset_dir, data.records)
-            run = Run(train_dir, session, model, saver, plan, workers, interruption, data.label_names, check_records)
+            run = Run(
+                train_dir,
+                session,
+                model,
+                inputs.shown,
+                saver,
+                plan,
+                workers,
+                interruption,
+                data.label_names,
+                check_records,
+            )
             start_together(run, start, inputs, data, written_flags)
             unpacked.close()
             try:
@@ -330,6 +344,8 @@ class Inputs(NamedTuple):
     images: tf.Tensor
     labels: tf.Tensor
     view: tf.Tensor  # Placeholder, fed to the iterator's initializer; of a head alone.
+    shown: list[tf.Tensor]  # The first images and labels of a batch, for TensorBoard; nothing of a head alone.
+    copy_ahead: tf.Operation  # Takes a batch to the GPU while the one before is computed; run it once more at first.
 
 
 def build_inputs(
@@ -345,10 +361,21 @@ def build_inputs(
         data = input_pipeline.training_batches(
             *of, plan.first_step, workers.size, workers.index, settings.first_image_sizes, plan.total_steps
         )
+    if settings.device.has_gpu:  # The threads that feed the GPU must not wait for pictures.
+        options = tf.data.Options()
+        options.threading.private_threadpool_size = available_cores()
+        data = data.with_options(options)
     iterator = tf.compat.v1.data.make_initializable_iterator(data)
     images, labels = iterator.get_next()
+    shown = [] if head_alone else [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]]
+    copy_ahead = tf.no_op()
+    if settings.device.has_gpu and not head_alone:
+        with tf.device("/gpu:0"):
+            copy_ahead = tf.raw_ops.Stage(values=[images, labels], shared_name="copies")
+            copies = tf.raw_ops.Unstage(dtypes=[images.dtype, labels.dtype], shared_name="copies")
+        images, labels = (tf.ensure_shape(copy, of.shape) for copy, of in zip(copies, (images, labels), strict=True))
     tf.compat.v1.set_random_seed(settings.random_seed + workers.index)  # Dropout of its own on each worker.
-    return Inputs(iterator, images, labels, view)
+    return Inputs(iterator, images, labels, view, shown, copy_ahead)
 
 
 class Start(NamedTuple):
@@ -430,6 +457,7 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
         raise UserError("some workers compute in float16 and some do not; start all with the same --precision")
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
     session.run([*initializers, inputs.iterator.initializer])
+    session.run(inputs.copy_ahead)
     if run.workers.index == 0:
         if not checkpoints.all_in(run.train_dir):
             seen_pictures.forget(run.train_dir)

@@ -56,6 +56,7 @@ class Run(NamedTuple):
     train_dir: Path
     session: tf.compat.v1.Session
     model: Model
+    shown: list[tf.Tensor]  # The first images and labels of a batch, as in input_pipeline.training_batches; or nothing.
     saver: tf.compat.v1.train.Saver
     plan: Plan
     workers: Cluster
@@ -111,7 +112,7 @@ def run_steps(
             }
             # Every step gives a few pictures, due or not: TensorFlow optimizes the graph anew for other results.
             _, loss, stop, early_stop, *shown = session.run(
-                [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed, *model.shown], inputs
+                [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed, *run.shown], inputs
             )
             is_last = step == plan.total_steps or stop > 0 or early_stop > 0
             log.step_done(step, loss, rate, is_last)

@@ -13,7 +13,6 @@ from metart.training import filter_gradients, mixing, optimizers
 from metart.training.cluster import Cluster
 
 AUXILIARY_LOSS_WEIGHT = 0.4  # Of the second head of the later inceptions, as their authors have it.
-PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
 
 
 class Recipe(NamedTuple):
@@ -44,8 +43,6 @@ class Model(NamedTuple):
     stop_agreed: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
     early_stop_requested: tf.Tensor  # Placeholder and sum like the two above: worker 0 asks for no further step.
     early_stop_agreed: tf.Tensor
-    # A few images of the batch and their labels, as in input_pipeline.training_batches; or nothing.
-    shown: list[tf.Tensor]
     is_finite: tf.Tensor  # False once a weight is infinite or no number.
     applied: tf.Tensor | None  # int64 scalar: the updates so far, without those that overflowed; only of float16.
 
@@ -71,7 +68,6 @@ def build_network(
         labels: int64 [batch].
         cluster: Gradients are averaged over its workers.
     """
-    shown = [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]]
     targets = tf.one_hot(labels, len(label_weights))
     if recipe.mixup_alpha or recipe.cutmix_alpha:
         images, targets = mixing.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, recipe.mixup_prob)
@@ -85,7 +81,7 @@ def build_network(
     _add_loss(logits, targets, label_weights, recipe.label_smoothing)
     if auxiliary_logits is not None:
         _add_loss(auxiliary_logits, targets, label_weights, recipe.label_smoothing, AUXILIARY_LOSS_WEIGHT)
-    return _build_update(recipe, recipe.trainable_scopes, shown, cluster)
+    return _build_update(recipe, recipe.trainable_scopes, cluster)
 
 
 def build_head(
@@ -116,7 +112,7 @@ def build_head(
         label_weights,
         recipe.label_smoothing,
     )
-    return _build_update(recipe, scope, [], cluster), inputs
+    return _build_update(recipe, scope, cluster), inputs
 
 
 def trains_head_alone(model_name: str, image_size: int, num_classes: int, trainable_scopes: str) -> bool:
@@ -192,7 +188,7 @@ def _add_loss(
     )
 
 
-def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], cluster: Cluster) -> Model:
+def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Model:
     """Builds the update of the variables in some scopes, all where none is named, from the losses in the graph."""
     trained = registry.in_scopes(tf.compat.v1.trainable_variables(), trained_scopes)
     model_variables = registry.in_scopes(slim.get_model_variables(), trained_scopes)
@@ -234,9 +230,8 @@ def _build_update(recipe: Recipe, trained_scopes: str, shown: list[tf.Tensor], c
         stop_agreed,
         requested[1],
         early_stop_agreed,
-        shown=shown,
-        is_finite=is_finite,
-        applied=applied,
+        is_finite,
+        applied,
     )
 
 
