@@ -82,7 +82,7 @@ def test_averages_are_kept_of_what_is_trained(scopes: str, averaged: int) -> Non
             layer = slim.fully_connected(layer, 3, scope=f"net/{name}", biases_initializer=None)
         tf.compat.v1.losses.softmax_cross_entropy(tf.one_hot([0, 1], 3), layer)
         recipe = training_graph.Recipe("", "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, scopes, 0.9, "float32")
-        training_graph._build_update(recipe, scopes, [], Cluster())
+        training_graph._build_update(recipe, scopes, Cluster())
         names = [variable.op.name for variable in tf.compat.v1.global_variables()]
     assert len([name for name in names if name.endswith("/ExponentialMovingAverage")]) == averaged
 
