@@ -11,6 +11,7 @@ import pytest
 
 from metart.networks.slim_compat import tf
 from metart.common.flags import UserError
+from metart.networks import preprocessing
 from metart.records.record_set import SHARD_NAME
 from metart.training import input_pipeline
 from metart.training.input_pipeline import Augmentation
@@ -96,6 +97,22 @@ def test_training_batches_are_full(records: Sequence[str], batch_size: int) -> N
     assert (images.dtype, labels.dtype) == (np.float32, np.int64)
 
 
+@pytest.mark.parametrize("batch_size", [7, 16, 40])
+def test_images_made_together_are_those_made_one_by_one(records: Sequence[str], batch_size: int) -> None:
+    (images,), (labels,) = take(
+        input_pipeline.training_batches(records, batch_size, Augmentation(16, seed=3), first_batch=2), 1
+    )
+    examples = [tf.train.Example.FromString(data.numpy()) for data in tf.data.TFRecordDataset(records)]
+    features = [example.features.feature for example in examples]
+    jpegs = {
+        each["image/class/label"].int64_list.value[0]: each["image/encoded"].bytes_list.value[0] for each in features
+    }
+    variations = preprocessing.draw_variations(batch_size, tf.constant([3, 2], tf.int64))
+    for place, label in enumerate(labels):
+        variation = preprocessing.Variation(*(of_batch[place] for of_batch in variations))
+        np.testing.assert_array_equal(images[place], preprocessing.training_image(jpegs[label], 16, variation))
+
+
 def test_the_first_parts_of_a_run_have_smaller_images(records: Sequence[str]) -> None:
     for first_batch in (0, 3):  # Also of one that goes on.
         data = input_pipeline.training_batches(
@@ -104,6 +121,7 @@ def test_the_first_parts_of_a_run_have_smaller_images(records: Sequence[str]) ->
         shapes = [images.shape for images, _ in data.take(8 - first_batch).as_numpy_iterator()]
         sides = [8, 8, 12, 12, 16, 16, 16, 16][first_batch:]
         assert shapes == [(2, side, side, 3) for side in sides]
+        assert data.element_spec[0].shape.as_list() == [2, None, None, 3]
 
 
 def test_training_has_every_picture_once_before_any_again(records: Sequence[str]) -> None:
