@@ -123,6 +123,7 @@ def build_parser() -> Parser:
     add("--save_summaries_secs", type=number(int, 1), default=600, help="seconds between two samples of input pictures")
     add("--save_interval_secs", type=number(int, 1), default=600, help="seconds between two checkpoints")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
+    parser.add_boolean("jit", False, "compile for the GPU with XLA: a tenth faster, a minute more to start")
     cluster.add_flags(parser)
     parser.add_ignored("alsologtostderr")
     return parser
@@ -452,9 +453,10 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
         UserError: The checkpoint is damaged, or only some of the workers leave out steps that overflow.
     """
     session = run.session
-    (in_float16,) = session.run(run.workers.mean([tf.constant(float(run.model.applied is not None))]))
-    if 0 < in_float16 < 1:
-        raise UserError("some workers compute in float16 and some do not; start all with the same --precision")
+    if run.workers.size > 1:
+        (in_float16,) = session.run(run.workers.mean([tf.constant(float(run.model.applied is not None))]))
+        if 0 < in_float16 < 1:
+            raise UserError("some workers compute in float16 and some do not; start all with the same --precision")
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
     session.run([*initializers, inputs.iterator.initializer])
     session.run(inputs.copy_ahead)
@@ -467,9 +469,10 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
         if data.records:
             seen_pictures.add(run.train_dir, data.records, data.split_name)
         write_settings(run, data, written_flags)
-    session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
-    if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
-        raise Retry(f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker")
+    if run.workers.size > 1:
+        session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
+        if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
+            raise Retry(f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker")
 
 
 def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> None:
@@ -537,7 +540,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     workers = cluster.from_flags(flags.worker_replicas, flags.task, flags.worker_address)
     values = vars(flags)
     image_size = flags.train_image_size or registry.NETWORKS[flags.model_name].image_size
-    device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
+    device = Device(flags.precision, use_gpu=not flags.clone_on_cpu, jit=flags.jit)
     groups = {
         "recipe": select(Recipe, {**values, "precision": device.arithmetic}),
         "schedule": select(Schedule, values),

@@ -10,7 +10,6 @@ import sys
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import numpy as np
 from stopwatch import Stopwatch
 
 from metart.networks.slim_compat import tf
@@ -29,6 +28,7 @@ def build_parser() -> Parser:
     add("--model_name", default="inception_v3", choices=registry.NETWORKS, metavar="NAME")
     add("--device", default="cpu", choices=("cpu", "gpu"))
     add("--precision", default="auto", choices=PRECISIONS)
+    parser.add_boolean("jit", False, "compile with XLA")
     add("--image_size", type=number(int, 32), help="pixels; default: the network's own")
     add("--batch_size", type=number(int, 1), default=32)
     add("--num_classes", type=number(int, 2), default=100)
@@ -43,13 +43,12 @@ def training_step(
     """Yields what runs one step on a batch that is in memory; what is not given is as the script has it by default."""
     defaults = train_image_classifier.build_parser().parse_args(["--train_dir=.", "--dataset_dir=."])
     recipe = select(Recipe, vars(defaults))._replace(model_name=model_name, precision=device.arithmetic)
-    random = np.random.default_rng(0)
     with tf.Graph().as_default():
         images, labels = (
             tf.compat.v1.get_local_variable(name, initializer=value).read_value()
             for name, value in {
-                "images": random.uniform(0, 255, (batch_size, image_size, image_size, 3)).astype(np.float32),
-                "labels": random.integers(0, num_classes, batch_size),
+                "images": tf.random.uniform([batch_size, image_size, image_size, 3], maxval=255.0),
+                "labels": tf.random.uniform([batch_size], maxval=num_classes, dtype=tf.int64),
             }.items()
         )
         model = training_graph.build_network(recipe, [1.0] * num_classes, images, labels, Cluster())
@@ -62,7 +61,7 @@ def training_step(
 
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
-    device = Device(flags.precision, use_gpu=flags.device == "gpu")
+    device = Device(flags.precision, use_gpu=flags.device == "gpu", jit=flags.jit)
     size = flags.image_size or registry.NETWORKS[flags.model_name].image_size
     stopwatch = Stopwatch(flags.batch_size)
     with training_step(flags.model_name, size, flags.batch_size, flags.num_classes, device) as step:

@@ -20,6 +20,7 @@ IMAGE_SIZE = 32  # Pixels.
 MODEL_NAME = "wide_resnet_10_4"  # Of all the one that is built and trained fastest.
 LOGITS = f"{MODEL_NAME}/logits"  # The scope of its last layer.
 
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # Also beside a GPU: most tests compute on the CPU.
 # What a shell starts in the background ignores Ctrl-C, and so would all processes that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

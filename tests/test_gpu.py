@@ -3,6 +3,7 @@
 from collections import Counter
 import csv
 import itertools
+import os
 from pathlib import Path
 import re
 
@@ -14,7 +15,7 @@ from tensorflow.core.protobuf import config_pb2, device_properties_pb2
 from tensorflow.python.grappler import cluster as grappler_cluster
 from tensorflow.python.grappler import tf_optimizer
 
-from metart.networks.slim_compat import slim, tf
+from metart.networks.slim_compat import nets, slim, tf
 from metart.common.flags import UserError
 from metart.common.interruption import Interruption
 from metart.networks import registry, session
@@ -85,6 +86,9 @@ def test_dropout_keeps_a_share_and_the_mean(keep_prob: float) -> None:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What TensorFlow would say of a GPU, where there is none."""
     details: dict[str, object] = dict(GPU)
+    for name in ("TF_CUDNN_USE_AUTOTUNE", "TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT"):
+        monkeypatch.setenv(name, "")  # So that it is as before at the end.
+        monkeypatch.delenv(name)
     monkeypatch.setattr(session, "_first_gpu", lambda: details)
     return details
 
@@ -104,6 +108,49 @@ def test_auto_is_float16_on_tensor_cores(
     assert rewrites.auto_mixed_precision_onednn_bfloat16 != rewrites.ON  # What is for CPUs stays off.
     assert Device("auto", use_gpu=False).arithmetic != "float16"
     assert Device("float32").arithmetic == "float32"
+
+
+@pytest.mark.parametrize(("precision", "jit"), [("auto", False), ("auto", True), ("float32", False)])
+def test_a_gpu_gets_its_own_kernels(precision: str, jit: bool, gpu: dict[str, object]) -> None:
+    """Batch norm in the layout of tensor cores, which XLA does not know; and no search among all kernels of cuDNN."""
+    options = Device(precision, jit=jit).session_config().graph_options.optimizer_options
+    assert (options.global_jit_level == options.ON_2) == jit
+    persistent = os.environ.get("TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT")
+    assert persistent == ({False: "1", True: "0"}[jit] if precision == "auto" else None)
+    assert os.environ["TF_CUDNN_USE_AUTOTUNE"] == "0"
+
+
+def test_what_no_cpu_computes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match="--jit is for GPUs, and none is used here; leave it out"):
+        Device(use_gpu=False, jit=True).session_config()
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    assert Device("auto", use_gpu=False).arithmetic == "float32"
+    with pytest.raises(UserError, match="set TF_ENABLE_ONEDNN_OPTS=1 to have it"):
+        Device("bfloat16", use_gpu=False).session_config()
+
+
+def test_nothing_stands_between_the_gradients_of_batch_norm_and_relu() -> None:
+    """TensorFlow joins the two on a GPU only where no operation waits for one of them, as it would for a gate."""
+    recipe = training_graph.Recipe(MODEL_NAME, "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, "", None, "float16")
+    with tf.Graph().as_default() as graph:
+        images = tf.zeros([4, IMAGE_SIZE, IMAGE_SIZE, 3])
+        training_graph.build_network(recipe, [1.0] * 3, images, tf.zeros([4], tf.int64), Cluster())
+        awaited = Counter(other for operation in graph.get_operations() for other in operation.control_inputs)
+    kinds = ("FusedBatchNormV3", "FusedBatchNormGradV3", "Relu", "ReluGrad")
+    found = [operation for operation in graph.get_operations() if operation.type in kinds]
+    assert {operation.type for operation in found} == set(kinds)
+    assert not [operation.name for operation in found if operation.control_inputs or awaited[operation]]
+
+
+def test_a_residual_network_leaves_out_places_as_slim_does() -> None:
+    inputs = tf.constant(np.random.default_rng(0).random((2, 7, 6, 3), np.float32))
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(inputs)
+        ours = nets.resnet_utils.subsample(inputs, 2)
+        theirs = slim.max_pool2d(inputs, [1, 1], stride=2)
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_array_equal(tape.gradient(ours, inputs), tape.gradient(theirs, inputs))
+    assert nets.resnet_utils.subsample(inputs, 1) is inputs
 
 
 def test_no_gpu_computes_in_the_bfloat16_of_cpus(gpu: dict[str, object]) -> None:
@@ -177,8 +224,9 @@ def test_a_run_that_only_overflows_ends(steps: int, ends: bool, tmp_path: Path) 
 
 
 @pytest.mark.skipif(not tf.config.list_physical_devices("GPU"), reason="needs a GPU")
-def test_on_a_gpu(dataset_dir: Path, tmp_path: Path) -> None:
+def test_on_a_gpu(dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing of TensorFlow's own on the terminal, and the answers of the CPU."""
+    monkeypatch.delenv("TF_ENABLE_ONEDNN_OPTS")  # As users have it.
     logs, split = f"--train_dir={tmp_path / 'logs'}", f"--dataset_dir={dataset_dir}"
     trained = run_script("train_image_classifier.py", logs, split, *SMALL, "--max_number_of_steps=3")
     assert trained.status == 0 and "float16 on " in trained.output
