@@ -32,6 +32,7 @@ import dataset_factory
 from metart.common.files import make_folder, open_replacing
 from metart.common.flags import Parser, UserError, number, path, run, select
 from metart.evaluation import metrics, reports
+from metart.evaluation.best_checkpoint import BEST_FOLDER
 from metart.evaluation.inference import Answers, Classifier, open_classifier, predict, write_temperature
 from metart.networks import checkpoints, registry
 from metart.networks.session import PRECISIONS, Device
@@ -217,6 +218,8 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
     done = ""
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
     while True:
+        # The best checkpoint need not be of the last step: the folder above tells whether the run has ended.
+        is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings(str(folder))
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint and checkpoint != done:
             print(evaluate(settings, dataset, checkpoint), flush=True)
@@ -224,7 +227,7 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
         if done:
             trained_with = checkpoints.settings(done)
             last_step = trained_with.get("finished_step") or trained_with.get("max_number_of_steps")
-            if last_step and checkpoints.step(done) >= last_step:
+            if is_over or (last_step and checkpoints.step(done) >= last_step):
                 return
         time.sleep(WATCH_SECONDS)
 

@@ -20,6 +20,7 @@ import eval_image_classifier
 from metart.common.flags import UserError
 from metart.common.labels import read_labels
 from metart.evaluation.inference import open_classifier, read_temperature
+from metart.networks import checkpoints
 from metart.training import input_pipeline
 
 REPORTS = {
@@ -281,6 +282,36 @@ def test_watch_measures_each_checkpoint_up_to_the_last(
     results = [line for line in capsys.readouterr().out.splitlines() if "reports in" in line]
     assert [line.split(":")[0] for line in results] == [str(logs / "model.ckpt-7"), str(logs / "model.ckpt-20")]
     assert [event.step for event in EventAccumulator(str(eval_dir)).Reload().Scalars("eval/top_1")] == [7, 20]
+
+
+def test_watch_of_the_best_ends_with_the_run(
+    dataset_dir: Path, train_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(eval_image_classifier, "WATCH_SECONDS", 0.05)
+    logs, eval_dir = tmp_path / "logs", tmp_path / "eval"
+    logs.mkdir()
+    copy_checkpoint(train_dir, logs / "best", 7)
+    trained_with = checkpoints.settings(str(train_dir / "model.ckpt-20"))
+    del trained_with["finished_step"]
+    for folder in (logs, logs / "best"):
+        checkpoints.write_settings(folder, trained_with)
+    has_ended = threading.Event()
+
+    def train() -> None:
+        while not (eval_dir / "metrics.json").is_file():
+            time.sleep(0.05)
+        time.sleep(0.5)
+        has_ended.set()
+        checkpoints.write_settings(logs, {**trained_with, "finished_step": 20})
+
+    training = threading.Thread(target=train)
+    training.start()
+    flags = [f"--checkpoint_path={logs / 'best'}", f"--eval_dir={eval_dir}", f"--dataset_dir={dataset_dir}", "--watch"]
+    eval_image_classifier.main(flags)
+    assert has_ended.is_set()
+    training.join()
+    results = [line for line in capsys.readouterr().out.splitlines() if "reports in" in line]
+    assert [line.split(":")[0] for line in results] == [str(logs / "best/model.ckpt-7")]
 
 
 def test_errors_name_the_next_step(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> None:
