@@ -237,6 +237,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
                 feeds = head_feeds(run, settings, data, inputs, head) if head else itertools.repeat({})
                 measure = judge(best, settings.early_stop) if best else None
                 with enough_memory():
+                    session.run(inputs.copy_ahead)
                     reached = run_steps(run, feeds, settings.intervals, measure)
             except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
                 input_pipeline.raise_damaged(data.training.data_sources, num_classes)
@@ -459,7 +460,6 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
             raise UserError("some workers compute in float16 and some do not; start all with the same --precision")
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
     session.run([*initializers, inputs.iterator.initializer])
-    session.run(inputs.copy_ahead)
     if run.workers.index == 0:
         if not checkpoints.all_in(run.train_dir):
             seen_pictures.forget(run.train_dir)

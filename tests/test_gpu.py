@@ -6,6 +6,7 @@ import itertools
 import os
 from pathlib import Path
 import re
+import shutil
 
 from conftest import IMAGE_SIZE, MODEL_NAME
 import numpy as np
@@ -187,6 +188,16 @@ def test_the_choice_is_printed_once(
     assert " on NVIDIA" not in capsys.readouterr().out
     names = [name for name, _ in tf.train.list_variables(str(tmp_path))]
     assert not [name for name in names if "scale" in name or "applied" in name]
+
+
+def test_a_damaged_file_is_named_where_batches_are_copied_ahead(
+    gpu: dict[str, object], dataset_dir: Path, tmp_path: Path
+) -> None:
+    data = shutil.copytree(dataset_dir, tmp_path / "data", ignore=shutil.ignore_patterns("met_art"))
+    damaged = data / "arts_train_00003-of-00005.tfrecord"
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    with pytest.raises(UserError, match=f"{damaged} is damaged or cut off"):
+        train(tmp_path / "logs", data, "--max_number_of_steps=5")
 
 
 def test_steps_that_overflow_are_skipped_and_counted(
