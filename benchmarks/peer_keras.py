@@ -11,7 +11,7 @@ import os
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # As our scripts set it.
+os.environ["TF_ENABLE_ONEDNN_OPTS"] = "1"  # As our scripts set it on machines without a GPU.
 
 import keras
 import numpy as np

@@ -176,6 +176,10 @@ def steps(flags: argparse.Namespace, size: Sequence[str]) -> dict[str, Callable[
         for precision in PRECISIONS[flags.device]:
             of_model = [f"--model_name={model}", f"--precision={precision}"]
             contestants.append((f"step of {model}, {precision}", "training", sys.executable, of_model))
+            if on_gpu and precision == "auto":
+                contestants.append(
+                    (f"step of {model}, auto, compiled", "training", sys.executable, [*of_model, "--jit"])
+                )
         for precision in ("float32", "bfloat16") if flags.peers_python else ():
             of_model = [f"--model_name={TIMM_NAMES.get(model, model)}", f"--precision={precision}"]
             contestants.append((f"{TIMM}, {model}, {precision}", "peer_timm", flags.peers_python, of_model))
