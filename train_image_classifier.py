@@ -123,7 +123,7 @@ def build_parser() -> Parser:
     add("--save_summaries_secs", type=number(int, 1), default=600, help="seconds between two samples of input pictures")
     add("--save_interval_secs", type=number(int, 1), default=600, help="seconds between two checkpoints")
     parser.add_boolean("clone_on_cpu", False, "do not use a GPU")
-    parser.add_boolean("jit", False, "compile for the GPU with XLA: a tenth faster, a minute more to start")
+    parser.add_boolean("jit", False, "compile the step for a GPU with XLA: faster, and a minute more to start")
     cluster.add_flags(parser)
     parser.add_ignored("alsologtostderr")
     return parser
@@ -218,19 +218,9 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         with open_session(settings, workers, interruption) as session:
             if newest_checkpoint(train_dir, data.label_names) != newest:
                 raise Retry(f"another process has saved a checkpoint in {train_dir} in the meantime")
-            check_records = functools.partial(record_set.require_still, data.dataset_dir, data.records)
-            run = Run(
-                train_dir,
-                session,
-                model,
-                inputs.shown,
-                saver,
-                plan,
-                workers,
-                interruption,
-                data.label_names,
-                check_records,
-            )
+            check = functools.partial(record_set.require_still, data.dataset_dir, data.records)
+            names = data.label_names
+            run = Run(train_dir, session, model, inputs.shown, saver, plan, workers, interruption, names, check)
             start_together(run, start, inputs, data, written_flags)
             unpacked.close()
             try:
@@ -273,9 +263,8 @@ def make_plan(settings: Settings, num_samples: int, newest: str | None, workers:
 def open_best(settings: Settings, data: Data, plan: Plan) -> BestCheckpoint:
     """Returns what measures checkpoints and keeps the best."""
     fingerprint = data.records.fingerprint if data.records else None
-    return BestCheckpoint(
-        settings.train_dir, data.held_out, fingerprint, settings.batch_size, settings.device, plan.first_step
-    )
+    device = settings.device._replace(jit=False)  # It would compile again for each measurement.
+    return BestCheckpoint(settings.train_dir, data.held_out, fingerprint, settings.batch_size, device, plan.first_step)
 
 
 def make_up_measurement(best: BestCheckpoint, newest: str, train_dir: Path) -> None:
@@ -346,8 +335,10 @@ class Inputs(NamedTuple):
     images: tf.Tensor
     labels: tf.Tensor
     view: tf.Tensor  # Placeholder, fed to the iterator's initializer; of a head alone.
-    shown: list[tf.Tensor]  # The first images and labels of a batch, for TensorBoard; nothing of a head alone.
-    copy_ahead: tf.Operation  # Takes a batch to the GPU while the one before is computed; run it once more at first.
+    # The first images and labels of a batch, the next one where batches are copied ahead; nothing of a head alone.
+    shown: list[tf.Tensor]
+    # Takes a batch to the GPU while the one before is computed: run it once at first, then in each step.
+    copy_ahead: tf.Operation
 
 
 def build_inputs(
@@ -375,7 +366,7 @@ def build_inputs(
         with tf.device("/gpu:0"):
             copy_ahead = tf.raw_ops.Stage(values=[images, labels], shared_name="copies")
             copies = tf.raw_ops.Unstage(dtypes=[images.dtype, labels.dtype], shared_name="copies")
-        images, labels = (tf.ensure_shape(copy, of.shape) for copy, of in zip(copies, (images, labels), strict=True))
+        images, labels = tf.ensure_shape(copies[0], images.shape), tf.ensure_shape(copies[1], labels.shape)
     tf.compat.v1.set_random_seed(settings.random_seed + workers.index)  # Dropout of its own on each worker.
     return Inputs(iterator, images, labels, view, shown, copy_ahead)
 

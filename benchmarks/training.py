@@ -44,6 +44,7 @@ def training_step(
     defaults = train_image_classifier.build_parser().parse_args(["--train_dir=.", "--dataset_dir=."])
     recipe = select(Recipe, vars(defaults))._replace(model_name=model_name, precision=device.arithmetic)
     with tf.Graph().as_default():
+        tf.compat.v1.set_random_seed(0)
         images, labels = (
             tf.compat.v1.get_local_variable(name, initializer=value).read_value()
             for name, value in {

@@ -7,6 +7,8 @@ import os
 from pathlib import Path
 import re
 import shutil
+import sys
+from typing import Any
 
 from conftest import IMAGE_SIZE, MODEL_NAME
 import numpy as np
@@ -19,10 +21,11 @@ from tensorflow.python.grappler import tf_optimizer
 from metart.networks.slim_compat import nets, slim, tf
 from metart.common.flags import UserError
 from metart.common.interruption import Interruption
-from metart.networks import registry, session
+from metart.networks import registry, session, slim_compat
 from metart.networks.session import Device, enough_memory
-from metart.training import training_graph
+from metart.training import input_pipeline, training_graph
 from metart.training.cluster import Cluster
+from metart.training.input_pipeline import Augmentation
 from metart.training.loop import Intervals, Plan, Run, Verdict, run_steps
 from metart.training.optimizers import Schedule
 import train_image_classifier
@@ -117,7 +120,7 @@ def test_a_gpu_gets_its_own_kernels(precision: str, jit: bool, gpu: dict[str, ob
     options = Device(precision, jit=jit).session_config().graph_options.optimizer_options
     assert (options.global_jit_level == options.ON_2) == jit
     persistent = os.environ.get("TF_USE_CUDNN_BATCHNORM_SPATIAL_PERSISTENT")
-    assert persistent == ({False: "1", True: "0"}[jit] if precision == "auto" else None)
+    assert persistent == (None if precision == "float32" else "0" if jit else "1")
     assert os.environ["TF_CUDNN_USE_AUTOTUNE"] == "0"
 
 
@@ -126,8 +129,35 @@ def test_what_no_cpu_computes_is_refused(monkeypatch: pytest.MonkeyPatch) -> Non
         Device(use_gpu=False, jit=True).session_config()
     monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
     assert Device("auto", use_gpu=False).arithmetic == "float32"
-    with pytest.raises(UserError, match="set TF_ENABLE_ONEDNN_OPTS=1 to have it"):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "False")  # As TensorFlow reads it, too.
+    assert Device("auto", use_gpu=False).arithmetic == "float32"
+    with pytest.raises(UserError, match="set TF_ENABLE_ONEDNN_OPTS=1"):
         Device("bfloat16", use_gpu=False).session_config()
+
+
+@pytest.mark.parametrize(
+    ("control", "cards", "package", "found"),
+    [
+        ("nvidiactl", None, "tensorflow", True),
+        ("nvidiactl", "1", "tensorflow", True),
+        ("nvidiactl", "", "tensorflow", False),
+        ("nvidiactl", "-1", "tensorflow", False),
+        ("nvidiactl", None, "tensorflow-cpu", False),
+        ("none", None, "tensorflow", False),
+    ],
+)
+def test_intel_kernels_are_off_beside_a_gpu_alone(
+    control: str, cards: str | None, package: str, found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards or "")
+    if cards is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    (tmp_path / "nvidiactl").touch()
+    distribution = tmp_path / f"{package.replace('-', '_')}-2.21.0.dist-info"
+    distribution.mkdir()
+    (distribution / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 2.21.0\n")
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    assert slim_compat._may_find_a_gpu(tmp_path / control) == found
 
 
 def test_nothing_stands_between_the_gradients_of_batch_norm_and_relu() -> None:
@@ -188,6 +218,33 @@ def test_the_choice_is_printed_once(
     assert " on NVIDIA" not in capsys.readouterr().out
     names = [name for name, _ in tf.train.list_variables(str(tmp_path))]
     assert not [name for name in names if "scale" in name or "applied" in name]
+
+
+@pytest.mark.parametrize("sizes", [[], [16, 24]])
+def test_batches_copied_ahead_are_the_same(sizes: list[int], gpu: dict[str, object], dataset_dir: Path) -> None:
+    """All of them, in their order; the pictures for TensorBoard are of the next one."""
+    nothing: list[Any] = [None] * len(train_image_classifier.Settings._fields)
+    of_input = {"batch_size": 4, "random_seed": 0, "augmentation": Augmentation(32), "first_image_sizes": sizes}
+    settings = train_image_classifier.Settings(*nothing)._replace(**of_input)  # type: ignore[arg-type]
+    dataset = input_pipeline.open_split("arts", "train", dataset_dir)
+    plan = Plan(2, 4, Schedule("fixed", 0.1, 0.1, 1.0, 1.0, 0.0, total_steps=6))
+
+    def batches(device: Device) -> list[list[np.ndarray]]:
+        with tf.Graph().as_default():
+            inputs = train_image_classifier.build_inputs(
+                settings._replace(device=device), plan, dataset, Cluster(), head_alone=False
+            )
+            with tf.compat.v1.Session(config=tf.compat.v1.ConfigProto(allow_soft_placement=True)) as running:
+                running.run(inputs.iterator.initializer)
+                running.run(inputs.copy_ahead)
+                wanted = [inputs.images, inputs.labels, *inputs.shown, inputs.copy_ahead]
+                return [running.run(wanted)[:-1] for _ in range(5)]
+
+    ahead, plain = batches(Device("auto")), batches(Device("auto", use_gpu=False))
+    for copied, made, following in zip(ahead, plain, plain[1:], strict=False):
+        np.testing.assert_array_equal(copied[0], made[0])
+        np.testing.assert_array_equal(copied[1], made[1])
+        np.testing.assert_array_equal(copied[2], following[2])
 
 
 def test_a_damaged_file_is_named_where_batches_are_copied_ahead(

@@ -18,7 +18,9 @@ from metart.records.pictures import BadPicture, open_picture
 # Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
 SHUFFLE_BUFFER = 2048
 DRAWN_AT_ONCE = 128  # Pictures of `view_batches`, whatever its batch: the same seed gives the same views.
-MADE_AT_ONCE = 16  # Images of a training batch; one by one, tf.data itself takes a third of the time of small ones.
+# Images of a training batch, at most: their number divides the batch. One by one, tf.data itself takes a third of the
+# time of small ones.
+MADE_AT_ONCE = 16
 READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from different files.
 
 
@@ -83,7 +85,7 @@ def training_batches(
         return tf.reshape(of_batch, [batch_size // group, group, *of_batch.shape[1:]])
 
     @tf.function(autograph=False)
-    def to_image(encoded: tf.Tensor, size: tf.Tensor, variation: preprocessing.Variation) -> tf.Tensor:
+    def to_image(encoded: tf.Tensor, size: int | tf.Tensor, variation: preprocessing.Variation) -> tf.Tensor:
         return preprocessing.training_image(encoded, size, variation, min_crop_area)
 
     def to_images(

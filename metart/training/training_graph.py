@@ -206,7 +206,8 @@ def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Mode
         with _unsaved_variables():
             applied = tf.compat.v1.get_variable("applied", [], tf.int64, tf.zeros_initializer(), trainable=False)
             optimizer = tf.compat.v1.mixed_precision.MixedPrecisionLossScaleOptimizer(optimizer, "dynamic")
-    # Gates would keep TensorFlow from joining the gradients of batch norm and ReLU on a GPU, and guard against nothing.
+    # Gates would keep TensorFlow from joining the gradients of batch norm and ReLU on a GPU. They guard variables that
+    # change while they are read, which none does here.
     ungated = optimizer.compute_gradients(loss, trained, gate_gradients=optimizer.GATE_NONE)
     gradients = cluster.mean([gradient for gradient, _ in ungated])
     averages = [variable for variable in model_variables if not variable.trainable]
