@@ -599,7 +599,15 @@ def draw_much(folder: Path) -> Path:
     return folder
 
 
-def test_ctrl_c_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("seconds", [0, 2])
+def test_ctrl_c_is_one_line_and_leaves_nothing(seconds: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also while the workers, which are slow here, still load what they need."""
+    (tmp_path / "slow").mkdir()
+    slow = (
+        f"import sys, time\nwhile '--multiprocessing-fork' in sys.orig_argv and time.process_time() < {seconds}: pass\n"
+    )
+    (tmp_path / "slow/sitecustomize.py").write_text(slow)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "slow"))
     process = start(draw_much(tmp_path))
     wait_for_workers(process)
     os.killpg(process.pid, signal.SIGINT)  # As the terminal does: the workers get it too.

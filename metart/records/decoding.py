@@ -6,6 +6,8 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 import contextlib
 import multiprocessing
+from multiprocessing import resource_tracker
+from multiprocessing.context import SpawnContext, SpawnProcess
 import os
 from pathlib import Path
 import signal
@@ -29,16 +31,33 @@ def start_workers(number: int) -> Iterator[ProcessPoolExecutor]:
     Raises:
         UserError: One of them was killed.
     """
-    spawn = multiprocessing.get_context("spawn")  # The same on every system, and no thread is copied half-alive.
     try:
-        with ProcessPoolExecutor(number, spawn, _start_worker) as workers:
+        with ProcessPoolExecutor(number, _Spawn(), _start_worker) as workers:
             yield workers
     except BrokenProcessPool:
         raise UserError("a worker process was killed, perhaps because memory ran out; lower --num_workers") from None
 
 
+class _Worker(SpawnProcess):
+    """Leaves Ctrl-C to the parent from its first moment on: its long imports would end with a traceback."""
+
+    def start(self) -> None:
+        resource_tracker.ensure_running()  # It lets Ctrl-C through when it has started itself.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])  # A new process inherits it.
+        try:
+            super().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+
+
+class _Spawn(SpawnContext):
+    """The same on every system, and no thread is copied half-alive."""
+
+    Process = _Worker
+
+
 def _start_worker() -> None:
-    """Leaves Ctrl-C to the parent, and ends when the parent has ended, however it did."""
+    """Ends the worker when the parent has ended, however it did."""
 
     def follow_parent() -> None:
         parent = multiprocessing.parent_process()
@@ -46,7 +65,6 @@ def _start_worker() -> None:
         parent.join()
         os._exit(1)
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=follow_parent, daemon=True).start()
 
 
