@@ -72,7 +72,7 @@ def test_answers_are_those_of_keras(pixels: np.ndarray) -> None:
     assert sum(values.size for values in weights.values()) == 1_210_085
     theirs = in_keras(weights, 70).predict(pixels / 127.5 - 1, verbose=0)
     assert not weights  # Keras's network has a place for each.
-    assert ours.std(axis=0).max() > 1e-2  # The pictures do matter.
+    assert ours.std(axis=0).min() > 1e-3  # The pictures do matter.
     np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-3)
 
 
