@@ -18,7 +18,7 @@ from metart.records.pictures import BadPicture, open_picture
 # Records are kept encoded while they are shuffled: 2,048 of some 60 kB are about 120 MB.
 SHUFFLE_BUFFER = 2048
 DRAWN_AT_ONCE = 128  # Pictures of `view_batches`, whatever its batch: the same seed gives the same views.
-# Images of a training batch, at most: their number divides the batch. One by one, tf.data itself takes a third of the
+# Images of a training batch, at most: their number divides the batch. One by one, tf.data itself takes a fifth of the
 # time of small ones.
 MADE_AT_ONCE = 16
 READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from different files.
