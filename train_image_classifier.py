@@ -213,7 +213,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             model, head = training_graph.build_head(settings.recipe, label_weights, inputs.images, workers)
         else:
             model = training_graph.build_network(settings.recipe, label_weights, inputs.images, inputs.labels, workers)
-            model = model._replace(train_op=tf.group(model.train_op, inputs.copy_ahead))
+            model = model._replace(train_op=tf.group(model.train_op, *inputs.copy_ahead))
         saver, start = build_savers(settings, data, newest, unpacked)
         with open_session(settings, workers, interruption) as session:
             if newest_checkpoint(train_dir, data.label_names) != newest:
@@ -337,8 +337,8 @@ class Inputs(NamedTuple):
     view: tf.Tensor  # Placeholder, fed to the iterator's initializer; of a head alone.
     # The first images and labels of a batch, the next one where batches are copied ahead; nothing of a head alone.
     shown: list[tf.Tensor]
-    # Takes a batch to the GPU while the one before is computed: run it once at first, then in each step.
-    copy_ahead: tf.Operation
+    # Takes a batch to the GPU while the one before is computed, if there is one: run it at first, then in each step.
+    copy_ahead: list[tf.Operation]
 
 
 def build_inputs(
@@ -361,10 +361,10 @@ def build_inputs(
     iterator = tf.compat.v1.data.make_initializable_iterator(data)
     images, labels = iterator.get_next()
     shown = [] if head_alone else [images[:PICTURES_SHOWN], labels[:PICTURES_SHOWN]]
-    copy_ahead = tf.no_op()
+    copy_ahead = []
     if settings.device.has_gpu and not head_alone:
         with tf.device("/gpu:0"):
-            copy_ahead = tf.raw_ops.Stage(values=[images, labels], shared_name="copies")
+            copy_ahead = [tf.raw_ops.Stage(values=[images, labels], shared_name="copies")]
             copies = tf.raw_ops.Unstage(dtypes=[images.dtype, labels.dtype], shared_name="copies")
         images, labels = tf.ensure_shape(copies[0], images.shape), tf.ensure_shape(copies[1], labels.shape)
     tf.compat.v1.set_random_seed(settings.random_seed + workers.index)  # Dropout of its own on each worker.

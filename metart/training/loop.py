@@ -123,7 +123,8 @@ def run_steps(
                     keeper.save(step, loss)
             if is_last:
                 break
-    session.run(everybody_is_done)  # Whoever left earlier would look lost to worker 0, which may still be saving.
+    if run.workers.size > 1:  # Whoever left earlier would look lost to worker 0, which may still be saving.
+        session.run(everybody_is_done)
     if stop > 0 and step < plan.total_steps:
         run.interruption.leave(
             f"saved {keeper.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to continue"
