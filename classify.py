@@ -38,10 +38,10 @@ from metart.common.flags import Parser, UserError, number, path, run
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
-from metart.networks.preprocessing import CENTRAL_FRACTION, evaluation_image
+from metart.networks.preprocessing import Looks, evaluation_image
 from metart.networks.session import PRECISIONS, Device
-from metart.records import record_set
-from metart.records.pictures import FORMATS, MAX_SIDE, BadPicture, declared_pixels, normalise, read_file
+from metart.records import record_set, splits
+from metart.records.pictures import FORMATS, BadPicture, declared_pixels, normalise, read_file
 from metart.training import input_pipeline
 
 if TYPE_CHECKING:
@@ -152,21 +152,13 @@ def files_below(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in names)
 
 
-def read_image(
-    source: Path | str,
-    image_size: int,
-    web: Web | None = None,
-    central_fraction: float = CENTRAL_FRACTION,
-    max_side: int = MAX_SIDE,
-) -> np.ndarray | str:
+def read_image(source: Path | str, looks: Looks, web: Web | None = None) -> np.ndarray | str:
     """Returns what training would make of a picture, or what is wrong with it.
 
     Args:
         source: A file, or a web address as str.
-        image_size: Side of the result, pixels.
+        looks: How the network looks at it.
         web: Fetches what has an address; needed for these only.
-        central_fraction: Share of width and height that is seen.
-        max_side: Longest side of a picture in the records of training, pixels.
 
     Returns:
         float32 [image_size, image_size, 3], RGB, range [0, 255]; or the reason why there is none.
@@ -176,14 +168,14 @@ def read_image(
             number_of_bytes = 0
             with contextlib.suppress(OSError):  # read_file says what is wrong.
                 number_of_bytes = source.stat().st_size
-            jpeg = prepare(lambda: read_file(source), number_of_bytes, max_side)
+            jpeg = prepare(lambda: read_file(source), number_of_bytes, looks.max_side)
         else:
             assert web is not None
-            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read, _size(body), max_side))
+            jpeg = web.fetch(source, MAX_PICTURE_BYTES, lambda body: prepare(body.read, _size(body), looks.max_side))
     except (BadPicture, Unavailable) as error:
         return str(error)
     with tf.device("/CPU:0"):  # As in evaluation; a GPU has the network to run.
-        return evaluation_image(tf.constant(jpeg), image_size, central_fraction).numpy()
+        return evaluation_image(tf.constant(jpeg), looks.image_size, looks.central_fraction).numpy()
 
 
 def _size(body: IO[bytes]) -> int:
@@ -202,12 +194,7 @@ def prepare(read: Callable[[], bytes], number_of_bytes: int, max_side: int) -> b
 
 
 def read_batches(
-    sources: Sequence[Path | str],
-    batch_size: int,
-    image_size: int,
-    allow_private_hosts: bool,
-    central_fraction: float = CENTRAL_FRACTION,
-    max_side: int = MAX_SIDE,
+    sources: Sequence[Path | str], batch_size: int, looks: Looks, allow_private_hosts: bool
 ) -> Iterator[list[tuple[str, np.ndarray | str]]]:
     """Yields lists of (name, result of `read_image`), in order, reading one list ahead."""
     with contextlib.ExitStack() as stack:
@@ -221,7 +208,7 @@ def read_batches(
         for start in range(0, len(sources) + batch_size, batch_size):
             batch = ahead
             ahead = [
-                (str(source), pool.submit(read_image, source, image_size, web, central_fraction, max_side))
+                (str(source), pool.submit(read_image, source, looks, web))
                 for source in sources[start : start + batch_size]
             ]
             if batch:
@@ -255,7 +242,7 @@ def open_explainer(
 
     training, fingerprint = None, None
     if dataset_dir and any(dataset_dir.glob("*.tfrecord")):
-        training = input_pipeline.open_split(dataset_name, "train", dataset_dir)
+        training = input_pipeline.open_split(dataset_name, splits.TRAIN, dataset_dir)
         records = record_set.read(dataset_dir)
         fingerprint = records.fingerprint if records else None
     return explanations.Explainer(classifier, explain_dir, training, fingerprint, batch_size)
@@ -281,8 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         if flags.format == "csv":
             print(csv_header(min(flags.top_k, len(classifier.label_names))))
-        image_size, fraction, max_side = classifier.image_size, classifier.central_fraction, classifier.max_side
-        for batch in read_batches(sources, flags.batch_size, image_size, flags.allow_private_hosts, fraction, max_side):
+        for batch in read_batches(sources, flags.batch_size, classifier.looks, flags.allow_private_hosts):
             rows = answer(classifier, batch, flags.top_k, flags.min_probability)
             for row in rows:
                 print(ROW_FORMATS[flags.format](row), flush=True)

@@ -33,7 +33,14 @@ from metart.common.files import make_folder, open_replacing
 from metart.common.flags import Parser, UserError, number, path, run, select
 from metart.evaluation import metrics, reports
 from metart.evaluation.best_checkpoint import BEST_FOLDER
-from metart.evaluation.inference import Answers, Classifier, open_classifier, predict, write_temperature
+from metart.evaluation.inference import (
+    METRICS_FILENAME,
+    Answers,
+    Classifier,
+    open_classifier,
+    predict,
+    write_temperature,
+)
 from metart.networks import checkpoints, registry
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, seen_pictures, splits
@@ -42,7 +49,6 @@ from metart.training.summaries import Summaries
 
 WATCH_SECONDS = 10  # Between two looks for a new checkpoint.
 LABELS_WITH_CURVE = 30  # In TensorBoard; labels.csv has all.
-METRICS_FILENAME = "metrics.json"
 PICTURE_NAMES = ("confusion_matrix", "reliability", "mistakes")
 
 
@@ -136,7 +142,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     eval_dir, split = settings.eval_dir, settings.dataset_split_name
     records = record_set.read(settings.dataset_dir)
     # Whoever evaluates on the training split knows that the network has seen it.
-    allow = settings.allow_seen_pictures or split == "train"
+    allow = settings.allow_seen_pictures or split == splits.TRAIN
     trained_on = checkpoints.settings(checkpoint).get("records") or {}
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
@@ -176,7 +182,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
             "records_fingerprint": records.fingerprint if records else None,
             "pictures_seen_in_training": seen,
             "model_name": classifier.model_name,
-            **classifier.looks,
+            **classifier.looks.described(),
             "split": split,
             "neighbours_in_training": neighbours,
             "pictures": len(answers.truth),

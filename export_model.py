@@ -37,11 +37,11 @@ from metart import __version__
 from metart.common.files import read_json
 from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import write_labels
-from metart.evaluation.inference import Classifier, open_classifier
+from metart.evaluation.inference import METRICS_FILENAME, Classifier, open_classifier
 from metart.networks import checkpoints, registry
 from metart.networks.session import Device
 from metart.networks.uploads import uploaded_image
-from metart.records import record_set
+from metart.records import record_set, splits
 from metart.records.record_set import RecordSet
 from metart.training import input_pipeline
 
@@ -86,11 +86,9 @@ def write_saved_model(classifier: Classifier, folder: Path) -> None:
     with tf.Graph().as_default():
         image_bytes = tf.compat.v1.placeholder(tf.string, [None], name="image_bytes")
         images = tf.map_fn(
-            lambda encoded: uploaded_image(
-                encoded, classifier.image_size, classifier.max_side, classifier.central_fraction
-            ),
+            lambda encoded: uploaded_image(encoded, classifier.looks),
             image_bytes,
-            fn_output_signature=tf.TensorSpec([classifier.image_size, classifier.image_size, 3], tf.float32),
+            fn_output_signature=tf.TensorSpec(classifier.images.shape[1:], tf.float32),
         )
         (output,) = tf.import_graph_def(
             _frozen(classifier, classifier.output),
@@ -136,9 +134,7 @@ def tflite_model(classifier: Classifier, calibration: Sequence[np.ndarray] = ())
 
 def calibration_images(dataset: slim.dataset.Dataset, classifier: Classifier) -> list[np.ndarray]:
     """Returns some training images as `tflite_model` takes them; the records are in random order."""
-    data = input_pipeline.evaluation_arrays(
-        dataset, 1, classifier.image_size, classifier.central_fraction, CALIBRATION_PICTURES
-    )
+    data = input_pipeline.evaluation_arrays(dataset, 1, classifier.looks, CALIBRATION_PICTURES)
     return [images for images, _, _ in data]
 
 
@@ -148,7 +144,7 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
     Raises:
         UserError: There are none, or those of something else.
     """
-    path = eval_dir / "metrics.json"
+    path = eval_dir / METRICS_FILENAME
     evaluate = f"run eval_image_classifier.py --checkpoint_path={classifier.checkpoint} --eval_dir={eval_dir}"
     if not path.is_file():
         raise UserError(f"{path} is missing; {evaluate}")
@@ -162,7 +158,7 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
     measured = {
         "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
         "model_name": classifier.model_name,
-        **classifier.looks,
+        **classifier.looks.described(),
         "temperature": classifier.temperature,
     }
     for name, value in measured.items():
@@ -179,15 +175,17 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
     data = f"records {fingerprint}" if fingerprint else "not recorded"
     if records and records.fingerprint == fingerprint:
         counts = Counter(source.split for source in records.sources.values())
-        data = ", ".join(f"{counts[split]:,} pictures for {split}" for split in ("train", "validation"))
+        data = ", ".join(f"{counts[split]:,} pictures for {split}" for split in (splits.TRAIN, splits.VALIDATION))
         data += f" (records {fingerprint})"
+    looks, step = classifier.looks, checkpoints.step(classifier.checkpoint)
+    size = looks.image_size
     figures = about["figures"]
     measured = "Not measured; eval_image_classifier.py does it."
     if figures:
         rows = [
             f"| {name.replace('_', ' ')} | {value:.4f} |"
             for name, value in figures.items()
-            if type(value) is float and name not in (*classifier.looks, "temperature")
+            if type(value) is float and name not in (*looks.described(), "temperature")
         ]
         title = f"On {figures['pictures']:,} pictures of the {figures['split']} split (records "
         title += f"{figures['records_fingerprint'] or 'without a fingerprint'}):"
@@ -195,11 +193,10 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
             title = f"The network was trained on {figures['pictures_seen_in_training']:,} of these pictures. {title}"
         measured = "\n".join([title, "", "| figure | value |", "|---|---|", *rows])
     names = "\n".join(f"- {name}" for name in classifier.label_names)
-    size, step = classifier.image_size, checkpoints.step(classifier.checkpoint)
     lite = "".join(
         f"- `{name}`: {kind} RGB pixels, range 0 to 255, {size} x {size}, of the upright picture's central\n"
-        f"  {classifier.central_fraction:.1%} of width and height, transparent parts white, to probabilities in the "
-        f"order of `labels.txt`.{ONE_LOOK if classifier.sizes and kind == 'uint8' else ''}\n"
+        f"  {looks.central_fraction:.1%} of width and height, transparent parts white, to probabilities in the "
+        f"order of `labels.txt`.{ONE_LOOK if looks.sizes and kind == 'uint8' else ''}\n"
         for name, kind in LITE_FILES.items()
         if name in about["files"]
     )
@@ -265,13 +262,15 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "those, without their numbers",
                 file=sys.stderr,
             )
-        training = input_pipeline.open_split(flags.dataset_name, "train", flags.dataset_dir) if with_records else None
+        training = None
+        if with_records:
+            training = input_pipeline.open_split(flags.dataset_name, splits.TRAIN, flags.dataset_dir)
         files = [name for name in LITE_FILES if flags.tflite and (training or name == "model.tflite")]
         about = {
             "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
             "records_fingerprint": learned_from or (records.fingerprint if records else None),
             "model_name": classifier.model_name,
-            **classifier.looks,
+            **classifier.looks.described(),
             "labels": classifier.label_names,
             "temperature": classifier.temperature,
             "figures": read_metrics(flags.eval_dir, classifier) if flags.eval_dir else None,

@@ -191,12 +191,14 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
     newest = newest_checkpoint(train_dir, data.label_names)
     plan = make_plan(settings, data.training.num_samples, newest, workers)
-    best = open_best(settings, data, plan) if data.held_out and workers.index == 0 else None  # It measures for all.
+    best = open_best(settings, data, plan) if data.held_out else None
     if newest:
         refuse_seen_pictures(newest, data, settings)
-        if best and settings.intervals.is_measured(plan.first_step, plan):
+        if best and workers.index == 0 and settings.intervals.is_measured(plan.first_step, plan):
             make_up_measurement(best, newest, train_dir)
-        is_over = best is not None and best.is_over(settings.early_stop)
+        # Not of a run that was killed: what worker 0 has just made up may say so, and the others would not know.
+        has_ended = "finished_step" in checkpoints.settings(newest)
+        is_over = best is not None and has_ended and best.is_over(settings.early_stop)
         if plan.first_step >= plan.total_steps or is_over:
             if workers.index == 0:
                 update_looks(train_dir, written_flags)
@@ -225,7 +227,8 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             unpacked.close()
             try:
                 feeds = head_feeds(run, settings, data, inputs, head) if head else itertools.repeat({})
-                measure = judge(best, settings.early_stop) if best else None
+                # Worker 0 measures for all.
+                measure = judge(best, settings.early_stop) if best and workers.index == 0 else None
                 with enough_memory():
                     session.run(inputs.copy_ahead)
                     reached = run_steps(run, feeds, settings.intervals, measure)
@@ -235,7 +238,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             if workers.index == 0:
                 last = checkpoints.step(checkpoints.newest(str(train_dir)))
                 write_settings(run, data, {**written_flags, "finished_step": last})
-    return f"{reached}; {best}" if best else reached
+    return f"{reached}; {best}" if measure else reached
 
 
 def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
@@ -347,12 +350,18 @@ def build_inputs(
     """Builds the input in the current graph, and sets the graph's seed."""
     tf.compat.v1.set_random_seed(settings.random_seed)  # One order of the pictures, from which all workers deal.
     view = tf.compat.v1.placeholder_with_default(tf.constant(0, tf.int64), [], name="view")
-    of = (dataset.data_sources, settings.batch_size, settings.augmentation)
     if head_alone:
-        data = input_pipeline.view_batches(*of, view)
+        data = input_pipeline.view_batches(dataset.data_sources, settings.batch_size, settings.augmentation, view)
     else:
         data = input_pipeline.training_batches(
-            *of, plan.first_step, workers.size, workers.index, settings.first_image_sizes, plan.total_steps
+            dataset.data_sources,
+            settings.batch_size,
+            settings.augmentation,
+            first_batch=plan.first_step,
+            num_workers=workers.size,
+            worker=workers.index,
+            first_sizes=settings.first_image_sizes,
+            total_batches=plan.total_steps,
         )
     if settings.device.has_gpu:  # The threads that feed the GPU must not wait for pictures.
         options = tf.data.Options()

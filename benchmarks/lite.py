@@ -16,6 +16,7 @@ from metart.networks.slim_compat import tf
 from export_model import EXPORT_FILENAME, LITE_FILES
 from metart.common.flags import Parser, run
 from metart.evaluation import metrics
+from metart.networks.preprocessing import Looks
 from metart.training import input_pipeline
 
 
@@ -39,8 +40,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
         models.append((interpreter, kind, taken["index"], given["index"], probabilities[name]))
     truth = []
-    pictures = input_pipeline.evaluation_arrays(dataset, 1, about["image_size"], about["eval_central_fraction"])
-    for image, label, _ in pictures:
+    looks = Looks(about["image_size"], central_fraction=about["eval_central_fraction"])
+    for image, label, _ in input_pipeline.evaluation_arrays(dataset, 1, looks):
         truth.append(label)
         for interpreter, kind, taken, given, answers in models:
             interpreter.set_tensor(taken, (image.round() if kind == "uint8" else image).astype(kind))

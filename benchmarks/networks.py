@@ -29,6 +29,7 @@ from metart.common.files import open_replacing
 from metart.common.flags import Parser, number, path, run
 from metart.evaluation.inference import Classifier
 from metart.networks import registry
+from metart.networks.preprocessing import Looks
 from metart.networks.session import Device
 
 REFERENCE = "inception_v3"
@@ -84,7 +85,7 @@ def random_classifier(model_name: str, size: int, folder: str) -> Classifier:
         session.run(tf.compat.v1.variables_initializer(variables))
         checkpoint = tf.compat.v1.train.Saver(variables).save(session, f"{folder}/{model_name}", write_meta_graph=False)
     labels = [str(number) for number in range(NUM_CLASSES)]
-    return Classifier(checkpoint, model_name, size, labels, device=DEVICE)
+    return Classifier(checkpoint, model_name, Looks(size), labels, device=DEVICE)
 
 
 def cost(work: Callable[[], object], reference: Callable[[], object], rounds: int) -> float:

@@ -55,9 +55,8 @@ def training_step(
         model = training_graph.build_network(recipe, [1.0] * num_classes, images, labels, Cluster())
         with tf.compat.v1.Session(config=device.session_config()) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
-            requests = {model.stop_requested: False, model.early_stop_requested: False}
             fetches = [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed]
-            yield lambda: session.run(fetches, {model.learning_rate: defaults.learning_rate, **requests})
+            yield lambda: session.run(fetches, {model.learning_rate: defaults.learning_rate})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,11 +7,13 @@ from pathlib import Path
 import random
 import shutil
 import signal
-import subprocess
-import sys
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image, ImageDraw
 import pytest
+
+if TYPE_CHECKING:
+    from metart.training.training_graph import Recipe
 
 REPOSITORY = Path(__file__).parent.parent
 LABEL_COLOURS = {"Chinese": (180, 30, 40), "Egyptian": (40, 150, 60), "Italian, Florence": (40, 60, 190)}
@@ -54,6 +56,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
         for name, value in report.user_properties:
             terminalreporter.write_line(f"{name}: {value}")
+
+
+def recipe_of(model_name: str = MODEL_NAME, **changed: Any) -> "Recipe":
+    """Returns a recipe for plain gradient descent in float32, without any regularisation, but for what is changed."""
+    from metart.training.training_graph import Recipe  # Takes TensorFlow along, which most test files do without.
+
+    return Recipe(model_name, "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, "", None, "float32")._replace(**changed)
 
 
 def draw_picture(colour: tuple[int, int, int], seed: int) -> Image.Image:
@@ -128,19 +137,3 @@ def train_dir(dataset_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         )
 
     return made_once(tmp_path_factory, "logs", make)
-
-
-@pytest.fixture(scope="session")
-def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a script of the repository as its users do: `run_script("classify.py", "--image_file=…")`."""
-
-    def run(script: str, *arguments: str, timeout: float = 600) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, str(REPOSITORY / script), *arguments],
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**os.environ, "COLUMNS": "120"},
-        )
-
-    return run

@@ -28,6 +28,7 @@ import eval_image_classifier
 from metart.common.flags import UserError
 from metart.common.labels import write_labels
 from metart.networks import checkpoints, registry
+from metart.networks.preprocessing import Looks
 from metart.networks.session import Device
 
 LABELS = ["Chinese", "Egyptian", "Italian, Florence"]
@@ -79,12 +80,12 @@ def check(name: str, label: str, problem: str) -> None:
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 100])
 def test_batches_hold_every_picture_in_order(batch_size: int, folder: Path) -> None:
     sources = classify.find_files([folder])
-    batches = list(classify.read_batches(sources, batch_size, 32, allow_private_hosts=False))
+    batches = list(classify.read_batches(sources, batch_size, Looks(32), allow_private_hosts=False))
     assert {len(batch) for batch in batches[:-1]} <= {batch_size}
     results = [result for batch in batches for result in batch]
     assert [name for name, _ in results] == [str(source) for source in sources]
     for source, (_, image) in zip(sources, results, strict=True):
-        np.testing.assert_array_equal(image, classify.read_image(source, 32))
+        np.testing.assert_array_equal(image, classify.read_image(source, Looks(32)))
 
 
 def test_csv_has_a_row_for_every_picture(folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,15 +208,13 @@ def test_bfloat16_moves_the_probabilities_a_little(
     assert difference > 0 or Device("auto").arithmetic != "bfloat16"
 
 
-def test_as_a_program(
-    folder: Path, train_dir: Path, tmp_path: Path, run_script: Callable[..., subprocess.CompletedProcess[str]]
-) -> None:
+def test_as_a_program(folder: Path, train_dir: Path) -> None:
     """Rows on stdout, what is left out and the error on stderr, status 1; nothing of TensorFlow's in between."""
     flags = [f"--checkpoint_path={train_dir}", "--format=jsonl", "--top_k=1", f"--image_file={folder}"]
-    result = run_script("classify.py", *flags)
-    assert result.returncode == 1
-    assert len([json.loads(line) for line in result.stdout.splitlines()]) == len(EXPECTED)
-    assert result.stderr.splitlines() == [
+    run = processes.run_script("classify.py", *flags)
+    assert run.status == 1
+    assert len([json.loads(line) for line in run.output.splitlines()]) == len(EXPECTED)
+    assert run.errors.splitlines() == [
         f"skipped, not files named like pictures: 1, {folder}/notes.txt first",
         "error: 3 of 8 pictures could not be classified; their rows say why",
     ]
@@ -332,10 +331,10 @@ def test_a_pipe_that_is_named_is_read_and_one_in_a_folder_is_not_waited_for(fold
         assert classify.find_files([pipe]) == [pipe]
         writer = threading.Thread(target=pipe.write_bytes, args=(data,))
         writer.start()
-        read = classify.read_image(pipe, 32)
+        read = classify.read_image(pipe, Looks(32))
         writer.join()
         (tmp_path / "file").write_bytes(data)
-        np.testing.assert_array_equal(read, classify.read_image(tmp_path / "file", 32))
+        np.testing.assert_array_equal(read, classify.read_image(tmp_path / "file", Looks(32)))
         assert isinstance(read, str) == (data != whole)
 
 

@@ -19,6 +19,7 @@ import pytest
 from metart.networks.slim_compat import tf
 import classify
 import convert
+from metart.networks.preprocessing import Looks
 from metart.records.pictures import BadPicture, normalise
 
 MEMORY_MEGABYTES = 1500
@@ -94,7 +95,7 @@ def test_check_image_names_the_same_files(folder: Path) -> None:
 
 def test_classify_sees_what_training_saw(folder: Path) -> None:
     for kind in KINDS:
-        seen = classify.read_image(folder / "met_art/Corpus" / kind.name, 32)
+        seen = classify.read_image(folder / "met_art/Corpus" / kind.name, Looks(32))
         if isinstance(kind.expected, str):
             assert isinstance(seen, str), kind.name
             assert re.match(kind.expected, seen), kind.name
@@ -188,7 +189,7 @@ def test_names_and_things_that_are_no_files(tmp_path: Path, capsys: pytest.Captu
     assert not (tmp_path / "bad-pictures.csv").exists()
 
     named = [str(folder / name) for name in [*used, *passed_over] if name != "pipe.jpg"]
-    rows = [classify.read_image(Path(name), 32) for name in named]
+    rows = [classify.read_image(Path(name), Looks(32)) for name in named]
     reasons = {Path(name).name: row for name, row in zip(named, rows, strict=True) if isinstance(row, str)}
     assert reasons == {
         "folder.jpg": "a folder or device, not a file",

@@ -21,6 +21,7 @@ from metart.common.flags import UserError
 from metart.common.labels import read_labels
 from metart.evaluation.inference import open_classifier, read_temperature
 from metart.networks import checkpoints
+from metart.networks.preprocessing import Looks
 from metart.training import input_pipeline
 
 REPORTS = {
@@ -92,7 +93,7 @@ def test_several_looks_are_averaged_in_evaluation_and_in_all_that_answers(
     flags = json.loads((train_dir / "flags.json").read_text())
     (tmp_path / "logs/flags.json").write_text(json.dumps({**flags, "eval_image_sizes": [40, 64]}))
     dataset = input_pipeline.open_split("arts", "validation", dataset_dir)
-    ((images, _, _),) = input_pipeline.evaluation_arrays(dataset, 5, 64, 0.875, 1)
+    ((images, _, _),) = input_pipeline.evaluation_arrays(dataset, 5, Looks(64), 1)
     smaller = input_pipeline.tf.image.resize(images, [40, 40]).numpy()
     logits = []
     for look in (images, images[:, :, ::-1], smaller, smaller[:, :, ::-1]):
@@ -102,7 +103,7 @@ def test_several_looks_are_averaged_in_evaluation_and_in_all_that_answers(
     assert np.abs(logits - mean).max() > 0.1  # There is something to average.
     expected = np.exp(mean) / np.exp(mean).sum(axis=1, keepdims=True)
     with open_classifier(str(tmp_path / "logs")) as classifier:
-        assert classifier.image_size == 64
+        assert classifier.looks.image_size == 64
         np.testing.assert_allclose(classifier.probabilities(images), expected, rtol=1e-4, atol=1e-6)
     with open_classifier(str(tmp_path / "logs"), image_size=40) as classifier:  # Asked for: one look.
         once = np.exp(logits[2]) / np.exp(logits[2]).sum(axis=1, keepdims=True)

@@ -11,6 +11,7 @@ import classify
 from metart.evaluation.explanations import Explainer, _last_feature_map
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.networks import registry
+from metart.networks.preprocessing import Looks
 from metart.training import input_pipeline
 
 IMAGE_SIZE = 64  # Leaves 2 x 2 places of the last feature map.
@@ -79,7 +80,7 @@ def test_heat_is_of_the_label_that_the_mean_over_the_looks_has_chosen(train_dir:
     images = np.concatenate(between).repeat(40, 1).repeat(40, 2)
     names = [str(number) for number in range(3)]
     checkpoint = str(train_dir / "model.ckpt-20")
-    with Classifier(checkpoint, MODEL_NAME, 40, names, sizes=[32, 40]) as averaging:
+    with Classifier(checkpoint, MODEL_NAME, Looks(40, [32, 40]), names) as averaging:
         answers = averaging.probabilities(images).argmax(axis=1)
         once = averaging.session.run(averaging.logits, {averaging.images: images}).argmax(axis=1)
         (differing,) = np.nonzero(answers != once)

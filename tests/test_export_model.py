@@ -15,7 +15,7 @@ import export_model
 from metart.common.flags import UserError
 from metart.common.labels import read_labels
 from metart.evaluation.inference import open_classifier
-from metart.networks.preprocessing import evaluation_image
+from metart.networks.preprocessing import Looks, evaluation_image
 from metart.networks.uploads import uploaded_image
 from metart.records.pictures import MAX_SIDE, normalise
 from metart.training import input_pipeline
@@ -49,7 +49,7 @@ def expected(dataset_dir: Path, train_dir: Path) -> tuple[list[bytes], np.ndarra
     """(picture files, images, probabilities of the checkpoint) of the training and validation pictures."""
     sources = [str(path) for path in dataset_dir.glob("*.tfrecord")]
     with open_classifier(str(train_dir)) as classifier:
-        data = input_pipeline.evaluation_batches(sources, 1000, classifier.image_size)
+        data = input_pipeline.evaluation_batches(sources, 1000, classifier.looks.image_size)
         images, _, names = next(data.as_numpy_iterator())
         pictures = [(dataset_dir / "met_art" / name.decode()).read_bytes() for name in names]
         return pictures, images, classifier.probabilities(images)
@@ -87,7 +87,7 @@ def test_uploads_look_as_pictures_prepared_by_pillow(width: int, height: int) ->
     Image.fromarray((127.5 + 120 * waves).astype(np.uint8)).save(data, "JPEG", quality=95)
     prepared, _, _ = normalise(data.getvalue(), MAX_SIDE)
     wanted = evaluation_image(tf.constant(prepared), 96).numpy()
-    uploaded = uploaded_image(tf.constant(data.getvalue()), 96, MAX_SIDE).numpy()
+    uploaded = uploaded_image(tf.constant(data.getvalue()), Looks(96)).numpy()
     assert np.abs(uploaded - wanted).mean() < 1.5
     if max(width, height) <= MAX_SIDE:
         np.testing.assert_array_equal(uploaded, wanted)

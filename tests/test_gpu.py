@@ -10,7 +10,7 @@ import shutil
 import sys
 from typing import Any
 
-from conftest import IMAGE_SIZE, MODEL_NAME
+from conftest import IMAGE_SIZE, MODEL_NAME, recipe_of
 import numpy as np
 from processes import run_script
 import pytest
@@ -162,7 +162,7 @@ def test_intel_kernels_are_off_beside_a_gpu_alone(
 
 def test_nothing_stands_between_the_gradients_of_batch_norm_and_relu() -> None:
     """TensorFlow joins the two on a GPU only where no operation waits for one of them, as it would for a gate."""
-    recipe = training_graph.Recipe(MODEL_NAME, "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, "", None, "float16")
+    recipe = recipe_of(precision="float16")
     with tf.Graph().as_default() as graph:
         images = tf.zeros([4, IMAGE_SIZE, IMAGE_SIZE, 3])
         training_graph.build_network(recipe, [1.0] * 3, images, tf.zeros([4], tf.int64), Cluster())
@@ -269,7 +269,7 @@ def test_steps_that_overflow_are_skipped_and_counted(
 
 @pytest.mark.parametrize(("steps", "ends"), [(100, True), (20, False)])
 def test_a_run_that_only_overflows_ends(steps: int, ends: bool, tmp_path: Path) -> None:
-    recipe = training_graph.Recipe("", "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, "", None, "float16")
+    recipe = recipe_of("", precision="float16")
     with tf.Graph().as_default(), tf.compat.v1.Session() as running:
         root = tf.sqrt(slim.model_variable("root", [], initializer=tf.zeros_initializer()))  # At 0 it has no slope.
         tf.compat.v1.losses.add_loss(root)

@@ -1,35 +1,34 @@
 """The tutorial from pictures to a named culture: its own command lines, as processes; only the paths are others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 import functools
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 import re
 import shutil
-import subprocess
 import threading
 
 from conftest import LABEL_COLOURS, draw_pictures
+from processes import Run, run_script
 import pytest
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = 2  # The tutorial has 100.
 
 
-def succeed(process: subprocess.CompletedProcess[str]) -> list[str]:
+def succeed(run: Run) -> list[str]:
     """Returns the lines on stdout of a script that ended well, without a warning or a traceback."""
-    assert process.returncode == 0, process.stderr
+    assert run.status == 0, run.errors
     for word in ("Traceback", "Warning", "deprecated", "error:"):
-        assert word not in process.stderr
-    return process.stdout.splitlines()
+        assert word not in run.errors
+    return run.output.splitlines()
 
 
-def fail(process: subprocess.CompletedProcess[str]) -> str:
+def fail(run: Run) -> str:
     """Returns the only line on stderr of a script that a user's mistake ended."""
-    assert process.returncode == 1
-    assert process.stdout == ""
-    assert re.fullmatch("error: .*\n", process.stderr)
-    return process.stderr.strip()
+    assert run.status == 1
+    assert run.output == ""
+    assert re.fullmatch("error: .*\n", run.errors)
+    return run.errors.strip()
 
 
 @pytest.fixture
@@ -43,10 +42,10 @@ def pictures_url(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest.mark.timeout(3600)  # A minute on a quiet machine.
-def test_the_tutorials_commands(run_script: Run, tmp_path: Path, pictures_url: str) -> None:
+def test_the_tutorials_commands(tmp_path: Path, pictures_url: str) -> None:
     data, logs, published = tmp_path / "data", tmp_path / "logs", tmp_path / "published"
     draw_pictures(data)
-    assert fail(train(run_script, logs, data)).startswith(f"error: no records arts_train_*.tfrecord in {data}")
+    assert fail(train(logs, data)).startswith(f"error: no records arts_train_*.tfrecord in {data}")
 
     assert succeed(run_script("convert.py", f"--dataset_dir={data}", "--check_image=True"))[-1].endswith("all good")
     assert succeed(run_script("convert.py", f"--dataset_dir={data}"))[-1] == (
@@ -56,20 +55,20 @@ def test_the_tutorials_commands(run_script: Run, tmp_path: Path, pictures_url: s
         shards = [f"arts_{split}_{shard:05}-of-00005.tfrecord" for shard in range(5)]
         assert sorted(path.name for path in data.glob(f"arts_{split}_*")) == shards
 
-    assert fail(evaluate(run_script, logs, data)).startswith(f"error: there is no checkpoint {logs}/model.ckpt-2")
+    assert fail(evaluate(logs, data)).startswith(f"error: there is no checkpoint {logs}/model.ckpt-2")
     assert not logs.exists()
     assert re.fullmatch(
         rf"trained to step {STEPS}: loss [\d.]+, [\d.]+ images/s, checkpoint {logs}/model.ckpt-{STEPS}",
-        succeed(train(run_script, logs, data))[-1],
+        succeed(train(logs, data))[-1],
     )
-    assert succeed(train(run_script, logs, data))[-1].startswith("nothing to do: ")
+    assert succeed(train(logs, data))[-1].startswith("nothing to do: ")
 
-    assert re.search(r"top-1 [\d.]+.* 9 ", succeed(evaluate(run_script, logs, data))[-1])
+    assert re.search(r"top-1 [\d.]+.* 9 ", succeed(evaluate(logs, data))[-1])
     url = [f"--image_url={pictures_url}/Chinese/0000.jpg", "--allow_private_hosts"]
     published.mkdir()  # The published checkpoint comes with labels.txt and without records.
     shutil.copy(data / "labels.txt", published)
     file = [f"--image_file={data}/met_art/Chinese/0000.jpg"]
-    answers = [succeed(classify(run_script, logs, *given)) for given in ((data, url), (published, file))]
+    answers = [succeed(classify(logs, *given)) for given in ((data, url), (published, file))]
     probabilities = [re.findall(r"([\d.]+) ?%", "\n".join(answer)) for answer in answers]
     assert probabilities[0] == probabilities[1]
     assert sum(map(float, probabilities[0])) == pytest.approx(100, abs=0.3)
@@ -77,7 +76,7 @@ def test_the_tutorials_commands(run_script: Run, tmp_path: Path, pictures_url: s
         assert all(label in "\n".join(answer) for label in LABEL_COLOURS)
 
 
-def train(run_script: Run, logs: Path, data: Path) -> subprocess.CompletedProcess[str]:
+def train(logs: Path, data: Path) -> Run:
     return run_script(
         "train_image_classifier.py",
         f"--train_dir={logs}",
@@ -88,11 +87,10 @@ def train(run_script: Run, logs: Path, data: Path) -> subprocess.CompletedProces
         "--clone_on_cpu=True",
         "--batch_size=10",
         f"--max_number_of_steps={STEPS}",
-        timeout=1200,
     )
 
 
-def evaluate(run_script: Run, logs: Path, data: Path) -> subprocess.CompletedProcess[str]:
+def evaluate(logs: Path, data: Path) -> Run:
     return run_script(
         "eval_image_classifier.py",
         "--alsologtostderr",
@@ -107,7 +105,7 @@ def evaluate(run_script: Run, logs: Path, data: Path) -> subprocess.CompletedPro
     )
 
 
-def classify(run_script: Run, logs: Path, data: Path, picture: list[str]) -> subprocess.CompletedProcess[str]:
+def classify(logs: Path, data: Path, picture: list[str]) -> Run:
     return run_script(
         "classify.py",
         "--alsologtostderr",

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from conftest import IMAGE_SIZE, LABEL_COLOURS, LOGITS, MODEL_NAME, REPOSITORY
+from conftest import IMAGE_SIZE, LABEL_COLOURS, LOGITS, MODEL_NAME, REPOSITORY, recipe_of
 import numpy as np
 import pytest
 
@@ -26,7 +26,6 @@ from metart.networks.session import Device
 from metart.training import input_pipeline, optimizers
 from metart.training.cluster import Cluster
 from metart.training.loop import Intervals
-from metart.training.training_graph import Recipe
 import train_image_classifier
 
 SMALL = [
@@ -204,7 +203,7 @@ def test_a_head_alone_learns_and_goes_on_with_the_features_it_has(
 def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
     dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def run() -> str:
+    def run(*more_flags: str) -> str:
         train(
             tmp_path,
             dataset_dir,
@@ -212,6 +211,7 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
             "--validation_epochs=0.3",
             "--early_stop=2",
             "--max_number_of_steps=40",
+            *more_flags,
         )
         return capsys.readouterr().out.splitlines()[-1]
 
@@ -227,6 +227,8 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
     reached = f"best top-1 {top_1[best]:.4f} at step {best}: {tmp_path}/best"
     assert last.endswith(f"; {reached}")
     assert run() == f"nothing to do: stopped at step {third + 1}, {reached}"
+    second_worker = run("--worker_replicas=2", "--task=1", "--worker_address=127.0.0.1:222{task}")
+    assert second_worker == f"nothing to do: stopped at step {third + 1}, {reached}"
     assert json.loads((tmp_path / "flags.json").read_text())["max_number_of_steps"] == 40
 
     eval_image_classifier.main(
@@ -350,7 +352,7 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
         allow_seen_pictures=False,
         random_seed=0,
         device=Device(),
-        recipe=Recipe(MODEL_NAME, "sgd", 0.9, 0.9, 1.0, 0.0, 0.0, "", None, "float32"),
+        recipe=recipe_of(),
         schedule=optimizers.Schedule("fixed", 0.01, 0.01, 1.0, 1.0, 0.0),
         augmentation=input_pipeline.Augmentation(IMAGE_SIZE),
         warm_start=train_image_classifier.WarmStart(None, "", False),

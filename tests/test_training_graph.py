@@ -1,6 +1,6 @@
 """What a step learns from: how labels are weighed, which layers a scope names."""
 
-from conftest import IMAGE_SIZE
+from conftest import IMAGE_SIZE, recipe_of
 import numpy as np
 import pytest
 
@@ -54,7 +54,7 @@ def test_scopes_that_name_nothing() -> None:
     ],
 )
 def test_the_loss_of_a_head_alone_is_the_heads(model_name: str, weights: str) -> None:
-    recipe = training_graph.Recipe(model_name, "sgd", 0.0, 0.0, 0.1, 0.02, 0.0, "", None, "float32")
+    recipe = recipe_of(model_name, weight_decay=0.02)
     generator = np.random.default_rng(0)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         model, inputs = training_graph.build_head(recipe, [1.0] * 4, tf.zeros([2, 32, 32, 3]), Cluster())
@@ -66,7 +66,7 @@ def test_the_loss_of_a_head_alone_is_the_heads(model_name: str, weights: str) ->
             model.loss,
             {
                 **{inputs.features: np.zeros([6, inputs.features.shape[1]]), inputs.labels: np.arange(6) % 4},
-                **{model.learning_rate: 0, model.stop_requested: 0, model.early_stop_requested: 0},
+                **{model.learning_rate: 0},
             },
         )
     # Features of 0 leave an answer that knows nothing, of loss log 4.
@@ -81,7 +81,7 @@ def test_averages_are_kept_of_what_is_trained(scopes: str, averaged: int) -> Non
         for name in ("below", "middle", "head"):
             layer = slim.fully_connected(layer, 3, scope=f"net/{name}", biases_initializer=None)
         tf.compat.v1.losses.softmax_cross_entropy(tf.one_hot([0, 1], 3), layer)
-        recipe = training_graph.Recipe("", "sgd", 0.0, 0.0, 0.1, 0.0, 0.0, scopes, 0.9, "float32")
+        recipe = recipe_of("", moving_average_decay=0.9)
         training_graph._build_update(recipe, scopes, Cluster())
         names = [variable.op.name for variable in tf.compat.v1.global_variables()]
     assert len([name for name in names if name.endswith("/ExponentialMovingAverage")]) == averaged
@@ -89,7 +89,7 @@ def test_averages_are_kept_of_what_is_trained(scopes: str, averaged: int) -> Non
 
 @pytest.mark.parametrize(("precision", "is_own"), [("bfloat16", True), ("float32", False), ("float16", False)])
 def test_only_bfloat16_has_filter_gradients_of_its_own(precision: str, is_own: bool) -> None:
-    recipe = training_graph.Recipe("wide_resnet_10_4", "muon", 0.6, 0.0, 0.1, 0.0, 0.1, "", None, precision)
+    recipe = recipe_of(precision=precision)
     with tf.Graph().as_default() as graph:
         images, labels = tf.ones([8, 32, 32, 3]), tf.zeros([8], tf.int64)
         training_graph.build_network(recipe, [1.0] * 4, images, labels, Cluster())
@@ -102,17 +102,43 @@ def test_only_bfloat16_has_filter_gradients_of_its_own(precision: str, is_own: b
 def test_muon_knows_no_weight_decay(optimizer: str, decays: bool) -> None:
     losses = []
     for weight_decay in (0.0, 0.02):
-        recipe = training_graph.Recipe(
-            "wide_resnet_10_4", optimizer, 0.6, 0.0, 0.1, weight_decay, 0.1, "", None, "float32"
-        )
+        recipe = recipe_of(optimizer=optimizer, momentum=0.6, weight_decay=weight_decay)
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             tf.compat.v1.set_random_seed(0)
             images, labels = tf.ones([2, 32, 32, 3]), tf.zeros([2], tf.int64)
             model = training_graph.build_network(recipe, [1.0] * 4, images, labels, Cluster())
             session.run(tf.compat.v1.global_variables_initializer())
-            feeds = {model.learning_rate: 0.1, model.stop_requested: 0.0, model.early_stop_requested: 0.0}
+            feeds = {model.learning_rate: 0.1}
             for _ in range(2):
                 loss, _ = session.run([model.loss, model.train_op], feeds)
             losses.append(loss)
     assert (losses[1] > losses[0] + 0.1) == decays
     assert (losses[1] == pytest.approx(losses[0], abs=1e-3)) != decays
+
+
+def ancestors(operation: tf.Operation) -> set[tf.Operation]:
+    """Returns all operations that run before it does."""
+    found: set[tf.Operation] = set()
+    waiting = [operation]
+    while waiting:
+        each = waiting.pop()
+        inputs = {*each.control_inputs, *(tensor.op for tensor in each.inputs)} - found
+        found |= inputs
+        waiting += inputs
+    return found
+
+
+def test_a_step_is_counted_when_what_depends_on_its_number_is_done() -> None:
+    """Otherwise batch norm's averages would now and then decay as in the step after."""
+    with tf.Graph().as_default() as graph:
+        images, labels = tf.ones([2, 32, 32, 3]), tf.zeros([2], tf.int64)
+        training_graph.build_network(recipe_of(), [1.0] * 4, images, labels, Cluster())
+        of_step = {"AssignAddVariableOp": set[tf.Operation](), "ReadVariableOp": set[tf.Operation]()}
+        for each in graph.get_operations():
+            if each.type in of_step and each.inputs[0].op.name == "global_step":
+                of_step[each.type].add(each)
+    (counting,) = of_step["AssignAddVariableOp"]
+    reads = {each for each in of_step["ReadVariableOp"] if counting not in ancestors(each)}
+    reads = {each for each in reads if each.outputs[0].consumers()}
+    assert reads
+    assert reads <= ancestors(counting)

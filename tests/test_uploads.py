@@ -10,7 +10,7 @@ from PIL import Image
 import pytest
 
 from metart.networks.slim_compat import tf
-from metart.networks.preprocessing import evaluation_image
+from metart.networks.preprocessing import Looks, evaluation_image
 from metart.networks.uploads import uploaded_image
 from metart.records.pictures import MAX_SIDE, normalise
 
@@ -21,7 +21,7 @@ Upload = Callable[[bytes], np.ndarray]
 @pytest.fixture(scope="module")
 def upload() -> Upload:
     """What the graph of the exported model makes of a file."""
-    graph = tf.function(lambda encoded: uploaded_image(encoded, SIZE, MAX_SIDE))
+    graph = tf.function(lambda encoded: uploaded_image(encoded, Looks(SIZE)))
     return lambda data: graph(tf.constant(data)).numpy()
 
 

@@ -23,7 +23,7 @@ RECORD_FILENAME = "validation.json"
 
 
 class BestCheckpoint:
-    """Measures checkpoints while training goes on; use from worker 0 only."""
+    """Measures checkpoints while training goes on; worker 0 does, the others only ask whether the run is over."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class BestCheckpoint:
         self._device = device
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
-        self._looks: dict[str, Any] = {}  # Of the measurements: `Classifier.looks`.
+        self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
         if path.is_file():
             try:
                 record = read_json(path)
@@ -112,7 +112,7 @@ class BestCheckpoint:
 
         with open_classifier(checkpoint, device=self._device) as classifier:
             answers = predict(classifier, self._held_out, self._batch_size)
-        return metrics.summary(answers.truth, answers.probabilities), classifier.looks
+        return metrics.summary(answers.truth, answers.probabilities), classifier.looks.described()
 
     def _keep(self, checkpoint: str) -> None:
         """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best."""
@@ -128,8 +128,12 @@ class BestCheckpoint:
         ]:
             if path.is_file():  # Runs on records without splits.json note no pictures.
                 shutil.copy2(path, partial)
-        shutil.rmtree(best, ignore_errors=True)
+        former = self._folder / f"{BEST_FOLDER}.former"  # A deletion takes time, in which the run may be killed.
+        shutil.rmtree(former, ignore_errors=True)
+        if best.exists():
+            best.rename(former)
         partial.rename(best)
+        shutil.rmtree(former, ignore_errors=True)
 
     def __str__(self) -> str:
         best = self.best_step

@@ -109,17 +109,14 @@ class Explainer:
             (file, Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in training.data_sources
         ]
         classifier = self._classifier
-        made_of = repr(
-            [checkpoints.fingerprint(classifier.checkpoint), classifier.model_name, classifier.looks, records]
-        )
+        weights, precision = checkpoints.fingerprint(classifier.checkpoint), classifier.device.arithmetic
+        made_of = repr([weights, precision, classifier.model_name, classifier.looks, records])
         with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(path) as saved:
             if str(saved["made_of"]) == made_of:  # Otherwise, or where the file is missing or damaged, it is made anew.
                 return saved["features"], saved["names"].tolist()
         features: list[np.ndarray] = []
         names: list[str] = []
-        data = input_pipeline.evaluation_arrays(
-            training, batch_size, self._classifier.image_size, self._classifier.central_fraction
-        )
+        data = input_pipeline.evaluation_arrays(training, batch_size, classifier.looks)
         with Progress("looking at the training pictures", training.num_samples, "pictures") as progress:
             for images, _, of_batch in data:
                 features.append(self.features(images))

@@ -1,6 +1,6 @@
 """A trained network that answers: probabilities of the labels for batches of images."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import json
 from pathlib import Path
 import sys
@@ -14,11 +14,12 @@ from metart.common.files import open_replacing, read_json
 from metart.common.flags import UserError
 from metart.common.progress import Progress
 from metart.networks import checkpoints, registry
-from metart.networks.preprocessing import CENTRAL_FRACTION
+from metart.networks.preprocessing import CENTRAL_FRACTION, Looks
 from metart.networks.session import DEFAULT_DEVICE, Device, enough_memory
 from metart.records.pictures import MAX_SIDE
 from metart.training import input_pipeline
 
+METRICS_FILENAME = "metrics.json"  # In EVAL_DIR.
 TEMPERATURE_SUFFIX = ".temperature.json"  # Of the file beside a checkpoint, as in model.ckpt-100.temperature.json.
 
 
@@ -29,45 +30,37 @@ class Classifier:
         self,
         checkpoint: str,
         model_name: str,
-        image_size: int,
+        looks: Looks,
         label_names: list[str],
         temperature: float = 1.0,
         device: Device = DEFAULT_DEVICE,
-        sizes: Sequence[int] = (),
-        central_fraction: float = CENTRAL_FRACTION,
-        max_side: int = MAX_SIDE,
     ):
         """Builds the network and loads the weights; their moving averages where the checkpoint has them.
 
         Args:
             checkpoint: As in `…/model.ckpt-100`.
             model_name: A key of `registry.NETWORKS`.
-            image_size: Side of the input, pixels.
+            looks: How it looks at a picture.
             label_names: In the order of training.
             temperature: The logits are divided by it, see `metrics.fit_temperature`.
             device: Where to run, and in what precision; less than float32 moves a probability by a percent on average,
                 one of an unsure answer by ten.
-            sizes: Sides, pixels, the largest of them image_size: the picture and its mirror image are looked at in
-                each, and the logits averaged. None of them is one look at the picture as it is.
-            central_fraction: Share of a picture's width and height that the images are to show.
-            max_side: Longest side of a picture in the records that it was trained on, pixels.
 
         Raises:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
         """
         self.checkpoint = checkpoint
         self.model_name = model_name
-        self.image_size = image_size
-        self.sizes = list(sizes)
-        self.central_fraction = central_fraction
-        self.max_side = max_side
+        self.looks = looks
         self.label_names = label_names
         self.temperature = temperature
+        self.device = device
         with tf.Graph().as_default():
-            self.images = tf.compat.v1.placeholder(tf.float32, [None, image_size, image_size, 3], name="images")
+            shape = [None, looks.image_size, looks.image_size, 3]
+            self.images = tf.compat.v1.placeholder(tf.float32, shape, name="images")
             self.logits, _ = registry.build(model_name, self.images, len(label_names))
             self.output_of_one_look = self.output = tf.nn.softmax(self.logits / temperature)
-            if sizes:
+            if looks.sizes:
                 self.output = tf.nn.softmax(tf.reduce_mean(self._logits_of_looks(), axis=0) / temperature)
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
@@ -79,17 +72,12 @@ class Classifier:
         """Builds the same network over the picture and its mirror image in each of the sizes."""
         logits = [self.logits]
         with tf.compat.v1.variable_scope(tf.compat.v1.get_variable_scope(), reuse=True):
-            for size in self.sizes:
-                images = self.images if size == self.image_size else tf.image.resize(self.images, [size, size])
+            for size in self.looks.sizes:
+                images = self.images if size == self.looks.image_size else tf.image.resize(self.images, [size, size])
                 for look in (images, tf.reverse(images, axis=[2])):
                     if look is not self.images:
                         logits.append(registry.build(self.model_name, look, len(self.label_names))[0])
         return logits
-
-    @property
-    def looks(self) -> dict[str, Any]:
-        """How it looks at a picture, in the words of metrics.json, export.json and the file of a temperature."""
-        return describe_looks(self.image_size, self.sizes, self.central_fraction)
 
     def close(self) -> None:
         """Frees the memory of the network."""
@@ -126,11 +114,6 @@ class Classifier:
             UserError: See `run`.
         """
         return self.run(self.output, images)
-
-
-def describe_looks(image_size: int, sizes: Sequence[int], central_fraction: float) -> dict[str, Any]:
-    """Returns by name what decides, beside the weights, what a network answers; see `Classifier`."""
-    return {"image_size": image_size, "eval_image_sizes": list(sizes), "eval_central_fraction": central_fraction}
 
 
 def open_classifier(
@@ -176,13 +159,14 @@ def open_classifier(
         or trained_with.get("train_image_size")
         or registry.NETWORKS[model_name].image_size
     )
-    central_fraction = trained_with.get("eval_central_fraction", CENTRAL_FRACTION)
-    looks = describe_looks(image_size, sizes, central_fraction)
-    temperature = read_temperature(checkpoint, looks) if calibrated else 1.0
-    max_side = (trained_with.get("records") or {}).get("max_side", MAX_SIDE)
-    return Classifier(
-        checkpoint, model_name, image_size, label_names, temperature, device, sizes, central_fraction, max_side
+    looks = Looks(
+        image_size,
+        sizes,
+        trained_with.get("eval_central_fraction", CENTRAL_FRACTION),
+        (trained_with.get("records") or {}).get("max_side", MAX_SIDE),
     )
+    temperature = read_temperature(checkpoint, looks.described()) if calibrated else 1.0
+    return Classifier(checkpoint, model_name, looks, label_names, temperature, device)
 
 
 class Answers(NamedTuple):
@@ -202,9 +186,7 @@ def predict(
         UserError: A records file is damaged.
     """
     num_pictures = min(dataset.num_samples, batch_size * (max_num_batches or dataset.num_samples))
-    data = input_pipeline.evaluation_arrays(
-        dataset, batch_size, classifier.image_size, classifier.central_fraction, max_num_batches
-    )
+    data = input_pipeline.evaluation_arrays(dataset, batch_size, classifier.looks, max_num_batches)
     truth: list[np.ndarray] = []
     probabilities: list[np.ndarray] = []
     names: list[str] = []
@@ -220,7 +202,7 @@ def predict(
 
 
 def read_temperature(checkpoint: str, looks: Mapping[str, Any]) -> float:
-    """Returns the temperature fitted for a checkpoint, 1.0 where none was for answers with these `Classifier.looks`.
+    """Returns the temperature fitted for a checkpoint, 1.0 where none was for answers with these `Looks`.
 
     Raises:
         UserError: The file with it is damaged, or about other weights.
@@ -259,7 +241,7 @@ def write_temperature(classifier: Classifier, temperature: float, records_finger
     fitted_to = {
         "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
         "records_fingerprint": records_fingerprint,
-        **classifier.looks,
+        **classifier.looks.described(),
     }
     with open_replacing(path) as file:
         json.dump({"temperature": temperature, **fitted_to}, file)

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from metart.networks.slim_compat import slim, tf
 from metart.networks.drop_path import drop_path
+from metart.networks.mobilenet_v2 import rounded
 
 STEM_DEPTH = 32
 HEAD_DEPTH = 1280
-DEPTH_DIVISOR = 8
 KEEP_PATH_PROB = 0.8  # In training, of the paths around which there is a shortcut, in the last block; more before it.
 
 
@@ -67,7 +67,7 @@ def build(
     blocks = []
     for stage in STAGES:
         count = stage.blocks if stage in (STAGES[0], STAGES[-1]) else math.ceil(stage.blocks * length)
-        first = stage._replace(depth=_rounded(stage.depth * width))
+        first = stage._replace(depth=rounded(stage.depth * width))
         blocks += [first] + [first._replace(stride=1)] * (count - 1)
     with (
         tf.compat.v1.variable_scope(scope, custom_getter=_renaming),
@@ -109,12 +109,6 @@ def _block(net: tf.Tensor, block: Stage, keep_prob: float) -> tf.Tensor:
 
 def _norm(net: tf.Tensor, scope: str, activation: Any) -> tf.Tensor:
     return slim.batch_norm(net, activation_fn=activation, scope=scope)
-
-
-def _rounded(depth: float) -> int:
-    """Returns the nearest multiple of DEPTH_DIVISOR, or the next if that is more than a tenth less."""
-    rounded = max(DEPTH_DIVISOR, int(depth + DEPTH_DIVISOR / 2) // DEPTH_DIVISOR * DEPTH_DIVISOR)
-    return rounded if rounded >= 0.9 * depth else rounded + DEPTH_DIVISOR
 
 
 def _renaming(getter: Any, name: str, *args: Any, **parameters: Any) -> tf.Variable:

@@ -3,10 +3,12 @@
 The geometry is that of slim's inception preprocessing, so that its checkpoints keep their accuracy.
 """
 
+from collections.abc import Sequence
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from metart.networks.slim_compat import tf
+from metart.records.pictures import MAX_SIDE
 
 # A training crop shows at least this share of the picture, unless told otherwise. Slim's 0.05 suits ImageNet's single
 # objects and weeks of training; an artwork's culture shows in the whole, and a short run learns it from milder changes.
@@ -25,6 +27,25 @@ MAX_HUE_TURN = 0.03 * math.pi  # Radians around the grey axis.
 
 # RGB to luma and the two colour axes of YIQ (NTSC), where saturation is a scale and hue a rotation.
 _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.5227, 0.3112))
+
+
+class Looks(NamedTuple):
+    """How evaluation looks at a picture: what decides, beside the weights, what a network answers."""
+
+    image_size: int  # Side of the images, pixels; the largest of `sizes`.
+    # Sides, pixels, in each of which the picture and its mirror image are looked at, and the logits averaged. None of
+    # them is one look at the picture as it is.
+    sizes: Sequence[int] = ()
+    central_fraction: float = CENTRAL_FRACTION  # Share of a picture's width and height that the images show.
+    max_side: int = MAX_SIDE  # Longest side of a picture in the records that the network was trained on, pixels.
+
+    def described(self) -> dict[str, Any]:
+        """Returns it in the words of metrics.json, export.json and the file of a temperature."""
+        return {
+            "image_size": self.image_size,
+            "eval_image_sizes": list(self.sizes),
+            "eval_central_fraction": self.central_fraction,
+        }
 
 
 class Variation(NamedTuple):

@@ -120,13 +120,13 @@ def without_autograph(function: Callable[Parameters, Result]) -> Callable[Parame
     return tf.autograph.experimental.do_not_convert(function)
 
 
-def dropout(inputs: tf.Tensor, keep_prob: float, is_training: bool | tf.Tensor = True) -> tf.Tensor:
+def dropout(inputs: tf.Tensor, keep_prob: float, is_training: bool = True) -> tf.Tensor:
     """Returns the float32 inputs with a share of them, by chance, set to 0 and the others divided by their share.
 
     A product with a mask, where `tf.nn.dropout` chooses between a number and 0: TensorFlow's optimizer of layouts
     stumbles over that scalar and leaves the whole network in a layout that is slow on GPUs.
     """
-    if keep_prob == 1.0 or is_training is False:
+    if keep_prob == 1.0 or not is_training:
         return inputs
     kept = inputs * (1.0 / keep_prob)
     return kept * tf.cast(tf.random.uniform(tf.shape(inputs)) >= 1.0 - keep_prob, tf.float32)

@@ -3,27 +3,23 @@ them, though no Pillow is there.
 """
 
 from metart.networks.slim_compat import tf
-from metart.networks.preprocessing import CENTRAL_FRACTION, DCT_METHOD, central_part
+from metart.networks.preprocessing import DCT_METHOD, Looks, central_part
+from metart.records.pictures import ORIENTATION_TAG
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _OTHERS = {b"GIF8": "GIF", b"RIFF": "WebP", b"BM": "BMP", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
-_ORIENTATION_TAG = 0x0112  # Of EXIF, as in pictures.py.
 _START_OF_PIXELS, _APP1 = 0xDA, 0xE1  # Markers of a JPEG.
 
 
-def uploaded_image(
-    encoded: tf.Tensor, size: int, max_side: int, central_fraction: float = CENTRAL_FRACTION
-) -> tf.Tensor:
+def uploaded_image(encoded: tf.Tensor, looks: Looks) -> tf.Tensor:
     """Decodes the central part of a picture: upright, what was transparent on white.
 
     Args:
         encoded: string scalar, a JPEG or PNG file; the graph refuses others with an error that names the format.
-        size: Side of the result, pixels.
-        max_side: A picture with a longer side is made smaller first, as it was for training.
-        central_fraction: Share of width and height that is seen.
+        looks: A picture with a longer side than max_side is made smaller first, as it was for training.
 
     Returns:
-        float32 [size, size, 3], RGB, range [0, 255].
+        float32 [image_size, image_size, 3], RGB, range [0, 255].
     """
     is_png = _starts_with(encoded, _PNG)
     kind: tf.Tensor = tf.constant("no known picture")
@@ -36,12 +32,12 @@ def uploaded_image(
     longest = tf.reduce_max(sides)
 
     def smaller() -> tf.Tensor:
-        new_sides = tf.maximum(1, tf.cast(tf.round(sides * max_side / longest), tf.int32))
-        lanczos = tf.image.resize(image, new_sides, tf.image.ResizeMethod.LANCZOS3, antialias=True)
-        return tf.saturate_cast(tf.round(lanczos), tf.uint8)
+        new_sides = tf.maximum(1, tf.cast(tf.round(sides * looks.max_side / longest), tf.int32))
+        return tf.saturate_cast(tf.round(tf.image.resize(image, new_sides, antialias=True)), tf.uint8)
 
-    image = tf.cond(longest > max_side, smaller, lambda: image)
-    return central_part(_turned(image, _orientation(encoded, is_png)), size, central_fraction)
+    image = tf.cond(longest > looks.max_side, smaller, lambda: image)
+    upright = _turned(image, _orientation(encoded, is_png))
+    return central_part(upright, looks.image_size, looks.central_fraction)
 
 
 def _starts_with(encoded: tf.Tensor, start: bytes) -> tf.Tensor:
@@ -106,7 +102,7 @@ def _orientation(encoded: tf.Tensor, is_png: tf.Tensor) -> tf.Tensor:
     is_little = tf.equal(data.number(start, 2), 0x4949)
     directory = start + data.number(start + 4, 4, is_little)
     entries = directory + 2 + 12 * tf.range(data.number(directory, 2, is_little))
-    is_tag = tf.equal(data.number(entries, 2, is_little), _ORIENTATION_TAG) & (entries + 12 <= end)
+    is_tag = tf.equal(data.number(entries, 2, is_little), ORIENTATION_TAG) & (entries + 12 <= end)
     found = data.number(tf.boolean_mask(entries, is_tag) + 8, 2, is_little)
     # Where EXIF does not say it, Pillow believes what programs that edit photographs write.
     xmp = tf.strings.regex_replace(

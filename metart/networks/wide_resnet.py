@@ -62,13 +62,12 @@ def wide_resnet_10_4_x2(
         for number, part in enumerate(parts, start=1):
             with tf.compat.v1.variable_scope(f"tower{number}"):
                 features.append(_features(part))
-        if is_training:
-            # Twice what is there, as a mean has half of each.
-            nothing = [tf.zeros_like(of_tower) for of_tower in features]
-            first = tf.concat([2.0 * features[0], nothing[0]], axis=-1)
-            second = tf.concat([nothing[1], 2.0 * features[1]], axis=-1)
-            return _answer(tf.concat([first, second], axis=0), num_classes, dropout_keep_prob)
-        return _answer(tf.concat(features, axis=-1), num_classes, dropout_keep_prob)
+        if not is_training:
+            return _answer(tf.concat(features, axis=-1), num_classes, dropout_keep_prob)
+        # Twice what one has seen, beside zeros for the other: as a mean has half of each.
+        rooms = ([0, BLOCK_DEPTHS[-1]], [BLOCK_DEPTHS[-1], 0])
+        padded = [tf.pad(2.0 * each, [[0, 0]] * 3 + [room]) for each, room in zip(features, rooms, strict=True)]
+        return _answer(tf.concat(padded, axis=0), num_classes, dropout_keep_prob)
 
 
 def _features(inputs: tf.Tensor) -> tf.Tensor:

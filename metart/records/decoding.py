@@ -80,9 +80,10 @@ def read_pictures(
     offset = 0
     with Progress("convert", len(labels), "pictures") as progress, store.open("wb") as file:
         results = _normalise_all([f"{root}/{path}" for path in labels], max_side, workers)
-        for (path, label), (sha256, problem, jpeg, height, width, look) in zip(labels.items(), results, strict=True):
-            pictures.append(Picture(path, label, sha256, problem, height, width, offset, len(jpeg), look))
-            offset += file.write(jpeg)
+        for (path, label), made in zip(labels.items(), results, strict=True):
+            place = offset, len(made.jpeg)
+            pictures.append(Picture(path, label, made.sha256, made.problem, made.height, made.width, *place, made.look))
+            offset += file.write(made.jpeg)
             progress.update()
     _refuse_contradictions(pictures)
     return pictures

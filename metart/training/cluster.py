@@ -117,8 +117,10 @@ class Cluster:
         config.experimental.collective_group_leader = "/job:worker/replica:0/task:0"
         config.device_filters.append(f"/job:worker/task:{self.index}")  # A worker's variables are its own.
         # Remapping joins convolution and bias into an operation that knows no bfloat16 until Intel's kernels take its
-        # place, and a server refuses it before they do. It wins no time in training.
-        config.graph_options.rewrite_options.remapping = config.graph_options.rewrite_options.OFF
+        # place, and a server refuses it before they do.
+        rewrites = config.graph_options.rewrite_options
+        if rewrites.auto_mixed_precision_onednn_bfloat16 == rewrites.ON:
+            rewrites.remapping = rewrites.OFF
         # A dozen lines for each lost worker say nothing that peers.py does not. Read when the first server starts.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         self._peers = peers = Peers(self.addresses, self.index)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 import hashlib
+import itertools
 import json
 from pathlib import Path
 import shutil
@@ -35,23 +36,20 @@ class Features:
         Yields:
             (features float32 [batch_size, depth], labels int64 [batch_size]).
         """
-        pictures = len(self._labels)
-        position = first_batch * batch_size
-        order, view_of, epoch = np.empty(0, int), np.empty(0, int), -1
+        first_epoch, skipped = divmod(first_batch * batch_size, len(self._labels))
+        looks = itertools.islice(self._looks(seed, first_epoch), skipped, None)
         while True:
-            chosen: list[tuple[int, int]] = []
-            while len(chosen) < batch_size:
-                if position // pictures != epoch:
-                    epoch = position // pictures
-                    generator = np.random.default_rng([seed, epoch])
-                    order = generator.permutation(pictures)
-                    view_of = generator.integers(len(self._views), size=pictures)
-                start = position % pictures
-                part = order[start : start + batch_size - len(chosen)]
-                chosen += zip(view_of[part].tolist(), part.tolist(), strict=True)
-                position += len(part)
+            chosen = list(itertools.islice(looks, batch_size))
             features = np.stack([self._views[view][picture] for view, picture in chosen]).astype(np.float32)
             yield features, self._labels[[picture for _, picture in chosen]]
+
+    def _looks(self, seed: int, first_epoch: int) -> Iterator[tuple[int, int]]:
+        """Yields (view, picture) without end, epoch by epoch."""
+        for epoch in itertools.count(first_epoch):
+            generator = np.random.default_rng([seed, epoch])
+            order = generator.permutation(len(self._labels))
+            view_of = generator.integers(len(self._views), size=len(order))
+            yield from zip(view_of[order].tolist(), order.tolist(), strict=True)
 
 
 def kept_features(

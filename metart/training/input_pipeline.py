@@ -152,20 +152,15 @@ def evaluation_batches(
 
 
 def evaluation_arrays(
-    dataset: slim.dataset.Dataset,
-    batch_size: int,
-    image_size: int,
-    central_fraction: float,
-    max_num_batches: int | None = None,
+    dataset: slim.dataset.Dataset, batch_size: int, looks: preprocessing.Looks, max_num_batches: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
     """Yields what `evaluation_batches` has, up to so many batches; None for all.
 
     Raises:
         UserError: A records file is damaged.
     """
-    data = evaluation_batches(dataset.data_sources, batch_size, image_size, central_fraction).take(
-        max_num_batches or -1
-    )
+    data = evaluation_batches(dataset.data_sources, batch_size, looks.image_size, looks.central_fraction)
+    data = data.take(max_num_batches or -1)
     try:
         for pictures, labels, names in data.as_numpy_iterator():
             yield pictures, labels, [name.decode() for name in names]

@@ -153,7 +153,7 @@ class _Log:
         """Writes a sample of the input, when it is due."""
         if time.monotonic() < self._next_pictures:
             return
-        self._next_pictures += self._intervals.save_summaries_secs
+        self._next_pictures = time.monotonic() + self._intervals.save_summaries_secs
         names = [f"input {number}: {self._label_names[label]}" for number, label in enumerate(labels, start=1)]
         self._summaries.pictures(step, images.clip(0, 255).astype(np.uint8), names)
 

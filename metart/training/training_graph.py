@@ -213,12 +213,10 @@ def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Mode
     averages = [variable for variable in model_variables if not variable.trainable]
     with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
         averages_agreed = cluster.agree_on(averages)
-    train_op = tf.group(
-        optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=applied),
-        step.assign_add(1),
-        averages_agreed,
-    )
-    requested = [tf.compat.v1.placeholder(tf.float32, [], name=name) for name in ("stop", "early_stop")]
+    with tf.control_dependencies([loss, averages_agreed]):  # Which depend on the number of the step that they are of.
+        counted = step.assign_add(1)
+    train_op = tf.group(optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=applied), counted)
+    requested = [tf.compat.v1.placeholder_with_default(0.0, [], name=name) for name in ("stop", "early_stop")]
     loss, stop_agreed, early_stop_agreed = cluster.mean([loss, *requested])
     if recipe.moving_average_decay:
         average = tf.train.ExponentialMovingAverage(recipe.moving_average_decay, step)
