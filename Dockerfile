@@ -1,4 +1,4 @@
-# The image of every pod: the scripts in /model and, where data/ holds records, the sample data in /data.
+# The image of every pod: the scripts in /model and, where data/ holds records, its records in /data.
 #
 #   docker build -t met-art:1.0.0 .                                                  CPU
 #   docker build -t met-art:1.0.0 --build-arg REQUIREMENTS=requirements/gpu.lock .   NVIDIA GPU

@@ -73,7 +73,10 @@ def get_split(
     else:
         num_samples = sum(_count(shard, labels_to_names) for shard in shards)
     if not num_samples:
-        raise ValueError(f"{dataset_dir} has no picture for {split_name}; {convert} with another --percent_validation")
+        raise ValueError(
+            f"{dataset_dir} has no picture for {split_name}: a label with pictures of one object alone has none; fetch "
+            f"more, or {convert} with another --percent_validation"
+        )
 
     return slim.dataset.Dataset(
         data_sources=shards,

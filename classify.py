@@ -128,6 +128,8 @@ def find_files(named: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     passed_over: list[Path] = []
     for each in named:
+        if each.parts[:1] in (("http:",), ("https:",)) and not each.exists():
+            raise UserError(f"{each} is an address; give it as --image_url")
         if not each.is_dir():
             files.append(each)
             continue

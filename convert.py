@@ -62,8 +62,12 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
     Returns:
         (label of each file by its path below root, in order; all labels; paths passed over, which are no pictures).
     """
+    folder = root.parent
+    unpack = f"run download.py, or mkdir -p {folder} && tar -xzf sample-dataset.tar.gz -C {folder}"
     if not root.is_dir():
-        raise UserError(f"no folder {root}; run download.py, or tar xzf sample-dataset.tar.gz -C {root.parent}")
+        if root.parent.name == PICTURES_FOLDER:
+            raise UserError(f"no folder {root}; --dataset_dir is the folder above: {root.parent.parent}")
+        raise UserError(f"no folder {root}; {unpack}")
     labels: dict[str, str] = {}
     names = set()
     passed_over = []
@@ -85,7 +89,7 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
             else:
                 labels[name] = label
     if not names:
-        raise UserError(f"{root} is empty; run download.py, or tar xzf sample-dataset.tar.gz -C {root.parent}")
+        raise UserError(f"{root} has no folder of a label, as {root / 'French'} with pictures in it; {unpack}")
     return labels, sorted(names), passed_over
 
 
@@ -128,8 +132,8 @@ def choose_labels(pictures: Iterable[Picture], names: Iterable[str], minimum: in
     chosen = [name for name in names if name not in small]
     if len(chosen) < 2:
         raise UserError(
-            f"{root}: {len(chosen)} label with {minimum} or more readable pictures, a classifier needs two; "
-            "run download.py with more labels"
+            f"{root}: labels with {minimum} or more readable pictures: {len(chosen)}; a classifier needs two; "
+            f"{'run download.py with more labels' if minimum == 1 else 'lower --min_images_per_label'}"
         )
     return chosen
 

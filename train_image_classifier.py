@@ -186,10 +186,14 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         UserError: A checkpoint or records file does not fit or is damaged, or the loss is no longer a number.
     """
     train_dir, num_classes = settings.train_dir, len(data.label_names)
+    model_name = settings.recipe.model_name
     if workers.index == 0 and train_dir.is_dir():
         with locked(train_dir):
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
     newest = newest_checkpoint(train_dir, data.label_names)
+    former_model = checkpoints.settings(newest).get("model_name", model_name) if newest else model_name
+    if former_model != model_name:
+        raise UserError(f"{train_dir} holds a run of {former_model}; give another --train_dir for {model_name}")
     plan = make_plan(settings, data.training.num_samples, newest, workers)
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:

@@ -208,7 +208,10 @@ def test_a_split_without_pictures(folder: Path) -> None:
     splits = json.loads((folder / "splits.json").read_text())
     splits["counts"]["validation"] = {"American": 0, "Japan": 0}
     (folder / "splits.json").write_text(json.dumps(splits))
-    with pytest.raises(ValueError, match=r"no picture for validation; run convert.py .* --percent_validation"):
+    with pytest.raises(
+        ValueError,
+        match=r"no picture for validation: a label .*; fetch more, or run convert.py .* --percent_validation",
+    ):
         arts.get_split("validation", folder)
 
 

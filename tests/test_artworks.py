@@ -50,7 +50,7 @@ def test_columns_are_found_by_their_names(content: str, tmp_path: Path) -> None:
 )
 def test_a_header_that_leaves_a_doubt_is_refused(header: str, tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match=r"^the first line of .*arts.list must be the header of arts-all.list: department,"
+        UserError, match=r"^the first line of .*arts.list must name the columns label and link_resource, .* department,"
     ):
         read(tmp_path, f"{header}\nA,B,{LINK}1\n")
 

@@ -537,10 +537,14 @@ def test_linked_folders_and_folders_with_any_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("counts", "flags", "message"),
     [
-        (None, [], r"no folder .*/met_art; run download.py, or tar xzf sample-dataset.tar.gz -C "),
-        ({}, [], "met_art is empty; run download.py, or tar xzf sample-dataset.tar.gz -C "),
-        ({"Iran": 3}, [], "1 label with 1 or more readable pictures, a classifier needs two; run download.py"),
-        ({"Iran": 3, "Korea": 2}, ["--min_images_per_label=3"], "1 label with 3 or more readable pictures"),
+        (None, [], r"no folder .*/met_art; run download.py, or mkdir -p .* && tar -xzf sample-dataset.tar.gz -C "),
+        ({}, [], "met_art has no folder of a label, as .*/met_art/French with pictures in it; run download.py, or "),
+        ({"Iran": 3}, [], "labels with 1 or more readable pictures: 1; a classifier needs two; run download.py"),
+        (
+            {"Iran": 3, "Korea": 2},
+            ["--min_images_per_label=3"],
+            "labels with 3 or more readable pictures: 1; a classifier needs two; lower --min_images_per_label",
+        ),
         ({"Iran": 3, "Korea": 0}, [], "no readable picture of Korea; --check_image"),
     ],
 )

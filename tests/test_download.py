@@ -339,8 +339,11 @@ def test_too_many_failures_are_worth_another_try_and_listed(tmp_path: Path, muse
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("D,L,http://x/1\n", "first line of .* must be the header of arts-all.list: department,label,link_resource"),
-        ("", "must be the header"),
+        (
+            "D,L,http://x/1\n",
+            "first line of .* must name the columns label and link_resource, .* department,label,link_resource",
+        ),
+        ("", "must name the columns"),
         (f"department,label,link_resource\nD,L, with comma,{LINK}1\n", ":2 has 4 fields, the header 3; quote fields"),
         (f"department,label,link_resource\nD,,{LINK}1\n", ":2 has no label; remove the line"),
         ("department,label,link_resource\nD,L,http://x/lamp\n", ":2 has no object number at the end of the link"),

@@ -54,7 +54,7 @@ def convert(folder: Path, total: int) -> str:
     assert run.status == 0, run.errors
     counts = json.loads((folder / "splits.json").read_text(encoding="utf-8"))["counts"]
     assert sum(sum(of_label.values()) for of_label in counts.values()) == total
-    # README: 50 MB and a part for the list of the pictures.
+    # doc/kubernetes.md: 50 MB and a part for the list of the pictures.
     assert run.peak_megabytes < 100 + total / 1000 * 3
     return f"convert: {total:,} pictures, {total / run.seconds:,.0f}/s, {run.peak_megabytes:.0f} MB"
 

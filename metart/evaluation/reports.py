@@ -83,6 +83,7 @@ def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:
     labelled = [f"{name}  {number}" for name, number in zip(names, numbers, strict=True)]
     axes.set_yticks(range(len(shown)), labelled, fontsize=name_size, parse_math=False)
     axes.set_xlabel("answer", fontsize=name_size)
+    axes.set_ylabel("truth", fontsize=name_size)
     for row, column in zip(*np.nonzero(counts), strict=True):
         colour = "white" if shares[row, column] > 0.5 else "black"
         axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=count_size, color=colour)
@@ -154,7 +155,7 @@ def explanation_figure(
     shown = picture if len(picture) <= room else f"…{picture[1 - room :]}"
     figure.suptitle(f"{shown}\n{answer}", fontsize=10, parse_math=False)
     axes = figure.subplots(1, columns)
-    for each, caption in zip(axes, ("what the network saw", "what led to the answer"), strict=False):
+    for each, caption in zip(axes, ("what the network saw", "what led to the answer (bright)"), strict=False):
         each.imshow(image)
         each.set_title(caption, fontsize=8)
     height, width = image.shape[:2]

@@ -105,7 +105,10 @@ def _header(line: list[str], name: Path) -> list[str]:
     if "label" not in header and len(others) == 1:
         header[header.index(others[0])] = "label"
     if not header.count("label") == header.count("link_resource") == 1 or len(set(header)) < len(header):
-        raise UserError(f"the first line of {name} must be the header of arts-all.list: {','.join(LIST_FORM)}")
+        raise UserError(
+            f"the first line of {name} must name the columns label and link_resource, as that of arts-all.list does: "
+            f"{','.join(LIST_FORM)}; write it with bigquery.py --list=artworks"
+        )
     return header
 
 

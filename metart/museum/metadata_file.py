@@ -57,8 +57,12 @@ def open_metadata_file(location: str | Path) -> Iterator[MetadataFile]:
         location: A file or pipe, or an http(s) address, which is downloaded.
 
     Raises:
-        UserError: It is something else; what it is, and where the museum's file is.
+        UserError: There is none, or it is something else; what it is, and where the museum's file is.
     """
+    if isinstance(location, Path) and not location.exists():
+        raise UserError(
+            f"there is no {location}; the museum's file is at {ADDRESS}, which --metadata_csv takes as well"
+        )
     with _download(location) if isinstance(location, str) else open_seekable(location) as file:
         start = file.read(2)
         if start in (b"\xff\xfe", b"\xfe\xff"):
@@ -90,7 +94,9 @@ def _download(address: str) -> Iterator[IO[bytes]]:
             with Web(Manners(timeout_seconds=DOWNLOAD_SECONDS), say, trusted=[address]) as web:
                 web.fetch(address, MAX_BYTES, save)
         except Unavailable as error:
-            raise UserError(f"{address}: {error}; the museum's file is at {ADDRESS}") from None
+            is_museums = address == ADDRESS
+            advice = "check the network, or set HTTPS_PROXY" if is_museums else f"the museum's file is at {ADDRESS}"
+            raise UserError(f"{address}: {error}; {advice}") from None
         file.seek(0)
         yield file
 

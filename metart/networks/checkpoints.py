@@ -39,6 +39,8 @@ def newest(path: str | os.PathLike[str]) -> str:
         if not found:
             raise UserError(f"{path} holds no checkpoint ({BASENAME}-N.index); train first, or name another folder")
         return found[-1]
+    if folder.name == "checkpoint" and folder.is_file() and not Path(path + ".index").is_file():
+        raise UserError(f"{path} is TensorFlow's list of checkpoints; name the folder: {folder.parent}")
     if not (Path(path + ".index").is_file() or folder.is_file()):
         steps = [str(step(checkpoint)) for checkpoint in all_in(folder.parent)]
         there = f"; there are the steps {', '.join(steps)}" if steps else ""

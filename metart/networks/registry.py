@@ -196,7 +196,9 @@ def build(
     except ValueError as error:
         if "Negative dimension size" not in str(error):
             raise
-        raise UserError(f"{images.shape[1]} x {images.shape[2]} pixels are too few for {model_name}") from None
+        raise UserError(
+            f"{images.shape[1]} x {images.shape[2]} pixels are too few for {model_name}; give a larger size"
+        ) from None
     auxiliary_logits = end_points.get("AuxLogits")
     answers = [mean_over_places(each) for each in (logits, auxiliary_logits) if each is not None]
     for each in answers:

@@ -130,7 +130,8 @@ def variables(
     present = [variable for variable in wanted if variable.op.name in stored]
     if not present:
         raise UserError(
-            f"there is nothing to take from {checkpoint}: it has no variable of {model_name} in other scopes"
+            f"there is nothing to take from {checkpoint}: it has no variable of {model_name}, or all are in "
+            "--checkpoint_exclude_scopes; name the network of the weights in --model_name"
         )
     try:
         checkpoints.check(checkpoint, present if ignore_missing else wanted, model_name, num_classes)
