@@ -84,14 +84,15 @@ class Row(NamedTuple):
     """The answer to one picture."""
 
     picture: str
-    label: str  # UNKNOWN below --min_probability, empty if there is a problem.
+    label: str  # UNKNOWN where it is not sure, empty if there is a problem.
+    is_sure: bool  # Not below --min_probability.
     answers: list[tuple[str, float]]  # (label, probability), the best first.
     problem: str  # Why there is no answer, otherwise empty.
 
 
 def as_text(row: Row) -> str:
     lines = [f"  {probability:6.1%}  {label}" for label, probability in row.answers]
-    if row.label == UNKNOWN:
+    if not row.is_sure:
         lines.insert(0, f"  {UNKNOWN}; the best guesses:")
     return "\n".join([row.picture, *lines] if not row.problem else [row.picture, f"  not classified: {row.problem}"])
 
@@ -226,12 +227,13 @@ def answer(
     rows = []
     for name, image in batch:
         if isinstance(image, str):
-            rows.append(Row(name, "", [], image))
+            rows.append(Row(name, "", False, [], image))
             continue
         probabilities = next(results)
         best = np.argsort(-probabilities, kind="stable")[:top_k]
         answers = [(classifier.label_names[index], float(probabilities[index])) for index in best]
-        rows.append(Row(name, answers[0][0] if answers[0][1] >= min_probability else UNKNOWN, answers, ""))
+        is_sure = answers[0][1] >= min_probability
+        rows.append(Row(name, answers[0][0] if is_sure else UNKNOWN, is_sure, answers, ""))
     return rows
 
 
@@ -247,6 +249,8 @@ def open_explainer(
         training = input_pipeline.open_split(dataset_name, splits.TRAIN, dataset_dir)
         records = record_set.read(dataset_dir)
         fingerprint = records.fingerprint if records else None
+    elif dataset_dir:
+        print(f"notice: no records in {dataset_dir}, so no training pictures are shown", file=sys.stderr)
     return explanations.Explainer(classifier, explain_dir, training, fingerprint, batch_size)
 
 
@@ -263,6 +267,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             flags.checkpoint_path, flags.model_name, flags.eval_image_size, flags.dataset_dir, device=device
         ) as classifier,
     ):
+        if flags.min_probability and UNKNOWN in classifier.label_names:
+            raise UserError(f"one of the labels is {UNKNOWN!r}, as is an unsure answer; leave out --min_probability")
         explainer = None
         if flags.explain_dir:
             explainer = open_explainer(

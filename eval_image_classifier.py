@@ -29,7 +29,7 @@ from PIL import Image
 
 from metart.networks.slim_compat import slim
 import dataset_factory
-from metart.common.files import make_folder, open_replacing
+from metart.common.files import locked, make_folder, open_replacing
 from metart.common.flags import Parser, UserError, number, path, run, select
 from metart.evaluation import metrics, reports
 from metart.evaluation.best_checkpoint import BEST_FOLDER
@@ -49,6 +49,7 @@ from metart.training.summaries import Summaries
 
 WATCH_SECONDS = 10  # Between two looks for a new checkpoint.
 LABELS_WITH_CURVE = 30  # In TensorBoard; labels.csv has all.
+LOCK_FILENAME = ".eval.lock"  # In EVAL_DIR, which may be TRAIN_DIR, where training holds the usual one.
 PICTURE_NAMES = ("confusion_matrix", "reliability", "mistakes")
 
 
@@ -147,6 +148,10 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
         print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
+    if records and seen is None and trained_on.get("fingerprint") != records.fingerprint:
+        print(
+            "notice: the run does not tell which pictures it was trained on; these may be among them", file=sys.stderr
+        )
     if seen and settings.calibrate:
         raise UserError(
             f"a network is too sure of pictures that it was trained on, and {seen:,} of the {split} pictures are such; "
@@ -171,26 +176,27 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     if settings.calibrate:
         temperature, answers = calibrate(classifier, answers, records.fingerprint if records else None)
     figures = metrics.summary(answers.truth, answers.probabilities)
-    (eval_dir / METRICS_FILENAME).unlink(missing_ok=True)  # Where it is, all reports are about the same checkpoint.
-    label_figures = write_reports(eval_dir, dataset, classifier.label_names, answers)
-    write_summaries(eval_dir, checkpoints.step(checkpoint), figures, label_figures, classifier.label_names)
-    record_set.require_still(settings.dataset_dir, records)
-    with open_replacing(eval_dir / METRICS_FILENAME) as file:
-        about = {
-            "checkpoint": checkpoint,
-            "checkpoint_fingerprint": fingerprint,
-            "records_fingerprint": records.fingerprint if records else None,
-            "pictures_seen_in_training": seen,
-            "model_name": classifier.model_name,
-            **classifier.looks.described(),
-            "split": split,
-            "neighbours_in_training": neighbours,
-            "pictures": len(answers.truth),
-            "labels": len(classifier.label_names),
-            "temperature": temperature,
-        }
-        json.dump(about | figures, file, indent=2)
-        file.write("\n")
+    about = {
+        "checkpoint": checkpoint,
+        "checkpoint_fingerprint": fingerprint,
+        "records_fingerprint": records.fingerprint if records else None,
+        "pictures_seen_in_training": seen,
+        "model_name": classifier.model_name,
+        **classifier.looks.described(),
+        "split": split,
+        "neighbours_in_training": neighbours,
+        "pictures": len(answers.truth),
+        "labels": len(classifier.label_names),
+        "temperature": temperature,
+    }
+    with locked(eval_dir, LOCK_FILENAME):
+        (eval_dir / METRICS_FILENAME).unlink(missing_ok=True)  # Where it is, all reports are about the same checkpoint.
+        label_figures = write_reports(eval_dir, dataset, classifier.label_names, answers)
+        write_summaries(eval_dir, checkpoints.step(checkpoint), figures, label_figures, classifier.label_names)
+        record_set.require_still(settings.dataset_dir, records)
+        with open_replacing(eval_dir / METRICS_FILENAME) as file:
+            json.dump(about | figures, file, indent=2)
+            file.write("\n")
     print(describe(figures))
     return (
         f"{checkpoint}: top-1 {figures['top_1']:.4f} on {len(answers.truth):,} {split} pictures of "
@@ -228,7 +234,12 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
         is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings(str(folder))
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint and checkpoint != done:
-            print(evaluate(settings, dataset, checkpoint), flush=True)
+            try:
+                print(evaluate(settings, dataset, checkpoint), flush=True)
+            except (UserError, FileNotFoundError):
+                if Path(f"{checkpoint}.index").is_file():
+                    raise
+                checkpoint = ""  # Training has deleted it meanwhile; there is a newer one.
         done = checkpoint  # Empty where another run begins in the folder.
         if done:
             trained_with = checkpoints.settings(done)

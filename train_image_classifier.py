@@ -186,14 +186,12 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         UserError: A checkpoint or records file does not fit or is damaged, or the loss is no longer a number.
     """
     train_dir, num_classes = settings.train_dir, len(data.label_names)
-    model_name = settings.recipe.model_name
     if workers.index == 0 and train_dir.is_dir():
         with locked(train_dir):
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
     newest = newest_checkpoint(train_dir, data.label_names)
-    former_model = checkpoints.settings(newest).get("model_name", model_name) if newest else model_name
-    if former_model != model_name:
-        raise UserError(f"{train_dir} holds a run of {former_model}; give another --train_dir for {model_name}")
+    if newest:
+        written_flags = continued(settings, checkpoints.settings(newest), written_flags)
     plan = make_plan(settings, data.training.num_samples, newest, workers)
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
@@ -256,6 +254,33 @@ def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
     if (train_dir / LABELS_FILENAME).is_file() and read_labels(train_dir) != label_names:
         raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
     return checkpoints.newest(str(train_dir))
+
+
+def continued(settings: Settings, former: Mapping[str, Any], written_flags: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what flags.json shall say of a run that goes on.
+
+    Args:
+        settings: What the run is asked for now.
+        former: What flags.json says.
+        written_flags: What it would say of a new run.
+
+    Raises:
+        UserError: Its network, or the size of its images, was another: what the checkpoints answer would change.
+    """
+    train_dir, model_name, size = settings.train_dir, settings.recipe.model_name, settings.augmentation.image_size
+    if former.get("model_name", model_name) != model_name:
+        raise UserError(f"{train_dir} holds a run of {former['model_name']}; give another --train_dir for {model_name}")
+    if "train_image_size" in former:
+        former_size = former["train_image_size"] or registry.NETWORKS[model_name].image_size
+        if former_size != size:
+            raise UserError(
+                f"{train_dir} holds a run on images of {former_size} pixels, not {size}; give --train_image_size="
+                f"{former_size}, or another --train_dir with --checkpoint_path={train_dir}"
+            )
+    start = former.get("checkpoint_path")
+    if settings.warm_start.checkpoint_path and str(settings.warm_start.checkpoint_path) != start:
+        print(f"notice: --checkpoint_path is not used, as {train_dir} holds a checkpoint", file=sys.stderr)
+    return {**written_flags, "checkpoint_path": start}
 
 
 def make_plan(settings: Settings, num_samples: int, newest: str | None, workers: Cluster) -> Plan:
@@ -465,18 +490,28 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
     session.run([*initializers, inputs.iterator.initializer])
     if run.workers.index == 0:
-        if not checkpoints.all_in(run.train_dir):
-            seen_pictures.forget(run.train_dir)
         if start.checkpoint:
             checkpoints.restore(session, start.restorer, start.checkpoint)
-            seen_pictures.inherit(run.train_dir, Path(start.checkpoint).parent)
-        if data.records:
-            seen_pictures.add(run.train_dir, data.records, data.split_name)
+        note_pictures(run.train_dir, start.checkpoint, data)
         write_settings(run, data, written_flags)
     if run.workers.size > 1:
         session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
         if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
             raise Retry(f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker")
+
+
+def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
+    """Notes which pictures the run has seen when it ends, or says that nobody will know."""
+    seen: np.ndarray | None = np.empty(0, np.uint64)
+    if start and checkpoints.settings(start):  # Published weights, which have no flags.json, have seen none of these.
+        seen = seen_pictures.read(Path(start).parent)
+    if not seen_pictures.note(train_dir, seen, data.records, data.split_name):
+        unknown = "evaluation will not know which pictures this run was trained on"
+        if data.records:
+            print(f"notice: {start} does not tell which pictures it has seen: {unknown}", file=sys.stderr)
+        else:
+            missing = data.dataset_dir / record_set.SPLITS_FILENAME
+            print(f"notice: no {missing}: {unknown}, nor classify.py how large they were", file=sys.stderr)
 
 
 def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> None:

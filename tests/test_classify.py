@@ -151,6 +151,15 @@ def test_an_unsure_answer_is_unknown() -> None:
     assert next(csv.reader([classify.as_csv(unsure)]))[:4] == ["0", "unknown", "", "Egyptian"]
 
 
+def test_a_label_named_unknown_is_no_unsure_answer(folder: Path, train_dir: Path, tmp_path: Path) -> None:
+    logs = shutil.copytree(train_dir, tmp_path / "logs")
+    write_labels(["unknown", *LABELS[1:]], logs)
+    with pytest.raises(UserError, match="one of the labels is 'unknown', as is an unsure answer; leave out --min_prob"):
+        classify.main([f"--checkpoint_path={logs}", f"--image_file={folder}/0.jpg", "--min_probability=0.2"])
+    row = classify.Row("0", "unknown", True, [("unknown", 0.6)], "")
+    assert classify.as_text(row).splitlines() == ["0", "   60.0%  unknown"]
+
+
 def test_pictures_from_the_web(folder: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     handler = functools.partial(SimpleHTTPRequestHandler, directory=str(folder))
     SimpleHTTPRequestHandler.log_message = lambda *_: None  # type: ignore[method-assign]

@@ -135,7 +135,7 @@ def test_classify_and_evaluation_look_in_the_same_way(
 def test_all_reports_are_there(eval_dir: Path) -> None:
     files = {file.name for file in eval_dir.iterdir()}
     assert files > REPORTS
-    assert [name for name in files - REPORTS if not name.startswith("events.out.tfevents.")] == []
+    assert all(name.startswith("events.out.tfevents.") for name in files - REPORTS - {".eval.lock"})
     for table in eval_dir.glob("*.csv"):
         assert b"\r" not in table.read_bytes()  # As in the files of the other scripts.
 
@@ -272,6 +272,8 @@ def test_watch_measures_each_checkpoint_up_to_the_last(
         while not (eval_dir / "metrics.json").is_file():
             time.sleep(0.05)
         shutil.rmtree(logs)  # The run is begun anew.
+        logs.mkdir()
+        (logs / "model.ckpt-9.index").symlink_to("gone")  # As one that is deleted when it has been found.
         time.sleep(0.5)
         copy_checkpoint(train_dir, logs, 20)
 

@@ -66,5 +66,11 @@ def test_views_are_computed_once_for_the_same_source(tmp_path: Path) -> None:
     kept = keep("another", 2)
     assert computed == [0, 1, 2, 0, 1]
     assert not (tmp_path / "features" / "view-02.npy").exists()
+    (tmp_path / "features" / "view-01.npy").write_bytes(b"cut off")
+    keep("another", 2)
+    assert computed[5:] == [1]
+    np.save(tmp_path / "features" / "labels.npy", np.zeros(PICTURES - 1, int))
+    kept = keep("another", 2)
+    assert computed[6:] == [0, 1]
     ((features, labels),) = itertools.islice(kept.batches(PICTURES, 0, 0), 1)
     assert [int(value) % 10 for value in features[:, 0]] == labels.tolist()

@@ -25,7 +25,8 @@ import classify
 import convert
 import eval_image_classifier
 import export_model
-from metart.common.flags import UserError
+from metart.common.files import locked
+from metart.common.flags import Retry, UserError
 from metart.networks import checkpoints
 from metart.records import record_set, seen_pictures
 import train_image_classifier
@@ -33,6 +34,7 @@ import train_image_classifier
 SMALL = [f"--model_name={MODEL_NAME}", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=momentum"]
 BELOW = f"{MODEL_NAME}/block2/conv1/weights"
 ALLOW = "--allow_seen_pictures"
+NOTHING = np.empty(0, np.uint64)  # Seen.
 
 
 def train(train_dir: Path, dataset_dir: Path, steps: int, *more: str) -> None:
@@ -161,9 +163,100 @@ def test_a_run_that_saved_nothing_has_seen_nothing(dataset_dir: Path, split_anew
     logs, known = tmp_path / "logs", record_set.read(split_anew)
     assert known and overlap(split_anew, dataset_dir)[0] > 0
     logs.mkdir()
-    seen_pictures.add(logs, known, "train")  # And then it was killed.
+    seen_pictures.note(logs, NOTHING, known, "train")  # And then it was killed.
     train(logs, dataset_dir, 1)
     assert evaluate(logs, dataset_dir, tmp_path / "eval")["pictures_seen_in_training"] == 0
+
+
+def test_an_archive_tells_what_its_weights_have_seen(
+    logs: Path, dataset_dir: Path, split_anew: Path, tmp_path: Path
+) -> None:
+    archive = f"--checkpoint_path={shutil.make_archive(str(tmp_path / 'old'), 'gztar', tmp_path, 'logs')}"
+    with pytest.raises(UserError, match="was trained on: these records were split with --percent_validation=50"):
+        train(tmp_path / "new", split_anew, 1, archive)
+    (logs / "labels.txt").write_text("0:Egyptian\n1:Chinese\n2:Italian, Florence\n")
+    archive = f"--checkpoint_path={shutil.make_archive(str(tmp_path / 'muddled'), 'gztar', tmp_path, 'logs')}"
+    with pytest.raises(UserError, match="in another order, so its head would answer wrongly"):
+        train(tmp_path / "new", dataset_dir, 1, archive)
+
+
+def test_what_is_not_known_of_the_weights_is_not_known_of_the_run(
+    logs: Path, dataset_dir: Path, split_anew: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (logs / "seen-pictures.npy").unlink()
+    new = tmp_path / "new"
+    train(new, split_anew, 1, f"--checkpoint_path={logs}")
+    said = f"notice: {logs}/model.ckpt-20 does not tell which pictures it has seen: evaluation will not know "
+    assert said in capsys.readouterr().err
+    train(new, split_anew, 2)
+    assert evaluate(new, split_anew, tmp_path / "eval")["pictures_seen_in_training"] is None
+    capsys.readouterr()
+    evaluate(logs, split_anew, tmp_path / "eval")
+    assert (
+        "notice: the run does not tell which pictures it was trained on; these may be among" in capsys.readouterr().err
+    )
+    evaluate(logs, dataset_dir, tmp_path / "eval")  # Its own records.
+    assert "notice" not in capsys.readouterr().err
+
+
+def test_what_is_not_known_of_a_part_of_the_run_is_not_known(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ignored = shutil.ignore_patterns("splits.json", "met_art")
+    bare = shutil.copytree(dataset_dir, tmp_path / "bare", ignore=ignored)
+    train(logs, bare, 21, "--dataset_split_name=validation")
+    assert f"notice: no {bare}/splits.json: evaluation will not know which" in capsys.readouterr().err
+    assert evaluate(logs, dataset_dir, tmp_path / "eval")["pictures_seen_in_training"] is None
+
+
+def test_a_run_goes_on_with_images_of_its_size(
+    logs: Path, dataset_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Otherwise its former checkpoints would answer in another way than they did."""
+    before = {path.name: path.read_bytes() for path in logs.iterdir()}
+    for size, steps in ((40, 21), (40, 20), (64, 21)):
+        with pytest.raises(UserError, match=f"images of 32 pixels, not {size}; give --train_image_size=32, or another"):
+            train(logs, dataset_dir, steps, f"--train_image_size={size}")
+    assert {path.name: path.read_bytes() for path in logs.iterdir()} == before
+    capsys.readouterr()
+    train(logs, dataset_dir, 21, "--checkpoint_path=nowhere")
+    assert f"notice: --checkpoint_path is not used, as {logs} holds a checkpoint" in capsys.readouterr().err
+    assert checkpoints.settings(f"{logs}/model.ckpt-21")["checkpoint_path"] is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train_image_size", "32"),
+        ("train_image_size", 0.5),
+        ("train_image_size", -1),
+        ("eval_image_sizes", 32),
+        ("eval_image_sizes", ["32"]),
+        ("records", "x"),
+        ("records", {"max_side": None}),
+        ("eval_central_fraction", None),
+        ("eval_central_fraction", 7),
+        ("model_name", ["x"]),
+        ("finished_step", "20"),
+    ],
+)
+def test_settings_of_the_wrong_kind_are_named(logs: Path, name: str, value: object) -> None:
+    flags = {**json.loads((logs / "flags.json").read_text()), name: value}
+    (logs / "flags.json").write_text(json.dumps(flags))
+    with pytest.raises(UserError) as error:
+        classify.main([f"--checkpoint_path={logs}", f"--image_file={logs}/flags.json"])
+    assert str(error.value) == f"{logs}/flags.json has no right {name}: {json.dumps(value)}; correct it"
+
+
+def test_two_evaluations_do_not_mix_their_reports(
+    logs: Path, dataset_dir: Path, muddled_dir: Path, tmp_path: Path
+) -> None:
+    eval_dir = tmp_path / "eval"
+    evaluate(logs, dataset_dir, eval_dir)
+    before = {path.name: path.read_bytes() for path in eval_dir.iterdir()}
+    with locked(eval_dir, ".eval.lock"), pytest.raises(Retry, match=f"another process is writing to {eval_dir}"):
+        evaluate(logs, muddled_dir, eval_dir)
+    assert {path.name: path.read_bytes() for path in eval_dir.iterdir()} == before
 
 
 def test_a_run_on_the_validation_split_goes_on_and_says_what_it_has_seen(

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 from PIL import Image
 from processes import REPO
 import pytest
@@ -198,7 +199,7 @@ def test_a_read_only_folder_is_read(folder: Path) -> None:
 def test_a_run_remembers_the_pictures_it_has_seen(folder: Path, tmp_path: Path) -> None:
     first = run(folder)
     assert seen_pictures.read(tmp_path) is None
-    seen_pictures.add(tmp_path, first, "train")
+    assert seen_pictures.note(tmp_path, np.empty(0, np.uint64), first, "train")
     seen = seen_pictures.read(tmp_path)
     assert seen is not None
     assert len(seen) == sum(source.split == "train" for source in first.sources.values()) == 18
@@ -215,10 +216,14 @@ def test_a_run_remembers_the_pictures_it_has_seen(folder: Path, tmp_path: Path) 
     assert seen_pictures.count(second, "validation", seen) == expected > 0
 
     # A run that goes on with another set has seen both.
-    seen_pictures.add(tmp_path, second, "train")
+    assert seen_pictures.note(tmp_path, seen, second, "train")
     both = seen_pictures.read(tmp_path)
     assert both is not None
     assert seen_pictures.count(first, "train", both) == seen_pictures.count(second, "train", both) == 18
+
+    # What is not known of a part is not known of the whole.
+    assert not seen_pictures.note(tmp_path, None, second, "train")
+    assert seen_pictures.read(tmp_path) is None
 
 
 def test_equal_pictures_count_each(folder: Path, tmp_path: Path) -> None:
@@ -227,7 +232,7 @@ def test_equal_pictures_count_each(folder: Path, tmp_path: Path) -> None:
     found = run(folder)
     split = found.sources["A/0.jpg"].split
     assert split
-    seen_pictures.add(tmp_path, found, split)
+    assert seen_pictures.note(tmp_path, np.empty(0, np.uint64), found, split)
     seen = seen_pictures.read(tmp_path)
     assert seen is not None
     assert seen_pictures.count(found, split, seen) == sum(source.split == split for source in found.sources.values())

@@ -128,6 +128,7 @@ def test_larger_images_have_one_answer_each(name: str, size: int) -> None:
     with tf.Graph().as_default():
         logits, auxiliary = registry.build(name, tf.zeros([2, size, size, 3]), 5, is_training=True)
     assert logits.shape == [2, 5]
+    assert (auxiliary is not None) == (name == "inception_v3")
     assert auxiliary is None or auxiliary.shape == [2, 5]
 
 

@@ -243,8 +243,8 @@ def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: 
     record = tmp_path / "validation.json"
     record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
     dataset = input_pipeline.open_split("arts", "validation", str(dataset_dir))
-    for first_step, best in ((0, 0), (3, 2), (6, 4)):
-        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == best
+    for first_step in (0, 3, 6):  # Nor does it where the best was deleted.
+        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == 0
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "model.ckpt-4.index").touch()
     for first_step, best in ((0, 0), (3, 4), (6, 4)):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 import zlib
 
-from conftest import LABEL_COLOURS
+from conftest import LABEL_COLOURS, recipe_of
 import numpy as np
 import pytest
 from test_export_model import run_tflite
@@ -22,7 +22,8 @@ import export_model
 from metart.evaluation import inference
 from metart.networks import registry
 from metart.networks.session import Device
-from metart.training import input_pipeline
+from metart.training import input_pipeline, training_graph
+from metart.training.cluster import Cluster
 import train_image_classifier
 
 NUM_CLASSES = 7
@@ -177,33 +178,22 @@ def test_published_accuracy_and_address() -> None:
         assert network.address.endswith((".tar.gz", ".tgz"))
 
 
-def train(name: str, size: int, steps: int) -> dict[str, tuple[list[float], list[Any]]]:
-    """Returns by precision (the loss of each step on one batch, the operations that a step runs)."""
+def train(name: str, size: int, steps: int, precision: str) -> tuple[list[float], list[Any]]:
+    """Returns the loss of each step on one batch, and the operations that a step runs."""
     generator = np.random.default_rng(0)
-    trained = {}
-    with tf.Graph().as_default():
+    recipe = recipe_of(name, optimizer="adam", opt_epsilon=1e-8, precision=precision)
+    config = Device(precision, use_gpu=False).session_config()
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=config) as session:
         tf.compat.v1.set_random_seed(0)
         images = tf.constant(generator.uniform(0, 255, (8, size, size, 3)), tf.float32)
         labels = tf.constant(generator.permutation(8) % 4)
-        logits, auxiliary = registry.build(name, images, 4, is_training=True, weight_decay=0.00004)
-        for each in (logits, auxiliary):
-            if each is not None:
-                tf.compat.v1.losses.sparse_softmax_cross_entropy(labels, each)
-        # Not that of the weights, which is half of the whole where there are many, and stays as it is.
-        loss = tf.add_n(tf.compat.v1.losses.get_losses())
-        step = tf.group(
-            tf.compat.v1.train.AdamOptimizer(0.002).minimize(tf.compat.v1.losses.get_total_loss()),
-            tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES),
-        )
-        initializer = tf.compat.v1.global_variables_initializer()
+        model = training_graph.build_network(recipe, [1.0] * 4, images, labels, Cluster())
+        session.run(tf.compat.v1.global_variables_initializer())
         options, metadata = tf.compat.v1.RunOptions(output_partition_graphs=True), tf.compat.v1.RunMetadata()
-        for precision in ("float32", "bfloat16"):
-            with tf.compat.v1.Session(config=Device(precision, use_gpu=False).session_config()) as session:
-                session.run(initializer)
-                losses = [session.run([loss, step], options=options, run_metadata=metadata)[0]]
-                losses += [session.run([loss, step])[0] for _ in range(steps - 1)]
-            trained[precision] = losses, [node for graph in metadata.partition_graphs for node in graph.node]
-    return trained
+        step, feeds = [model.loss, model.train_op], {model.learning_rate: 0.002}
+        losses = [session.run(step, feeds, options, metadata)[0]]
+        losses += [session.run(step, feeds)[0] for _ in range(steps - 1)]
+    return losses, [node for graph in metadata.partition_graphs for node in graph.node]
 
 
 # What every network can do, the others show with --slow; 107 and 72 are the fewest pixels that leave something for the
@@ -243,7 +233,7 @@ FURTHER_NETWORKS = [
     ],
 )
 def test_training_lowers_the_loss(name: str, size: int) -> None:
-    trained = train(name, size, steps=12)
+    trained = {precision: train(name, size, 12, precision) for precision in ("float32", "bfloat16")}
     for losses, _ in trained.values():
         assert np.isfinite(losses).all()
         assert losses[-1] < 0.7 * losses[0]

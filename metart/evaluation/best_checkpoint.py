@@ -71,6 +71,13 @@ class BestCheckpoint:
                     for step, top_1 in measured.items()
                     if step <= first_step or (first_step and step in kept)
                 }
+                if self._top_1 and self.best_step not in kept:
+                    folder = train_dir / BEST_FOLDER
+                    print(
+                        f"notice: {folder} does not hold step {self.best_step:,}, the best; it is looked for again",
+                        file=sys.stderr,
+                    )
+                    self._top_1 = {}
             else:
                 print(f"notice: {path} is about other records; it no longer counts", file=sys.stderr)
 

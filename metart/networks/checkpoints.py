@@ -1,7 +1,7 @@
 """Checkpoints in slim's form: `model.ckpt-N.*` and what lies beside them."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import contextlib
 import functools
 import hashlib
@@ -19,7 +19,21 @@ from metart.networks import registry
 
 BASENAME = "model.ckpt"
 SETTINGS_FILENAME = "flags.json"
+# The settings that are read again, and what they are.
+_READ_SETTINGS: dict[str, Callable[[Any], bool]] = {
+    "model_name": lambda value: isinstance(value, str),
+    "train_image_size": lambda value: value is None or _is_size(value),
+    "eval_image_sizes": lambda value: value is None or (isinstance(value, list) and all(map(_is_size, value))),
+    "eval_central_fraction": lambda value: isinstance(value, int | float) and 0 < value <= 1,
+    "records": lambda value: isinstance(value, dict) and _is_size(value.get("max_side", 1)),
+    "max_number_of_steps": lambda value: value is None or _is_size(value),
+    "finished_step": lambda value: _is_size(value),
+}
 AVERAGE_SUFFIX = "/ExponentialMovingAverage"  # The averaged value of a weight, as slim stores it.
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
 
 
 def newest(path: str | os.PathLike[str]) -> str:
@@ -39,8 +53,6 @@ def newest(path: str | os.PathLike[str]) -> str:
         if not found:
             raise UserError(f"{path} holds no checkpoint ({BASENAME}-N.index); train first, or name another folder")
         return found[-1]
-    if folder.name == "checkpoint" and folder.is_file() and not Path(path + ".index").is_file():
-        raise UserError(f"{path} is TensorFlow's list of checkpoints; name the folder: {folder.parent}")
     if not (Path(path + ".index").is_file() or folder.is_file()):
         steps = [str(step(checkpoint)) for checkpoint in all_in(folder.parent)]
         there = f"; there are the steps {', '.join(steps)}" if steps else ""
@@ -110,6 +122,9 @@ def _damaged(checkpoint: str, error: Exception) -> UserError:
     for file in [Path(checkpoint), *beside]:
         if file.is_file() and not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
             return UserError(f"{file} may not be read by this user; change its owner or mode, or run as its owner")
+    if not beside:
+        what = "is no checkpoint" if Path(checkpoint).is_file() else "is gone, perhaps replaced by a newer one"
+        return UserError(f"{checkpoint} {what}; name a folder with {BASENAME}-N.index, or such a file")
     return UserError(
         f"{checkpoint} is damaged or incomplete ({str(error).splitlines()[0]}); delete {checkpoint}.* and run the same "
         "command again: a folder stands for the newest checkpoint in it"
@@ -197,9 +212,12 @@ def settings(checkpoint: str) -> dict[str, Any]:
         flags = read_json(path)
         if not isinstance(flags, dict):
             raise ValueError
-        return flags
     except ValueError:
         raise UserError(f"{path} is not JSON; delete it and give --model_name") from None
+    for name, is_right in _READ_SETTINGS.items():
+        if name in flags and not is_right(flags[name]):
+            raise UserError(f"{path} has no right {name}: {json.dumps(flags[name])}; correct it")
+    return flags
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:

@@ -14,9 +14,12 @@ from metart.networks.slim_compat import slim, tf
 from metart.common.flags import UserError
 from metart.common.labels import LABELS_FILENAME, read_labels
 from metart.networks import checkpoints, registry
+from metart.records import seen_pictures
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar")
 CHECKPOINT_FILES = r"\.(ckpt|index|data-\d{5}-of-\d{5})$"
+# What tells whose weights they are.
+FILES_BESIDE = (LABELS_FILENAME, checkpoints.SETTINGS_FILENAME, seen_pictures.FILENAME)
 AVERAGED_FOLDER = "ema"  # In the archives of MobileNet v3, beside the same weights without averaging.
 
 
@@ -43,7 +46,7 @@ def opened(path: str) -> Iterator[str]:
 
 
 def unpack(archive_path: str, folder: Path) -> None:
-    """Writes the files of checkpoints in an archive below a folder, and nothing else.
+    """Writes the files of checkpoints in an archive, and FILES_BESIDE, below a folder, and nothing else.
 
     Raises:
         UserError: The archive is damaged, too large, or one of them is a link or lies outside.
@@ -51,9 +54,9 @@ def unpack(archive_path: str, folder: Path) -> None:
     try:
         with tarfile.open(archive_path) as archive:
             for member in archive:
-                if not re.search(CHECKPOINT_FILES, member.name):
-                    continue
                 name = PurePosixPath(member.name)
+                if name.name not in FILES_BESIDE and not re.search(CHECKPOINT_FILES, member.name):
+                    continue
                 if not member.isfile() or name.is_absolute() or ".." in name.parts:
                     raise UserError(f"{archive_path} is unsafe: {member.name} in it is a link or lies outside")
                 if member.size > shutil.disk_usage(folder).free:

@@ -19,16 +19,32 @@ from metart.records.record_set import RecordSet
 FILENAME = "seen-pictures.npy"
 
 
-def add(train_dir: str | os.PathLike[str], records: RecordSet, split: str) -> None:
-    """Adds the pictures of a split to those that the run in `train_dir` remembers, now that it is about to see them."""
-    _write(train_dir, np.unique(_digests(records, split)))
+def note(train_dir: str | os.PathLike[str], before: np.ndarray | None, records: RecordSet | None, split: str) -> bool:
+    """Notes what the run in `train_dir` is about to see, and what its weights have seen before.
+
+    Args:
+        train_dir: Folder of the run.
+        before: See `read`; of the weights that the run begins with, empty for random ones.
+        records: What it trains on.
+        split: A split of it.
+
+    Returns:
+        False if either is not known: then nothing is noted, as a part would look like the whole.
+    """
+    path = Path(train_dir) / FILENAME
+    if before is None or records is None:
+        path.unlink(missing_ok=True)
+        return False
+    with open_replacing(path, "wb") as file:
+        np.save(file, np.union1d(before, _digests(records, split)))
+    return True
 
 
 def read(train_dir: str | os.PathLike[str]) -> np.ndarray | None:
     """Returns what the run in a folder of checkpoints remembers.
 
     Returns:
-        uint64 [pictures], in order; None where nothing was noted: an older run, slim's, or records without splits.json.
+        uint64 [pictures], in order; None where it is not known: an older run, slim's, or records without splits.json.
 
     Raises:
         UserError: The file is damaged.
@@ -52,18 +68,6 @@ def read(train_dir: str | os.PathLike[str]) -> np.ndarray | None:
 def count(records: RecordSet, split: str, seen: np.ndarray) -> int:
     """Returns how many pictures of a split are among those seen."""
     return int(np.isin(_digests(records, split), seen).sum())
-
-
-def forget(train_dir: str | os.PathLike[str]) -> None:
-    """Forgets what a run in `train_dir` noted that was killed before its first checkpoint."""
-    (Path(train_dir) / FILENAME).unlink(missing_ok=True)
-
-
-def inherit(train_dir: str | os.PathLike[str], source: str | os.PathLike[str]) -> None:
-    """Adds what the run in the folder `source` remembers, whose weights the run in `train_dir` begins with."""
-    before = read(source)
-    if before is not None:
-        _write(train_dir, before)
 
 
 def refuse_seen(
@@ -106,12 +110,6 @@ def refuse_seen(
             f"trained on: {cause}; take the records that it was trained with, or add --allow_seen_pictures"
         )
     return number
-
-
-def _write(train_dir: str | os.PathLike[str], more: np.ndarray) -> None:
-    before = read(train_dir)
-    with open_replacing(Path(train_dir) / FILENAME, "wb") as file:
-        np.save(file, more if before is None else np.union1d(before, more))
 
 
 def _digests(records: RecordSet, split: str) -> np.ndarray:

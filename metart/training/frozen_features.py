@@ -77,6 +77,10 @@ def kept_features(
         source.write_text(made_of, encoding="utf-8")
     paths = [folder / f"view-{view:02}.npy" for view in range(num_views)]
     labels_path = folder / "labels.npy"
+    are_labelled = _is_whole(labels_path, shape[:1])  # Each view writes the labels, too.
+    for path in paths:
+        if not (are_labelled and _is_whole(path, shape)):
+            path.unlink(missing_ok=True)
     there = sum(path.is_file() for path in paths)
     with Progress("features", num_views * shape[0], "pictures", initial=there * shape[0]) as progress:
         for view, path in enumerate(paths):
@@ -95,6 +99,14 @@ def kept_features(
                 with open_replacing(labels_path, "wb") as file:
                     np.save(file, np.concatenate(labels))
     return Features([np.load(path, mmap_mode="r") for path in paths], np.load(labels_path))
+
+
+def _is_whole(path: Path, shape: tuple[int, ...]) -> bool:
+    """Returns whether a file holds an array of a shape."""
+    try:
+        return np.load(path, mmap_mode="r").shape == shape
+    except (OSError, ValueError, EOFError):
+        return False
 
 
 def identity(
