@@ -133,6 +133,12 @@ def _pngs() -> Iterator[Case]:
     yield "a clear colour.png", encode(picture, "PNG", transparency=picture.getpixel((0, 0))), cleared
     yield "16 bits of grey.png", encode(_sixteen_bits(grey), "PNG"), grey.convert("RGB")
     yield "16 bits of colour.png", _png(picture, depth=16), picture
+    dark = Image.new("RGB", SIZE, (85, 85, 85))
+    dark.paste("white", (0, 0, SIZE[0] // 2, SIZE[1]))
+    yield "2 bits of grey, one clear.png", _png_half_clear(2), dark
+    yield "4 bits of grey, one clear.png", _png_half_clear(4), dark
+    yield "16 bits of grey, one clear.png", _png_half_clear(16), dark
+    yield "16 bits of colour, one clear.png", _png_half_clear(16, colours=3), dark
     yield "interlaced.png", _png(picture, interlaced=True), picture
     yield "turned by exif.png", encode(picture.transpose(STORED_TURNED[6]), "PNG", exif=exif(6)), picture
     yield "damaged exif.png", encode(picture, "PNG", exif=b"no exif at all"), picture
@@ -211,6 +217,7 @@ def refused() -> Iterator[Case]:
     png = encode(picture, "PNG")
     middle = len(png) // 2
     yield "flipped bit.png", png[:middle] + bytes([png[middle] ^ 1]) + png[middle + 1 :], "damaged: "
+    yield "no end.png", png[:-1], "damaged: a PNG without its end"
     yield "no pixels.png", png[:33] + png[-12:], "damaged: "
     yield "no size.jpg", b"\xff\xd8\xff\xe0\0\x10JFIF\0\x01\x01\0\0\x01\0\x01\0\0\xff\xd9", "(damaged|not a picture)"
     yield "0 pixels wide.bmp", _bmp_header(0, 10), "(damaged|not a picture)"
@@ -296,6 +303,17 @@ def _png(picture: Image.Image, depth: int = 8, interlaced: bool = False) -> byte
             rows += b"\0" + (row if depth == 8 else b"".join(bytes([value, value]) for value in row))
     header = _png_header(*picture.size, depth, interlaced=interlaced)
     return header + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
+
+
+def _png_half_clear(depth: int, colours: int = 1) -> bytes:
+    """Returns a PNG with a light half on the left, whose value stands for transparency, and a dark one."""
+    width, height = SIZE
+    light, dark = 2**depth * 5 // 8, 2**depth // 3
+    bits = "".join(format(value, f"0{depth}b") * colours * (width // 2) for value in (light, dark))
+    rows = (b"\0" + int(bits, 2).to_bytes(len(bits) // 8, "big")) * height
+    header = _png_header(width, height, depth, colour=0 if colours == 1 else 2)
+    clear = _chunk(b"tRNS", light.to_bytes(2, "big") * colours)
+    return header + clear + _chunk(b"IDAT", zlib.compress(rows)) + _chunk(b"IEND", b"")
 
 
 def _png_of_zeros(width: int, height: int) -> bytes:

@@ -36,6 +36,9 @@ UPRIGHT = {  # What undoes the camera's turn, by the value of that tag.
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+# By what pixels of a PNG are multiplied to have 8 bits, for the bits that they are stored in.
+_TO_8_BITS = {2: 85, 4: 17, 8: 1, 16: 1 / 256}
+_END_OF_PNG = b"IEND\xae\x42\x60\x82"  # With its checksum, which is always the same.
 # What to_rgb knows how to show. 32-bit and floating-point grey are not among them: nothing says which value is white.
 MODES = {"1", "L", "LA", "P", "PA", "I;16", "I;16B", "I;16L", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr"}
 
@@ -141,6 +144,14 @@ def _load(picture: Image.Image, data: bytes) -> None:
         raise BadPicture(f"pixels of the kind {picture.mode}, whose colours are not defined")
     if picture.format == "PNG":
         Image.open(io.BytesIO(data), formats=FORMATS).verify()  # The checksums, which decoding passes over.
+        if _END_OF_PNG not in data:
+            raise BadPicture("damaged: a PNG without its end")
+        # Pillow brings the pixels to 8 bits, and leaves the colour that stands for transparency as it is stored.
+        factor, clear = _TO_8_BITS.get(data[24], 1), picture.info.get("transparency")
+        if picture.mode in ("L", "I;16") and clear is not None:
+            picture.info["transparency"] = int(clear * factor)
+        elif picture.mode == "RGB" and clear is not None:
+            picture.info["transparency"] = tuple(int(value * factor) for value in clear)
 
 
 def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
@@ -194,7 +205,7 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """Returns the picture upright, in 8-bit RGB, what was transparent on white."""
     turn = UPRIGHT.get(_orientation(picture))
     if picture.mode.startswith("I;16"):  # Pillow would clip these instead of scaling them.
-        picture = picture.convert("F").point(lambda value: value * (255 / 65535) + 0).convert("L")
+        picture = picture.convert("F").point(lambda value: value * (1 / 256) + 0).convert("L")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         background = Image.new("RGB", picture.size, "white")
