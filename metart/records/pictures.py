@@ -216,11 +216,17 @@ def to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def _orientation(picture: Image.Image) -> int:
-    """Returns the EXIF tag; 1, upright, where there is none or what there is cannot be read."""
+    """Returns the EXIF tag; 1, upright, where there is none or what there is cannot be read.
+
+    Pillow's getexif also believes XMP and the texts of a PNG; browsers and the exported model do not. It has turned a
+    TIFF already.
+    """
+    tags = Image.Exif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return picture.getexif().get(ORIENTATION_TAG, 1)
+            tags.load(picture.info.get("exif", b""))
+            return tags.get(ORIENTATION_TAG, 1)
     except Exception:  # Pillow's reader raises nearly anything on damaged data; the pixels are whole.
         return 1
 
