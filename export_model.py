@@ -14,7 +14,7 @@ number above all that are there: serve-model.yaml serves the highest, so the new
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 import json
 from pathlib import Path
@@ -34,9 +34,9 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf, without_autograph, without_notices
 import dataset_factory
 from metart import __version__
-from metart.common.files import read_json
+from metart.common.files import locked, read_json
 from metart.common.flags import Parser, UserError, number, path, run
-from metart.common.labels import write_labels
+from metart.common.labels import LABELS_FILENAME, write_labels
 from metart.evaluation.inference import METRICS_FILENAME, Classifier, open_classifier
 from metart.networks import checkpoints, registry
 from metart.networks.session import Device
@@ -47,6 +47,7 @@ from metart.training import input_pipeline
 
 CALIBRATION_PICTURES = 200  # What TensorFlow Lite's guide calls enough to find the range of each activation.
 EXPORT_FILENAME = "export.json"
+LOCK_FILENAME = ".export.lock"  # Its own: the folder may be that of a run.
 LITE_FILES = {"model.tflite": "float32", "model_int8.tflite": "uint8"}  # With the type of their input.
 ONE_LOOK = "\n  It looks at a picture once; the figures below are those of several looks."
 
@@ -234,12 +235,31 @@ may be used as their training data allows.
 
 
 def newest_export(export_dir: Path) -> tuple[int, Mapping[str, Any]]:
-    """Returns the highest number in a folder, 0 where there is none, and what its export.json says."""
+    """Returns the highest number in a folder, 0 where there is none, and what its export.json says.
+
+    That is empty where a new number is right: without one, with one of an older release or a damaged one, and where
+    a file of the model is missing.
+    """
     highest = max((int(path.name) for path in export_dir.glob("*") if path.name.isdecimal()), default=0)
+    folder = export_dir / str(highest)
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        about = read_json(folder / EXPORT_FILENAME)
+        if all((folder / name).is_file() for name in ("saved_model.pb", LABELS_FILENAME, *about["files"])):
+            return highest, about
+    return highest, {}
+
+
+@contextlib.contextmanager
+def making(folder: Path) -> Iterator[Path]:
+    """Yields a new folder that gets the name of `folder` when the block ends, and is removed if it raises."""
+    partial = folder.with_name(f"partial-{folder.name}")
+    shutil.rmtree(partial, ignore_errors=True)  # Of a run that was killed.
+    partial.mkdir()
     try:
-        return highest, read_json(export_dir / str(highest) / EXPORT_FILENAME)
-    except (OSError, ValueError):  # None, of an older release, or damaged: then a new number is right.
-        return highest, {}
+        yield partial
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -277,25 +297,24 @@ def main(argv: Sequence[str] | None = None) -> None:
             "files": files,
             "version": __version__,
         }
-        highest, there = newest_export(flags.export_dir)
-        if there == about:
-            print(f"nothing to do: {flags.export_dir / str(highest)} is this very model; delete it to export it again")
-            return
-        folder = flags.export_dir / str(max(checkpoints.step(classifier.checkpoint), highest + 1))
-        partial = folder.with_name(f"partial-{folder.name}")
-        shutil.rmtree(partial, ignore_errors=True)  # Of an interrupted run.
-        partial.mkdir(parents=True)
-        write_saved_model(classifier, partial)
-        write_labels(classifier.label_names, partial)
-        (partial / "README.md").write_text(model_card(classifier, records, about), encoding="utf-8")
-        if "model.tflite" in files:
-            (partial / "model.tflite").write_bytes(tflite_model(classifier))
-        if "model_int8.tflite" in files:
-            calibration = calibration_images(training, classifier)
-            (partial / "model_int8.tflite").write_bytes(tflite_model(classifier, calibration))
-        record_set.require_still(flags.dataset_dir, records)
-        (partial / EXPORT_FILENAME).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
-        partial.rename(folder)
+        with locked(flags.export_dir, LOCK_FILENAME):
+            highest, there = newest_export(flags.export_dir)
+            folder = flags.export_dir / str(highest)
+            if there == about:
+                print(f"nothing to do: {folder} is this very model; delete it to export it again")
+                return
+            folder = flags.export_dir / str(max(checkpoints.step(classifier.checkpoint), highest + 1))
+            with making(folder) as partial:
+                write_saved_model(classifier, partial)
+                write_labels(classifier.label_names, partial)
+                (partial / "README.md").write_text(model_card(classifier, records, about), encoding="utf-8")
+                if "model.tflite" in files:
+                    (partial / "model.tflite").write_bytes(tflite_model(classifier))
+                if "model_int8.tflite" in files:
+                    calibration = calibration_images(training, classifier)
+                    (partial / "model_int8.tflite").write_bytes(tflite_model(classifier, calibration))
+                record_set.require_still(flags.dataset_dir, records)
+                (partial / EXPORT_FILENAME).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     without = "" if training or not flags.tflite else "; no model_int8.tflite: that needs records in --dataset_dir"
     print(f"{classifier.checkpoint} exported to {folder}{without}")
 

@@ -12,7 +12,9 @@ import pytest
 from metart.networks.slim_compat import tf
 import eval_image_classifier
 import export_model
-from metart.common.flags import UserError
+from export_model import LOCK_FILENAME
+from metart.common.files import locked
+from metart.common.flags import Retry, UserError
 from metart.common.labels import read_labels
 from metart.evaluation.inference import open_classifier
 from metart.networks.preprocessing import Looks, evaluation_image
@@ -59,7 +61,7 @@ def test_everything_is_in_one_folder(exported: Path, train_dir: Path) -> None:
     names = {path.name for path in exported.iterdir()}
     assert names >= {"saved_model.pb", "model.tflite", "model_int8.tflite", "labels.txt", "README.md"}
     assert read_labels(exported) == read_labels(train_dir)
-    assert [path.name for path in exported.parent.iterdir()] == ["20"]
+    assert {path.name for path in exported.parent.iterdir()} == {"20", LOCK_FILENAME}
 
 
 def test_saved_model_answers_as_the_checkpoint(
@@ -190,6 +192,35 @@ def test_an_export_is_made_once(
         f"nothing to do: {exported} is this very model; delete it to export it again"
     )
     assert (exported / "saved_model.pb").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["saved_model.pb", "model.tflite", "labels.txt"])
+def test_an_export_without_a_file_is_made_again(name: str, exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "20")
+    about = json.loads((exported / "export.json").read_text())
+    assert export_model.newest_export(tmp_path) == (20, about)
+    (tmp_path / "20" / name).unlink()
+    assert export_model.newest_export(tmp_path) == (20, {})
+
+
+def test_two_exports_into_one_folder_take_turns(train_dir: Path, tmp_path: Path) -> None:
+    command = [f"--checkpoint_path={train_dir}", f"--export_dir={tmp_path}", "--notflite"]
+    with (
+        locked(tmp_path, LOCK_FILENAME),
+        pytest.raises(Retry, match=f"another process is writing to {tmp_path}; run the same command again"),
+    ):
+        export_model.main(command)
+    assert [path.name for path in tmp_path.iterdir()] == [LOCK_FILENAME]
+
+
+def test_an_export_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="disk"), export_model.making(tmp_path / "20") as partial:
+        (partial / "saved_model.pb").touch()
+        raise OSError("disk")
+    assert not list(tmp_path.iterdir())
+    with export_model.making(tmp_path / "20") as partial:
+        (partial / "saved_model.pb").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["20", "saved_model.pb"]
 
 
 def test_figures_of_another_checkpoint_are_refused(
