@@ -188,6 +188,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
         "pictures": len(answers.truth),
         "labels": len(classifier.label_names),
         "temperature": temperature,
+        "precision": classifier.device.arithmetic,
     }
     with locked(eval_dir, LOCK_FILENAME):
         (eval_dir / METRICS_FILENAME).unlink(missing_ok=True)  # Where it is, all reports are about the same checkpoint.

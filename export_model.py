@@ -189,9 +189,11 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
             if type(value) is float and name not in (*looks.described(), "temperature")
         ]
         title = f"On {figures['pictures']:,} pictures of the {figures['split']} split (records "
-        title += f"{figures['records_fingerprint'] or 'without a fingerprint'}):"
-        if figures["pictures_seen_in_training"]:
-            title = f"The network was trained on {figures['pictures_seen_in_training']:,} of these pictures. {title}"
+        title += f"{figures['records_fingerprint'] or 'without a fingerprint'})"
+        # Two that files of older releases lack.
+        title += f", computed in {figures['precision']}:" if "precision" in figures else ":"
+        if seen := figures.get("pictures_seen_in_training"):
+            title = f"The network was trained on {seen:,} of these pictures. {title}"
         measured = "\n".join([title, "", "| figure | value |", "|---|---|", *rows])
     names = "\n".join(f"- {name}" for name in classifier.label_names)
     lite = "".join(

@@ -178,6 +178,7 @@ def test_the_figures_are_those_of_scikit_learn_on_the_predictions(
     assert [row["picture"].split("/")[0] for row in rows] == truth
     assert sorted(row["picture"] for row in rows) == validation_pictures(muddled_dir)
     assert figures["pictures"] == len(rows)
+    assert figures["precision"] == "float32"
     assert figures["checkpoint"] == str(train_dir / "model.ckpt-20")
     assert figures["top_1"] == pytest.approx(oracle.accuracy_score(truth, answers))
     assert figures["macro_f1"] == pytest.approx(oracle.f1_score(truth, answers, average="macro"))
