@@ -115,10 +115,11 @@ def _orientation(data: _Bytes, is_png: tf.Tensor) -> tf.Tensor:
     kinds = data.number(entries + 2, 2, is_little)
     is_long = tf.equal(kinds, _LONG)
     is_tag = tf.equal(data.number(entries, 2, is_little), ORIENTATION_TAG) & (tf.equal(kinds, _SHORT) | is_long)
+    is_tag &= tf.equal(data.number(entries + 4, 4, is_little), 1) & (entries + 12 <= end)
     values = tf.where(is_long, data.number(entries + 8, 4, is_little), data.number(entries + 8, 2, is_little))
-    found = tf.boolean_mask(values, is_tag & (entries + 12 <= end))
-    orientation = tf.concat([found, [1]], axis=0)[0]
-    return tf.where((start > 0) & (orientation >= 1) & (orientation <= 8), orientation, 1)
+    orientation = tf.concat([tf.boolean_mask(values, is_tag), [1]], axis=0)[0]
+    is_exif = tf.equal(data.number(start + 2, 2, is_little), 42)
+    return tf.where(is_exif & (orientation >= 1) & (orientation <= 8), orientation, 1)
 
 
 def _says_exif(data: _Bytes, position: tf.Tensor) -> tf.Tensor:
