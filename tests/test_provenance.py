@@ -421,7 +421,7 @@ def test_a_new_model_gets_a_new_number(
     folder = tmp_path / "export"
 
     def numbers() -> list[int]:
-        return sorted(int(path.name) for path in folder.iterdir())
+        return sorted(int(path.name) for path in folder.glob("[0-9]*"))
 
     export(logs, folder)
     export(logs, folder)

@@ -163,7 +163,7 @@ class Walk:
             flags.append(f"--eval_dir={run}/eval")
         if self.main(export_model.main, *flags) is None:
             return
-        served = folder / str(max(int(path.name) for path in folder.iterdir()))  # What TensorFlow Serving serves.
+        served = folder / str(max(int(path.name) for path in folder.glob("[0-9]*")))  # What TensorFlow Serving serves.
         assert labels(served) == self.learned[run]
         picture = next((data / "met_art").rglob("*.jpg"))
         answer = tf.saved_model.load(str(served)).signatures["serving_default"](
