@@ -254,7 +254,7 @@ def test_a_full_disk(command: Command, sizes: list[int], inputs: Inputs, tmp_pat
     [
         (train, [4, 40, 20_000]),
         (evaluate, [4, 40]),
-        (export, [40, 20_000]),
+        (export, [40, 3_000]),
         (explain, [4, 60]),
         (draw, [4, 2_000]),
     ],
