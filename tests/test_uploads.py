@@ -108,11 +108,16 @@ def test_only_exif_turns_a_picture(upload: Upload) -> None:
     picture = corpus.drawing(3, (300, 200))
     xmp = '<rdf tiff:Orientation="6"/>'
     exif = corpus.exif(6).tobytes()
-    byte = b"Exif\0\0II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 1, 1, 6) + bytes(4)  # Not the type of that tag.
+
+    def one_tag(kind: int, count: int, header: bytes = b"II*\0") -> bytes:
+        return b"Exif\0\0" + header + struct.pack("<IHHHII", 8, 1, 0x0112, kind, count, 6) + bytes(4)
+
     files = {
         "JPEG, XMP": encode(picture, "JPEG", quality=95, xmp=xmp.encode()),
         "JPEG, comment": encode(picture, "JPEG", quality=95, comment=xmp.encode()),
-        "JPEG, a byte": encode(picture, "JPEG", quality=95, exif=byte),
+        "JPEG, a byte": encode(picture, "JPEG", quality=95, exif=one_tag(1, 1)),
+        "JPEG, a damaged count": encode(picture, "JPEG", quality=95, exif=one_tag(3, 1 << 20)),
+        "JPEG, a damaged header": encode(picture, "JPEG", quality=95, exif=one_tag(3, 1, b"II\0\0")),
     }
     for name, text, is_compressed in [
         ("XML:com.adobe.xmp", xmp, False),
