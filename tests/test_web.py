@@ -182,6 +182,25 @@ def test_connections_are_used_again() -> None:
     assert len(ports) == 1
 
 
+def test_what_is_asked_over_https_never_goes_out_in_plain_text(
+    internet: "Internet", tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where http and https have the same port, and a connection for http is idle."""
+    authority = write_certificate(tmp_path, NAME)
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(authority)
+    with (
+        serving(lambda handler: handler.reply(200, b"plain", "image/jpeg")) as plain,
+        serving(lambda handler: handler.reply(200, b"secret", "image/jpeg"), tls) as secure,
+        Web(Manners(1000, max_attempts=1), ignore) as web,
+    ):
+        for scheme, server, body in (("http", plain, b"plain"), ("https", secure, b"secret")) * 2:
+            internet.ports[8080] = server.server_port
+            assert web.fetch(f"{scheme}://{NAME}:8080/", LIMIT, read) == body
+    assert len(internet.connected) == 2
+
+
 def test_a_connection_that_the_host_has_closed_is_not_used_again() -> None:
     def answer(handler: Handler) -> None:
         good(handler)

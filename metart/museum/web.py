@@ -125,7 +125,7 @@ class _Host:
     """What one host is owed: when the next request may start, when to rest, when to give up."""
 
     def __init__(self, name: str, manners: Manners, notify: Callable[[str], None]):
-        self.idle: list[HTTPConnection] = []
+        self.idle: dict[str, list[HTTPConnection]] = {scheme: [] for scheme in PORTS}
         self.has_answered = False
         self._name = name
         self._interval_seconds = 1 / manners.requests_per_second
@@ -295,7 +295,7 @@ class Web:
             is_late = time.monotonic() >= deadline
             raise _Trouble(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
         if not connection.is_closed:  # The host keeps it open for the next request.
-            host.idle.append(connection)
+            host.idle[target.scheme].append(connection)
         return answer
 
     def _ask(self, connection: HTTPConnection, target: _Target) -> urllib3.HTTPResponse:
@@ -308,9 +308,10 @@ class Web:
 
     def _connect(self, host: _Host, target: _Target, deadline: float) -> HTTPConnection:
         """Returns a connection that is still open, or a new one to an address that was checked."""
-        while host.idle:
+        idle = host.idle[target.scheme]
+        while idle:
             with contextlib.suppress(IndexError):  # Another thread took it.
-                connection = host.idle.pop()
+                connection = idle.pop()
                 if connection.is_connected:
                     return connection
                 connection.close()
