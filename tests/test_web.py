@@ -365,6 +365,19 @@ def test_a_redirect_may_have_any_letters(location: bytes, path: str) -> None:
         assert [asked for _, asked in server.requests] == ["/start/here", path]
 
 
+@pytest.mark.parametrize("status", ["100 Continue", "102 Processing", "103 Early Hints"])
+def test_what_comes_before_an_answer_is_not_the_answer(status: str) -> None:
+    """Otherwise each later answer on the connection would be taken for that of the request before it."""
+
+    def answer(handler: Handler) -> None:
+        handler.wfile.write(f"HTTP/1.1 {status}\r\nLink: </x>; rel=preload\r\n\r\n".encode() * 2)
+        handler.reply(200, handler.path.encode(), "image/jpeg")
+
+    with serving(answer) as server, local(max_attempts=1) as web:
+        for path in ("/1", "/2", "/3"):
+            assert web.fetch(server.url + path, LIMIT, read) == path.encode()
+
+
 STATUS = b"HTTP/1.1 200 OK\r\n"
 HOSTILE = {
     "silence": b"",

@@ -121,6 +121,14 @@ def _parse(address: str, base: str = "") -> _Target:
         raise Unavailable("refused: not a valid address") from None
 
 
+class _FinalResponse(http.client.HTTPResponse):
+    """The answer itself: http.client takes 103 Early Hints for one, and passes over 100 Continue alone."""
+
+    def _read_status(self) -> tuple[str, int, str]:
+        version, status, reason = super()._read_status()  # type: ignore[misc]
+        return version, http.client.CONTINUE if 100 < status < 200 else status, reason
+
+
 class _Host:
     """What one host is owed: when the next request may start, when to rest, when to give up."""
 
@@ -303,6 +311,7 @@ class Web:
         if connection.proxy_is_forwarding:
             headers |= _authorization(connection.proxy)
         path = target.address if connection.proxy_is_forwarding else target.path
+        connection.response_class = _FinalResponse
         connection.request("GET", path, headers=headers, preload_content=False)
         return connection.getresponse()
 
