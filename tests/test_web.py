@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 import datetime
 import email.utils
+import gzip
 import ipaddress
 import itertools
 from pathlib import Path
@@ -12,6 +13,7 @@ import ssl
 import threading
 import time
 from typing import IO, Any
+import zlib
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -493,6 +495,32 @@ def test_damaged_and_cut_bodies_are_fetched_again() -> None:
         pytest.raises(Unavailable, match=r"^damaged: no end \(5 attempts\)$"),
     ):
         web.fetch(server.url, LIMIT, parse)
+
+
+PACKED = gzip.compress(b"go") + gzip.compress(b"od")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [PACKED[:-15], PACKED[:-9], PACKED[:-1], PACKED[:-8] + bytes(8), b"good"],
+    ids=["a half", "without its last byte", "without its size", "wrong checksum", "not packed"],
+)
+def test_a_packed_body_is_whole_or_fetched_again(body: bytes) -> None:
+    def answer(handler: Handler) -> None:
+        handler.reply(200, PACKED if len(server.requests) > 1 else body, "image/jpeg", Content_Encoding="gzip")
+
+    with serving(answer) as server, local() as web:
+        assert web.fetch(server.url, 4, read) == b"good"
+        assert len(server.requests) == 2
+
+
+def test_a_body_in_a_code_that_nobody_asked_for_is_not_guessed() -> None:
+    body = zlib.compress(b"good")
+    with (
+        serving(lambda handler: handler.reply(200, body, "image/jpeg", Content_Encoding="deflate")) as server,
+        local() as web,
+    ):
+        assert web.fetch(server.url, LIMIT, read) == body
 
 
 def test_a_body_of_unknown_size_is_bounded() -> None:

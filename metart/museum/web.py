@@ -12,6 +12,7 @@ own network. No password is sent but that of the proxy.
 from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
 import email.utils
+import gzip
 import http.client
 import ipaddress
 import os
@@ -25,6 +26,7 @@ import threading
 import time
 from typing import IO, NamedTuple, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
+import zlib
 
 import certifi
 import requests.utils
@@ -295,11 +297,14 @@ class Web:
             with _until(deadline, connection):
                 answer = self._ask(connection, target)
                 host.has_answered = True
-                while chunk := answer.read1(CHUNK_BYTES):
+                # Some hosts pack what nobody asked them to; urllib3 would take a packed body that is cut off for whole.
+                is_packed = answer.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip")
+                content = gzip.GzipFile(fileobj=answer, mode="rb") if is_packed else answer
+                while chunk := content.read1(CHUNK_BYTES):
                     body.write(chunk)
                     if body.tell() > max_bytes:
                         raise Unavailable(f"larger than {max_bytes:,} bytes")
-        except (OSError, HTTPError, http.client.HTTPException) as error:
+        except (OSError, HTTPError, http.client.HTTPException, EOFError, zlib.error) as error:
             is_late = time.monotonic() >= deadline
             raise _Trouble(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
         if not connection.is_closed:  # The host keeps it open for the next request.
@@ -312,7 +317,7 @@ class Web:
             headers |= _authorization(connection.proxy)
         path = target.address if connection.proxy_is_forwarding else target.path
         connection.response_class = _FinalResponse
-        connection.request("GET", path, headers=headers, preload_content=False)
+        connection.request("GET", path, headers=headers, preload_content=False, decode_content=False)
         return connection.getresponse()
 
     def _connect(self, host: _Host, target: _Target, deadline: float) -> HTTPConnection:
