@@ -53,6 +53,7 @@ def query(location: Path | str, capsys: pytest.CaptureFixture[str], sql: str = S
         "back\\slash.csv",
         "中国.csv",
         "folder [x]/a*.csv",
+        "culture=Korea/a.csv",
         "line\nbreak.csv",
         "$HOME.csv",
         "s3:/bucket.csv",

@@ -99,7 +99,7 @@ def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> Ta
         CREATE VIEW "bigquery-public-data".the_met.objects AS SELECT {columns} FROM read_csv(
             {quote(file.pattern)}, columns = {{{types}}}, auto_detect = false, header = true, nullstr = '',
             compression = {quote("gzip" if file.is_gzipped else "none")},
-            delim = ',', quote = '"', escape = '"')""")
+            hive_partitioning = false, delim = ',', quote = '"', escape = '"')""")
     return {
         f"bigquery-public-data.the_met.{table}": [
             (name, BIGQUERY_TYPES[kind])
