@@ -61,7 +61,8 @@ GROUP BY 1
 ORDER BY 2 DESC, 1"""
 
 # The first photograph (gs://bucket/…/0.jpg, which anyone may fetch over https) has the smallest address. The CSV has no
-# addresses: there image_url is empty.
+# addresses: there image_url is empty. An object may be there twice: the order is of whole rows, so that a run can be
+# repeated.
 ARTWORKS_SQL = """\
 SELECT objects.department, objects.{column} AS label, objects.link_resource, images.image_url, objects.is_public_domain
 FROM `bigquery-public-data.the_met.objects` AS objects
@@ -73,7 +74,7 @@ LEFT JOIN (
   GROUP BY object_id
 ) AS images ON images.object_id = objects.object_id
 WHERE objects.{column} IS NOT NULL
-ORDER BY objects.object_id"""
+ORDER BY objects.object_id, 1, 2, 3, 4, 5"""
 
 Query = Callable[[str], Table]
 Clean = Callable[[Mapping[str, int]], dict[str, str]]

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import csv
 import gzip
 import io
+import itertools
 import os
 from pathlib import Path
 import re
@@ -140,6 +141,21 @@ def test_artworks_have_what_download_needs(metadata_csv: Path, capsys: pytest.Ca
         for object_id, culture, public, _ in ARTWORKS
         if culture
     ]
+
+
+def test_an_object_that_is_there_twice_has_its_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    artworks = [(7, "Japan", "True", ""), (7, "China", "False", ""), (7, "China", "True", ""), (6, "Iran", "True", "")]
+    listings = []
+    for order in itertools.permutations(artworks):
+        path = tmp_path / "MetObjects.csv"
+        with open(path, "w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([HEADER, *(museum_row(*artwork) for artwork in order)])
+        listings.append([row[1::3] for row in listing(capsys, f"--metadata_csv={path}")[1:]])
+    rows = [dict(zip(HEADER, museum_row(*artwork), strict=True)) for artwork in artworks]
+    with serving(as_bigquery(rows)) as server:
+        listings.append([row[1::3] for row in listing(capsys, f"--api_endpoint={server.url}")[1:]])
+    expected = [["Iran", "True"], ["China", "False"], ["China", "True"], ["Japan", "True"]]
+    assert all(rows == expected for rows in listings)
 
 
 def test_any_column_can_be_the_label(metadata_csv: Path, capsys: pytest.CaptureFixture[str]) -> None:
