@@ -16,7 +16,6 @@ import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import contextlib
-import csv
 import functools
 import io
 import os
@@ -38,7 +37,7 @@ from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
 import requests
 
-from metart.common.files import open_replacing, read_text
+from metart.common.files import csv_line, open_replacing, read_text
 from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import normalise_label
 from metart.common.progress import Progress
@@ -235,11 +234,10 @@ def write_table(table: Table, output: Path | None) -> int:
 
 
 def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> int:
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(table.columns)
+    file.write(csv_line(table.columns))
     count = 0
     for row in table.rows:
-        writer.writerow(row)
+        file.write(csv_line(row))
         count_row()
         count += 1
     return count

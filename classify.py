@@ -15,9 +15,7 @@ Safe to run again. A picture that cannot be read is a row with the reason; the e
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 import contextlib
-import csv
 import functools
-import io
 import json
 import os
 from pathlib import Path
@@ -34,6 +32,7 @@ import numpy as np
 
 from metart.networks.slim_compat import tf
 import dataset_factory
+from metart.common.files import csv_line
 from metart.common.flags import Parser, UserError, number, path, run
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
@@ -105,20 +104,13 @@ def as_json_line(row: Row) -> str:
 
 
 def as_csv(row: Row) -> str:
-    return _csv_line(
-        [row.picture, row.label, row.problem, *(cell for label, p in row.answers for cell in (label, f"{p:.6g}"))]
-    )
+    answers = [cell for label, p in row.answers for cell in (label, f"{p:.6g}")]
+    return csv_line([row.picture, row.label, row.problem, *answers]).removesuffix("\n")
 
 
 def csv_header(num_answers: int) -> str:
     numbered = [column for rank in range(1, num_answers + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
-    return _csv_line(["picture", "label", "problem", *numbered])
-
-
-def _csv_line(cells: Sequence[str]) -> str:
-    line = io.StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    return csv_line(["picture", "label", "problem", *numbered]).removesuffix("\n")
 
 
 ROW_FORMATS: dict[str, Callable[[Row], str]] = {"text": as_text, "jsonl": as_json_line, "csv": as_csv}

@@ -13,7 +13,6 @@ Safe to run again: a file that exists is complete, only what is missing is fetch
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-import csv
 import errno
 import functools
 import json
@@ -30,7 +29,7 @@ if __name__ == "__main__":  # Before the long imports.
     startup.begin()
 
 from metart.common.cores import available_cores
-from metart.common.files import locked, make_folder, open_replacing, replacing
+from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing
 from metart.common.flags import Parser, Unreachable, UserError, number, path, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
@@ -185,8 +184,7 @@ def download_missing(
         return len(picture)
 
     totals: Counter[str] = Counter()
-    writer = csv.writer(failures, lineterminator="\n")
-    writer.writerow(("object_id", "label", "address", "reason"))
+    failures.write(csv_line(("object_id", "label", "address", "reason")))
     missing = ((path, artwork) for path, artwork in wanted if not path.is_file())
     for artwork, future in in_parallel(download, missing, num_workers):
         try:
@@ -196,7 +194,7 @@ def download_missing(
             if isinstance(error, OSError) and error.errno in DISK_ERRORS:
                 raise
             address = error.address if isinstance(error, Failure) else ""
-            writer.writerow((artwork.object_id, artwork.label, address, error))
+            failures.write(csv_line((artwork.object_id, artwork.label, address, error)))
             totals["failed"] += 1
         yield totals
 

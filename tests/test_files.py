@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import csv
+import io
 import os
 from pathlib import Path
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 from metart.common.files import (
     LOCK_FILENAME,
     PARTIAL_SUFFIX,
+    csv_line,
     locked,
     make_folder,
     open_replacing,
@@ -214,6 +217,17 @@ def test_what_cannot_be_written_is_an_error_before_the_work(tmp_path: Path) -> N
             raise AssertionError("the work began")
         assert str(tmp_path / name) in str(error.value)
     assert names(tmp_path) == ["file", "folder", "link", "loop"]
+
+
+@pytest.mark.parametrize("text", ["", "a", "a,b", 'a"b', "a\rb", "a\nb", "a\r\nb", "\r", "\n", "a\r\n", " é\u2028"])
+def test_a_row_of_csv_is_read_as_it_was_written(text: str) -> None:
+    rows = [[text], ["x", text], [text, "x"], ["1", "x"]]
+    written = "".join(map(csv_line, rows))
+    assert list(csv.reader(io.StringIO(written, newline=""))) == rows
+    if not set("\r\n") & set(text):
+        plain = io.StringIO(newline="")
+        csv.writer(plain, lineterminator="\n").writerows(rows)
+        assert written == plain.getvalue()
 
 
 def read_twice(path: Path | str) -> bytes:

@@ -71,6 +71,11 @@ def test_a_name_is_a_name(
         assert query(location, capsys) == EXPECTED
 
 
+def test_a_carriage_return_stays_in_its_field(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.csv").write_bytes(as_csv().replace(b"China", b'"Chi\rna"'))
+    assert query(tmp_path / "a.csv", capsys)[1][1] == "Chi\rna"
+
+
 def test_a_link_is_what_it_leads_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "data.csv").write_bytes(as_csv())
     (tmp_path / "link [1]").symlink_to("data.csv")

@@ -3,10 +3,12 @@
 A path that a user gives may be a pipe, a link or a device as well: such are read once and written through.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
+import csv
 import errno
 import fcntl
+import io
 import json
 import os
 from pathlib import Path
@@ -161,6 +163,17 @@ def open_seekable(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
             shutil.copyfileobj(file, copy)
             copy.seek(0)
             yield copy
+
+
+def csv_line(cells: Sequence[object]) -> str:
+    """Returns a row of a CSV file, ended by a line feed; what has a line end of any kind in it is quoted.
+
+    Before Python 3.13 the csv module quotes only the characters that end its own lines, and its readers take a carriage
+    return that is not quoted for the end of one.
+    """
+    line = io.StringIO()
+    csv.writer(line, lineterminator="\r\n").writerow(cells)
+    return line.getvalue().removesuffix("\r\n") + "\n"
 
 
 def read_text(path: str | os.PathLike[str]) -> str:

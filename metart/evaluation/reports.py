@@ -4,14 +4,13 @@
 """
 
 from collections.abc import Sequence
-import csv
 import os
 import warnings
 
 from matplotlib.figure import Figure
 import numpy as np
 
-from metart.common.files import open_replacing, replacing
+from metart.common.files import csv_line, open_replacing, replacing
 from metart.evaluation import metrics
 
 ANSWERS = 5  # Columns of predictions.csv.
@@ -32,31 +31,29 @@ def write_predictions(
     count = min(ANSWERS, len(label_names))
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     with open_replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
         numbered = [column for rank in range(1, count + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
-        writer.writerow(["picture", "truth", "probability_of_truth", *numbered])
+        file.write(csv_line(["picture", "truth", "probability_of_truth", *numbered]))
         for name, label, row, answers in zip(names, truth, probabilities, best, strict=True):
             cells = [cell for answer in answers for cell in (label_names[answer], f"{row[answer]:.6g}")]
-            writer.writerow([name, label_names[label], f"{row[label]:.6g}", *cells])
+            file.write(csv_line([name, label_names[label], f"{row[label]:.6g}", *cells]))
 
 
 def write_label_table(path: Path, figures: Sequence[metrics.LabelFigures], label_names: Sequence[str]) -> None:
     """Writes a CSV row for each label, the one with most pictures first."""
     with open_replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["label", "pictures", "precision", "recall", "f1", "most_confused_with", "times_confused"])
+        columns = ["label", "pictures", "precision", "recall", "f1", "most_confused_with", "times_confused"]
+        file.write(csv_line(columns))
         for each in sorted(figures, key=lambda each: -each.pictures):
             scores = [f"{score:.4f}" for score in (each.precision, each.recall, each.f1)]
             other = "" if each.most_confused_with is None else label_names[each.most_confused_with]
-            writer.writerow([label_names[each.label], each.pictures, *scores, other, each.times_confused])
+            file.write(csv_line([label_names[each.label], each.pictures, *scores, other, each.times_confused]))
 
 
 def write_confusion_matrix(path: Path, matrix: np.ndarray, label_names: Sequence[str]) -> None:
     """Writes the matrix of `metrics.confusion_matrix` as CSV with the labels on both sides."""
     with open_replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["truth \\ answer", *label_names])
-        writer.writerows([name, *row] for name, row in zip(label_names, matrix.tolist(), strict=True))
+        file.write(csv_line(["truth \\ answer", *label_names]))
+        file.writelines(csv_line([name, *row]) for name, row in zip(label_names, matrix.tolist(), strict=True))
 
 
 def confusion_figure(matrix: np.ndarray, label_names: Sequence[str]) -> Figure:

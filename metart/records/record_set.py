@@ -8,10 +8,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, wait
 import contextlib
-import csv
 from dataclasses import dataclass
 import hashlib
-import io
 import json
 import os
 from pathlib import Path
@@ -19,7 +17,7 @@ import sys
 import time
 from typing import IO, NamedTuple
 
-from metart.common.files import PARTIAL_SUFFIX, exclusive_lock, read_json, shared_lock
+from metart.common.files import PARTIAL_SUFFIX, csv_line, exclusive_lock, read_json, shared_lock
 from metart.common.flags import Retry, UserError
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, PICTURES_FOLDER, labels_text, read_labels
@@ -412,7 +410,4 @@ def _jpeg(picture: Picture, root: Path, store: IO[bytes]) -> bytes:
 def _bad_pictures(pictures: Iterable[Picture]) -> str:
     """Returns the content of bad-pictures.csv; nothing where there are none."""
     rows = [(picture.path, picture.problem) for picture in pictures if picture.problem]
-    file = io.StringIO()
-    if rows:
-        csv.writer(file, lineterminator="\n").writerows([("path", "problem"), *rows])
-    return file.getvalue()
+    return "".join(map(csv_line, [("path", "problem"), *rows] if rows else []))
