@@ -15,6 +15,7 @@ before it is billed.
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import concurrent.futures
 import contextlib
 import functools
 import io
@@ -22,6 +23,7 @@ import os
 from pathlib import Path
 import re
 import sys
+import time
 from typing import IO, Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
@@ -35,10 +37,11 @@ import google.auth
 from google.auth.credentials import AnonymousCredentials
 from google.auth.exceptions import GoogleAuthError
 from google.cloud import bigquery
+from google.cloud.bigquery.table import RowIterator
 import requests
 
 from metart.common.files import csv_line, open_replacing, read_text
-from metart.common.flags import Parser, UserError, number, path, run
+from metart.common.flags import Parser, Unreachable, UserError, number, path, run
 from metart.common.labels import normalise_label
 from metart.common.progress import Progress
 from metart.museum.cleaning import clean_labels, read_labels_map
@@ -49,7 +52,7 @@ from metart.museum.web import SILENT_SECONDS, load_certificates
 FREE_BYTES_A_MONTH = 1 << 40  # https://cloud.google.com/bigquery/pricing: the first TiB of queries.
 MAXIMUM_BYTES_BILLED = 1 << 30  # Some ten times what the listings read, a thousandth of the free TiB.
 PAGE_ROWS = 10_000
-RETRY_SECONDS = 60.0
+RETRY_SECONDS = 60.0  # Without an answer; then BigQuery cannot be reached.
 LABEL = "culture"  # The attribute that is the label if nobody says otherwise.
 ATTRIBUTES = {"artist": "artist_display_name"}  # Short names; any column's own name works as well.
 
@@ -117,10 +120,13 @@ def _attribute(text: str) -> str:
 def open_bigquery(project: str | None, api_endpoint: str | None, maximum_bytes_billed: int) -> Iterator[Query]:
     """Yields a function that runs a query on BigQuery, after a dry run, and pages through its rows."""
     retry = bigquery.DEFAULT_RETRY.with_timeout(RETRY_SECONDS).with_delay(maximum=SILENT_SECONDS)
+    patience: dict[str, Any] = {"retry": retry, "timeout": RETRY_SECONDS}
+    client = _make_client(project, api_endpoint)
 
     def query(sql: str) -> Table:
         dry_run = bigquery.QueryJobConfig(dry_run=True, use_query_cache=False)
-        read_bytes = client.query(sql, job_config=dry_run, retry=retry, job_retry=None).total_bytes_processed or 0
+        with _explaining():
+            read_bytes = client.query(sql, job_config=dry_run, **patience, job_retry=None).total_bytes_processed or 0
         print(f"The query reads {_size(read_bytes)}: {_cost(read_bytes)}", file=sys.stderr)
         if read_bytes > maximum_bytes_billed:
             raise UserError(
@@ -128,18 +134,42 @@ def open_bigquery(project: str | None, api_endpoint: str | None, maximum_bytes_b
                 " select fewer columns or raise the limit"
             )
         billed = bigquery.QueryJobConfig(maximum_bytes_billed=maximum_bytes_billed)
-        rows = client.query(sql, job_config=billed, retry=retry, job_retry=None).result(PAGE_ROWS, retry=retry)
-        return Table([field.name for field in rows.schema], (row.values() for row in rows))
+        with _explaining():
+            job = client.query(sql, job_config=billed, **patience, job_retry=None)
+            while not job.done(**patience):
+                if job.state is None:
+                    raise ValueError("a job without a state")
+                time.sleep(1)
+            rows = job.result(PAGE_ROWS, **patience)
+            return Table([field.name for field in rows.schema], _fetch_all(rows))
 
-    client = _make_client(project, api_endpoint)
+    yield query
+
+
+def _fetch_all(rows: RowIterator) -> Iterator[Sequence[Any]]:
+    count = 0
+    with _explaining():
+        for row in rows:
+            yield row.values()
+            count += 1
+    if count < (rows.total_rows or 0):
+        raise Unreachable(f"BigQuery gave {count:,} of {rows.total_rows:,} rows; run the same command again")
+
+
+@contextlib.contextmanager
+def _explaining() -> Iterator[None]:
+    """Says in one line what is wrong where BigQuery is asked, and what to do."""
     try:
-        yield query
+        yield
     except GoogleAuthError as error:
         raise UserError(f"Google refused the account: {error}; run: gcloud auth application-default login") from None
     except GoogleAPICallError as error:
         raise UserError(f"BigQuery: {error.message}") from None
-    except (RetryError, requests.RequestException) as error:
-        raise UserError(f"BigQuery cannot be reached, try again later: {error}") from None
+    except (LookupError, TypeError, AttributeError, ValueError) as error:  # What its client makes of other JSON.
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"the answer is not one of BigQuery's ({reason}); check --api_endpoint and the proxy") from None
+    except (RetryError, requests.RequestException, concurrent.futures.TimeoutError) as error:
+        raise Unreachable(f"BigQuery cannot be reached, try again later: {error or 'no answer in time'}") from None
 
 
 def _make_client(project: str | None, api_endpoint: str | None) -> bigquery.Client:
@@ -257,6 +287,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         clean = functools.partial(
             clean_labels, rules=rules, before_comma=flags.before_comma, min_images=flags.min_images
         )
+    inputs = filter(None, (flags.metadata_csv, flags.sql_file, flags.labels_map))
+    if flags.output and flags.output.is_file() and any(map(flags.output.samefile, filter(os.path.isfile, inputs))):
+        raise UserError(f"--output={flags.output} is a file that is read here; name another one")
     if flags.metadata_csv:
         service = open_metadata_csv(flags.metadata_csv)
     else:

@@ -104,6 +104,7 @@ class BigQuery:
         self.quota_exceeded = False
         self.busy_answers = 0  # So many answers are 503.
         self.page_rows = 10_000
+        self.lost_rows = 0  # At the end of the answer, without a word.
         self.pages = 0
 
     def __call__(self, handler: Handler) -> None:
@@ -158,7 +159,9 @@ class BigQuery:
             "jobComplete": True,
             "schema": {"fields": fields},
             "totalRows": str(len(rows)),
-            "rows": [{"f": [{"v": _value(value)} for value in row]} for row in rows[start:end]],
+            "rows": [
+                {"f": [{"v": _value(value)} for value in row]} for row in rows[: len(rows) - self.lost_rows][start:end]
+            ],
         }
         if end < len(rows):
             answer["pageToken"] = str(end)

@@ -9,6 +9,7 @@ import itertools
 import os
 from pathlib import Path
 import re
+import time
 import unicodedata
 
 from doubles import BigQuery, Server, serving
@@ -16,7 +17,7 @@ from processes import REPO, run_script
 import pytest
 
 import bigquery
-from metart.common.flags import UserError
+from metart.common.flags import Unreachable, UserError
 from metart.museum.cleaning import clean_labels, read_labels_map
 from metart.museum.metobjects import COLUMN_TYPES, column_name
 
@@ -263,6 +264,45 @@ def test_errors_of_bigquery_are_one_line(service: tuple[BigQuery, Server]) -> No
 def test_a_busy_bigquery_is_asked_again(service: tuple[BigQuery, Server], capsys: pytest.CaptureFixture[str]) -> None:
     service[0].busy_answers = 1
     assert len(listing(capsys, "--list=labels", f"--api_endpoint={service[1].url}")) == 9
+
+
+def test_a_bigquery_that_says_nothing_cannot_be_reached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bigquery, "RETRY_SECONDS", 0.3)
+    with (
+        serving(lambda handler: time.sleep(2)) as server,
+        pytest.raises(Unreachable, match=r"^BigQuery cannot be reached, try again later: "),
+    ):
+        bigquery.main([f"--api_endpoint={server.url}"])
+
+
+def test_an_answer_that_lost_rows_is_not_taken_for_whole(service: tuple[BigQuery, Server], tmp_path: Path) -> None:
+    service[0].lost_rows = 2
+    for service[0].page_rows in (3, 100):
+        with pytest.raises(Unreachable, match=r"^BigQuery gave 7 of 9 rows; run the same command again$"):
+            bigquery.main([f"--api_endpoint={service[1].url}", f"--output={tmp_path / 'arts.list'}"])
+    assert not (tmp_path / "arts.list").exists()
+
+
+ODD_ANSWERS = [
+    (200, b"[]"),
+    (200, b"{}"),
+    (200, b"null"),
+    (200, b'"x"'),
+    (200, b""),
+    (200, b"<html>Sign in</html>"),
+    (400, b'{"error": "nope"}'),
+    (400, b'{"error": null}'),
+    (403, b"<html>No</html>"),
+]
+
+
+@pytest.mark.parametrize(("status", "answer"), ODD_ANSWERS, ids=str)
+def test_answers_of_another_service_are_one_line(status: int, answer: bytes) -> None:
+    with (
+        serving(lambda handler: handler.reply(status, answer, "application/json")) as server,
+        pytest.raises(UserError, match=r"^the answer is not one of BigQuery's \(.+\); check --api_end|^BigQuery: "),
+    ):
+        bigquery.main([f"--api_endpoint={server.url}"])
 
 
 def test_no_account_points_to_the_way_without(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -547,6 +587,22 @@ def test_wrong_queries(metadata_csv: Path, tmp_path: Path) -> None:
         bigquery.main([here, f"--sql_file={tmp_path / 'query.sql'}"])
     with pytest.raises(SystemExit, match="2"):
         bigquery.main([here, "--attribute=42"])
+
+
+@pytest.mark.parametrize("flag", ["--metadata_csv", "--sql_file", "--labels_map"])
+def test_what_is_read_is_not_replaced(flag: str, metadata_csv: Path, tmp_path: Path) -> None:
+    files = {
+        "--metadata_csv": metadata_csv.read_text("utf-8"),
+        "--sql_file": "SELECT 1",
+        "--labels_map": "from,to\nJapan,Japanese\n",
+    }
+    path, link = tmp_path / "input", tmp_path / "link"
+    path.write_text(files[flag], encoding="utf-8")
+    link.symlink_to(path)
+    for output in (path, link):
+        with pytest.raises(UserError, match=rf"^--output={output} is a file that is read here; name another one$"):
+            bigquery.main([f"--metadata_csv={metadata_csv}", f"{flag}={path}", f"--output={output}"])
+    assert path.read_text("utf-8") == files[flag]
 
 
 def test_own_query_from_a_file_and_bigquery_functions(
