@@ -153,15 +153,14 @@ class BigQuery:
         start = int(parameters.get("pageToken", 0))
         end = start + min(self.page_rows, int(parameters.get("maxResults", self.page_rows)))
         self.pages += bool(rows[start:end]) and end > start
+        sent = rows[: len(rows) - self.lost_rows][start:end]
         fields = [{"name": name, "type": self._types.get(name, "STRING"), "mode": "NULLABLE"} for name in columns]
         answer: dict[str, Any] = {
             "jobReference": {"projectId": "p", "jobId": job_id, "location": "US"},
             "jobComplete": True,
             "schema": {"fields": fields},
             "totalRows": str(len(rows)),
-            "rows": [
-                {"f": [{"v": _value(value)} for value in row]} for row in rows[: len(rows) - self.lost_rows][start:end]
-            ],
+            "rows": [{"f": [{"v": _value(value)} for value in row]} for row in sent],
         }
         if end < len(rows):
             answer["pageToken"] = str(end)

@@ -9,6 +9,9 @@ import itertools
 import os
 from pathlib import Path
 import re
+import signal
+import subprocess
+import sys
 import time
 import unicodedata
 
@@ -603,6 +606,29 @@ def test_what_is_read_is_not_replaced(flag: str, metadata_csv: Path, tmp_path: P
         with pytest.raises(UserError, match=rf"^--output={output} is a file that is read here; name another one$"):
             bigquery.main([f"--metadata_csv={metadata_csv}", f"{flag}={path}", f"--output={output}"])
     assert path.read_text("utf-8") == files[flag]
+
+
+INTERRUPTED_QUERY = """
+import os, pathlib, signal, sys, threading
+from metart.common import flags
+from metart.museum.metobjects import open_metadata_csv
+
+def main(_):
+    with open_metadata_csv(pathlib.Path(sys.argv[1])) as query:
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+        list(query(sys.argv[2]).rows)
+
+flags.run(main)
+"""
+
+
+def test_ctrl_c_ends_a_query_that_would_take_hours(metadata_csv: Path) -> None:
+    numbers = "UNNEST(GENERATE_ARRAY(1, 16000))"
+    sql = f"SELECT SUM(a * b - c) FROM {numbers} AS a, {numbers} AS b, {numbers} AS c"
+    command = [sys.executable, "-c", INTERRUPTED_QUERY, metadata_csv, sql]
+    done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "")
+    assert done.stderr == "interrupted: run the same command again to continue\n"
 
 
 def test_own_query_from_a_file_and_bigquery_functions(

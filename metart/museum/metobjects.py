@@ -65,7 +65,12 @@ def open_metadata_csv(location: str | Path) -> Iterator[Callable[[str], Table]]:
         except duckdb.Error as error:
             reason = explain(error) or find_fault(file, COLUMN_TYPES) or f"{location}: {_reason(error)}"
             raise UserError(reason) from None
+        except RuntimeError as error:
+            if not isinstance(error.__cause__, KeyboardInterrupt):  # DuckDB's other form of an InterruptException.
+                raise
+            raise KeyboardInterrupt from None
         finally:
+            database.interrupt()  # Otherwise a query that is not read to its end goes on for as long as it takes.
             database.close()
 
 
