@@ -625,7 +625,7 @@ flags.run(main)
 def test_ctrl_c_ends_a_query_that_would_take_hours(metadata_csv: Path) -> None:
     numbers = "UNNEST(GENERATE_ARRAY(1, 16000))"
     sql = f"SELECT SUM(a * b - c) FROM {numbers} AS a, {numbers} AS b, {numbers} AS c"
-    command = [sys.executable, "-c", INTERRUPTED_QUERY, metadata_csv, sql]
+    command = [sys.executable, "-c", INTERRUPTED_QUERY, str(metadata_csv), sql]
     done = subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (128 + signal.SIGINT, "")
     assert done.stderr == "interrupted: run the same command again to continue\n"

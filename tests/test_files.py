@@ -24,7 +24,7 @@ from metart.common.files import (
     open_seekable,
     replacing,
 )
-from metart.common.flags import UserError
+from metart.common.flags import Retry, UserError
 
 
 def names(folder: Path) -> list[str]:
@@ -75,10 +75,17 @@ with open_replacing({str(target)!r}) as file:
     assert names(tmp_path) == ["a.txt"]
 
 
-def test_a_block_that_writes_nothing_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError), replacing(tmp_path / "a.txt"):
-        pass
-    assert names(tmp_path) == []
+def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    with open_replacing(target) as file:
+        file.write("first")
+        with pytest.raises(Retry, match=rf" is writing {target}; run the same command again"), open_replacing(target):
+            raise AssertionError("the work began")
+    assert target.read_text() == "first"
+    assert names(tmp_path) == ["a.txt"]
+    with open_replacing(target) as file:
+        file.write("second")
+    assert target.read_text() == "second"
 
 
 @contextlib.contextmanager

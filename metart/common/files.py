@@ -198,6 +198,9 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     The new file has the permissions of the old one. A symbolic link stays, what it leads to is replaced. What exists
     and is no file (a pipe, a device), and what this process has as its output (/dev/stdout), stays as well and gets the
     content at the end.
+
+    Raises:
+        Retry: Another process is writing the file.
     """
     target = Path(path)
     through = _written_through(target)
@@ -217,17 +220,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_symlink():
         target = Path(os.path.realpath(target))
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
-    try:
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())  # Otherwise a power cut can leave the new name on an empty file.
-        with contextlib.suppress(OSError):  # No old one, or a file system without permissions.
-            shutil.copymode(target, partial)
-        os.replace(partial, target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise
+    with exclusive_lock(partial) as holder:
+        if holder or not partial.exists():  # Renamed by its writer since it was opened here.
+            who = holder or "another process"
+            raise Retry(f"{who} is writing {target}; run the same command again when that has ended")
+        try:
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())  # Otherwise a power cut can leave the new name on an empty file.
+            with contextlib.suppress(OSError):  # No old one, or a file system without permissions.
+                shutil.copymode(target, partial)
+            os.replace(partial, target)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                partial.unlink()
+            raise
 
 
 def _written_through(path: Path) -> Path | int | None:

@@ -15,7 +15,7 @@ import unicodedata
 from urllib.parse import unquote
 
 from metart.common.files import open_replacing
-from metart.common.flags import UserError
+from metart.common.flags import Retry, UserError
 
 PICTURES_FOLDER = "met_art"  # In DATASET_DIR, with a folder for each label.
 LABELS_FILENAME = "labels.txt"
@@ -84,8 +84,8 @@ def write_folder(parent: Path, label: str) -> Path:
     folder = parent / folder_name(label)
     folder.mkdir(parents=True, exist_ok=True)
     if _label_of_name(folder.name) != label and not (folder / FULL_LABEL_FILENAME).is_file():
-        # Two shards may come here at once with the same label; whichever renames second finds no file, and need not.
-        with contextlib.suppress(FileNotFoundError), open_replacing(folder / FULL_LABEL_FILENAME) as file:
+        # Two shards may come here at once with the same label; whichever comes second need not write it.
+        with contextlib.suppress(Retry), open_replacing(folder / FULL_LABEL_FILENAME) as file:
             file.write(label)
     return folder
 
