@@ -25,7 +25,7 @@ import pytest
 from metart import __version__
 from metart.common.flags import UserError
 from metart.museum import web as web_module
-from metart.museum.web import MAX_PAUSES, MAX_REDIRECTS, Manners, Unavailable, Web
+from metart.museum.web import MAX_PAUSES, MAX_REDIRECTS, STREAK, Manners, Unavailable, Web
 
 LIMIT = 100_000
 PUBLIC = "93.184.216.34"
@@ -101,7 +101,7 @@ def test_retry_after_is_honoured_by_all_threads(form: str) -> None:
         assert min(others) - first >= 0.95
 
 
-@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize("status", [200, 202, 403, 405])
 def test_a_bot_wall_pauses_the_host_and_is_no_failure(status: int) -> None:
     notices: list[str] = []
     wall = at_first(3, lambda handler: handler.reply(status, HTML, "text/html"))
@@ -111,6 +111,25 @@ def test_a_bot_wall_pauses_the_host_and_is_no_failure(status: int) -> None:
     gaps = [end - start for start, end in itertools.pairwise(times)]
     assert all(gap >= pause for gap, pause in zip(gaps, (0.2, 0.4, 0.8), strict=True))
     assert [notice.rpartition("; ")[2] for notice in notices] == ["pausing 0.2 s", "pausing 0.4 s", "pausing 0.8 s"]
+
+
+def test_a_wall_without_a_page_and_one_of_redirects_pause_the_host_as_well() -> None:
+    challenge = {"x_amzn_waf_action": "challenge"}
+    notices: list[str] = []
+    with (
+        serving(at_first(1, lambda handler: handler.reply(202, b"", "text/plain", **challenge))) as server,
+        local(notices.append, pause_seconds=0.01) as web,
+    ):
+        assert web.fetch(server.url, LIMIT, read) == b"good"
+    with (
+        serving(lambda handler: handler.reply(302, b"", "text/plain", Location=handler.path)) as server,
+        local(notices.append, pause_seconds=0.01) as web,
+    ):
+        for number in range(STREAK // 5):
+            with pytest.raises(Unavailable, match=r"^more than 5 redirects \(5 attempts\)$"):
+                web.fetch(f"{server.url}/{number}", LIMIT, read)
+    assert len(notices) == 2
+    assert all(notice.endswith("pausing 0.01 s") for notice in notices)
 
 
 def test_a_wall_that_stays_makes_the_host_given_up() -> None:

@@ -285,8 +285,13 @@ class Web:
                     host.failed(started, str(trouble))
                     raise
                 except _Redirect as redirect:
-                    target = _parse(str(redirect), target.address)
-        raise Unavailable(f"more than {MAX_REDIRECTS} redirects")
+                    asked, target = target, _parse(str(redirect), target.address)
+                    if target.name != asked.name:  # This host has done its part.
+                        host.served(started)
+        # Of a host that does it all the time another kind of wall: a browser would bring a cookie.
+        reason = f"more than {MAX_REDIRECTS} redirects"
+        host.failed(started, reason)
+        raise _Trouble(reason)
 
     def _get(self, host: _Host, target: _Target, max_bytes: int, body: IO[bytes]) -> urllib3.HTTPResponse:
         """Sends one request and reads the answer into `body`, within the limits of bytes and time."""
@@ -461,7 +466,8 @@ def _judge(
             return result
         except (ValueError, RecursionError) as error:
             damage = str(error)
-    if answer.status in (200, 403) and (is_page or "html" in answer.headers.get("Content-Type", "").lower()):
+    is_page |= "html" in answer.headers.get("Content-Type", "").lower() or "x-amzn-waf-action" in answer.headers
+    if answer.status in (200, 202, 403, 405) and is_page:
         # Not `served`, so that a wall on every answer is recognised as one that stays.
         reason += ", a web page instead of the file (bot wall?)"
         host.refused(started, reason)
@@ -470,12 +476,12 @@ def _judge(
         host.rest(_retry_after_seconds(answer.headers), reason)
     if answer.status in (408, 429) or answer.status >= 500:
         raise _Trouble(reason)
-    host.served(started)
-    if answer.status == 200:
-        raise _Trouble(damage)
     if answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
         # Bytes that are not ASCII are UTF-8, as in browsers; others are handed back as they are.
         raise _Redirect(answer.headers["Location"].encode("latin-1").decode("utf-8", "surrogateescape"))
+    host.served(started)
+    if answer.status == 200:
+        raise _Trouble(damage)
     raise Unavailable(reason)
 
 
