@@ -13,7 +13,6 @@ Safe to run again: a file that exists is complete, only what is missing is fetch
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-import errno
 import functools
 import json
 import os
@@ -30,7 +29,7 @@ if __name__ == "__main__":  # Before the long imports.
 
 from metart.common.cores import available_cores
 from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing
-from metart.common.flags import Parser, Unreachable, UserError, number, path, run
+from metart.common.flags import DISK_ERRORS, Parser, Unreachable, UserError, number, path, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
@@ -40,7 +39,6 @@ from metart.records.pictures import normalise
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
 IN_BUCKET = re.compile(r"^(?:gs:/|https?://storage\.googleapis\.com)/gcs-public-data--met(?=/)")
 COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
-DISK_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO}
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
 
 # The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
@@ -116,6 +114,8 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
         except Unavailable as error:
             reasons[address] = str(error)
         except Exception as error:  # Whatever a strange answer causes concerns this address alone.
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+                raise
             reasons[address] = f"{type(error).__name__}: {error}"
     raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
 

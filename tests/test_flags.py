@@ -182,6 +182,11 @@ def leave(error: BaseException | None) -> int:
             1,
             "error: No space left on device; free some space and run the same command again\n",
         ),
+        (
+            OSError(errno.EDQUOT, "Disk quota exceeded", "/tmp"),
+            1,
+            "error: /tmp: Disk quota exceeded; free some space and run the same command again\n",
+        ),
     ],
 )
 def test_what_ends_a_script_is_one_line(

@@ -7,9 +7,11 @@ import gzip
 import ipaddress
 import itertools
 from pathlib import Path
+import resource
 import select
 import socket
 import ssl
+import tempfile
 import threading
 import time
 from typing import IO, Any
@@ -540,6 +542,20 @@ def test_a_body_in_a_code_that_nobody_asked_for_is_not_guessed() -> None:
         local() as web,
     ):
         assert web.fetch(server.url, LIMIT, read) == body
+
+
+def test_a_full_disk_is_not_the_fault_of_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web_module, "MEMORY_BYTES", 1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with serving(lambda handler: handler.reply(200, bytes(LIMIT), "image/jpeg")) as server, local() as web:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))  # Bytes a file: as if the disk were full.
+        try:
+            with pytest.raises(OSError, match="File too large") as error:
+                web.fetch(server.url, LIMIT, read)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert error.value.filename == tempfile.gettempdir()
+        assert len(server.requests) == 1
 
 
 def test_a_body_of_unknown_size_is_bounded() -> None:

@@ -17,6 +17,9 @@ STATUS_ERROR = 1  # The user can fix it: a wrong file, an empty folder, a full d
 STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
 
 
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+DISK_ERRORS = {*FULL_DISK, errno.EROFS, errno.EIO}  # What no other file, and no other host, makes better.
+
 T = TypeVar("T", bound=tuple[Any, ...])
 
 
@@ -142,7 +145,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> NoReturn:
         if error.errno is None:
             raise
         where = f"{error.filename}: " if error.filename else ""
-        advice = "; free some space and run the same command again" if error.errno == errno.ENOSPC else ""
+        advice = "; free some space and run the same command again" if error.errno in FULL_DISK else ""
         _leave(f"error: {where}{error.strerror}{advice}", STATUS_ERROR)
     except UnicodeEncodeError as error:  # Python has names that are no text as well, for files above all.
         before, after = error.object[: error.start], error.object[error.start :]

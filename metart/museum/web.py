@@ -35,7 +35,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from metart import __version__
-from metart.common.flags import UserError
+from metart.common.flags import DISK_ERRORS, UserError
 
 PORTS = {"http": 80, "https": 443}
 BACKOFF_SECONDS = 0.5  # Before the second attempt; doubles, with jitter: at most 8 seconds for one address.
@@ -310,6 +310,8 @@ class Web:
                     if body.tell() > max_bytes:
                         raise Unavailable(f"larger than {max_bytes:,} bytes")
         except (OSError, HTTPError, http.client.HTTPException, EOFError, zlib.error) as error:
+            if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # Of the body's temporary file.
+                raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
             is_late = time.monotonic() >= deadline
             raise _Trouble(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
         if not connection.is_closed:  # The host keeps it open for the next request.
