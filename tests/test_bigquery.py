@@ -373,6 +373,18 @@ def test_rules_rename_cut_and_drop(metadata_csv: Path, tmp_path: Path, capsys: p
     assert ["Tuscan", "3"] in rows and ["French", "2"] in rows and ["People's", "1"] in rows
 
 
+def test_only_a_comma_outside_parentheses_cuts_a_label() -> None:
+    labels = {
+        "Italian, Florence, Rome": "Italian",
+        "Pakistan (ancient region of Gandhara, Bajaur)": "Pakistan (ancient region of Gandhara, Bajaur)",
+        "China (Xinjiang, Central Asia), Kucha": "China (Xinjiang, Central Asia)",
+        "French, Paris (Left Bank, Saint-Germain)": "French",
+        "Iran (north, west": "Iran (north, west",
+        "Iran), west": "Iran)",
+    }
+    assert clean_labels(dict.fromkeys(labels, 1), [], True, 0) == labels
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -16,6 +16,8 @@ from metart.common.files import read_text
 from metart.common.flags import UserError
 from metart.common.labels import normalise_label
 
+BEFORE_COMMA = re.compile(r"((?:\([^()]*\)|[^,(])*),")  # Not in "Pakistan (ancient region of Gandhara, Bajaur)".
+
 
 class Rule(NamedTuple):
     """Labels that match `source`, where * stands for any text, become `target`; empty drops them."""
@@ -64,7 +66,7 @@ def clean_labels(counts: Mapping[str, int], rules: list[Rule], before_comma: boo
     Args:
         counts: Artworks for each label.
         rules: A source equal to the label goes before those with *, of which the first that matches counts.
-        before_comma: Cuts labels at the first comma and applies the rules to what is left.
+        before_comma: Cuts labels at the first comma outside parentheses and applies the rules to what is left.
         min_images: Labels with fewer artworks, after all other rules, are dropped.
 
     Returns:
@@ -89,10 +91,9 @@ def clean_labels(counts: Mapping[str, int], rules: list[Rule], before_comma: boo
     new_labels = {}
     for label in counts:
         name = apply_rules(label, label)
-        if before_comma and "," in name:
+        if before_comma and (beginning := BEFORE_COMMA.match(name)):
             touched["before_comma"].add(label)
-            name = name.partition(",")[0].rstrip()
-            name = apply_rules(name, label)
+            name = apply_rules(beginning[1].rstrip(), label)
         new_labels[label] = name
     totals: Counter[str] = Counter()
     for label, name in new_labels.items():
