@@ -55,9 +55,9 @@ def get_split(
     if split_name not in SPLIT_NAMES:
         raise ValueError(f"no split is named {split_name!r}; take --dataset_split_name={' or '.join(SPLIT_NAMES)}")
     convert = f"run convert.py --dataset_dir={dataset_dir}"
-    pattern = file_pattern or FILE_PATTERN
-    if "%s" in pattern:
-        pattern = pattern % split_name
+    pattern = (file_pattern or FILE_PATTERN).replace("%s", split_name)
+    if Path(pattern).is_absolute():
+        raise ValueError(f"the pattern {pattern} is not one of names in {dataset_dir}; leave the folder out of it")
     folder = Path(dataset_dir)
     shards = sorted(map(str, folder.glob(pattern)))
     whole = [pattern.replace("*", f"{shard:05}-of-{len(shards):05}") for shard in range(len(shards))]

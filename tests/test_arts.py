@@ -150,6 +150,14 @@ def test_records_of_something_else(folder: Path, record: bytes) -> None:
         arts.get_split("train", folder)
 
 
+def test_a_file_pattern_is_a_name_of_this_folder(folder: Path) -> None:
+    for pattern in (f"{folder}/arts_%s_*", "/*"):
+        with pytest.raises(ValueError, match=r"is not one of names in .*; leave the folder out of it"):
+            arts.get_split("validation", folder, pattern)
+    with pytest.raises(ValueError, match=r"^no records 100%_validation\* in "):
+        arts.get_split("validation", folder, "100%_%s*")
+
+
 def test_another_file_pattern_and_reader(folder: Path) -> None:
     for path in folder.glob("arts_validation_*"):
         path.rename(folder / path.name.replace("arts", "mine"))
