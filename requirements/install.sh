@@ -6,7 +6,7 @@
 # An environment that was moved or copied here, that a first try left unfinished, or whose Python has no TensorFlow, is
 # made again; PYTHON names the Python to make it with.
 set -eu
-unset CDPATH
+unset CDPATH PIP_USER PIP_TARGET PIP_PREFIX  # The last three install elsewhere.
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3}
 
