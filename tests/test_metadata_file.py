@@ -189,6 +189,17 @@ def test_a_damaged_gzip_file_is_refused(content: bytes, tmp_path: Path) -> None:
         bigquery.main([f"--metadata_csv={tmp_path / 'a.csv.gz'}", "--list=labels"])
 
 
+PACKED = gzip.compress(as_csv())
+COMMENTED = PACKED[:3] + b"\x10" + PACKED[4:10] + b"comment\0" + PACKED[10:]
+
+
+@pytest.mark.parametrize("content", [COMMENTED, PACKED + bytes(512)], ids=["comment", "zeros"])
+def test_a_gzip_file_that_duckdb_does_not_read_is_to_be_unpacked(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.csv.gz").write_bytes(content)
+    with pytest.raises(UserError, match=r"a\.csv\.gz is packed in an unusual way; unpack it with gunzip first$"):
+        bigquery.main([f"--metadata_csv={tmp_path / 'a.csv.gz'}", "--list=labels"])
+
+
 @pytest.mark.parametrize(("location", "message"), [("/dev/zero", "is a device"), ("/dev/null", "is a device")])
 def test_a_device_is_refused(location: str, message: str) -> None:
     for flag in ("--metadata_csv", "--sql_file", "--labels_map"):

@@ -63,6 +63,8 @@ def open_metadata_csv(location: str | Path) -> Iterator[Callable[[str], Table]]:
         except (duckdb.BinderException, duckdb.NotImplementedException) as error:
             raise UserError(f"this query runs on BigQuery only, if at all; DuckDB says: {_reason(error)}") from None
         except duckdb.Error as error:
+            if file.is_gzipped and "GZIP" in str(error):  # A comment in its header, or zeros at its end.
+                raise UserError(f"{location} is packed in an unusual way; unpack it with gunzip first") from None
             reason = explain(error) or find_fault(file, COLUMN_TYPES) or f"{location}: {_reason(error)}"
             raise UserError(reason) from None
         except RuntimeError as error:
