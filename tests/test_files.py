@@ -126,6 +126,15 @@ def test_a_volume_of_another_user_is_an_error_with_advice(
             write(Path(volume) / folder)
 
 
+@pytest.mark.parametrize("write", [lock, make_folder])
+def test_what_is_in_the_place_of_a_folder_is_named(write: Callable[[Path], None], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("file", "link"):
+        with pytest.raises(UserError, match=f"^{tmp_path / name} is a file, or a link to nothing; remove it or name"):
+            write(tmp_path / name)
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_folder_that_was_taken_away_is_named_before_anything_is_computed() -> None:
     with tempfile.TemporaryDirectory() as volume:

@@ -67,10 +67,13 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
     """Makes a folder to write to, where there is none.
 
     Raises:
-        UserError: This process may not.
+        UserError: This process may not, or something else has that name.
     """
     with _explaining_permissions():
-        Path(folder).mkdir(parents=True, exist_ok=True)
+        try:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise UserError(f"{folder} is a file, or a link to nothing; remove it or name another folder") from None
         if not os.access(folder, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             reason = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
             raise OSError(reason, os.strerror(reason), str(folder))
