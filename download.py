@@ -167,6 +167,11 @@ def in_parallel(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def is_there(path: Path) -> bool:
+    """Returns whether a photograph has been downloaded; an empty file is what a full disk can leave of a copy."""
+    return path.is_file() and path.stat().st_size > 0
+
+
 def download_missing(
     web: Web, wanted: Iterable[tuple[Path, Artwork]], sources: Sources, num_workers: int, failures: IO[str]
 ) -> Iterator[Counter[str]]:
@@ -177,6 +182,8 @@ def download_missing(
     """
 
     def download(path: Path, artwork: Artwork) -> int:
+        if path.exists() and not path.is_file():  # A pipe would be waited for.
+            raise FileExistsError(f"{path} is in the way: it is no file")
         picture = fetch_photograph(web, artwork, sources)
         write_folder(path.parent.parent, artwork.label)
         with replacing(path) as partial:
@@ -185,13 +192,14 @@ def download_missing(
 
     totals: Counter[str] = Counter()
     failures.write(csv_line(("object_id", "label", "address", "reason")))
-    missing = ((path, artwork) for path, artwork in wanted if not path.is_file())
+    missing = ((path, artwork) for path, artwork in wanted if not is_there(path))
     for artwork, future in in_parallel(download, missing, num_workers):
         try:
             totals["bytes"] += future.result()
             totals["downloaded"] += 1
-        except Exception as error:  # Nothing about one artwork ends the run, but a disk that takes no more does.
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+        # Nothing about one artwork ends the run, but a disk that takes no more does, or a locale without its letters.
+        except Exception as error:
+            if isinstance(error, UnicodeEncodeError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS):
                 raise
             address = error.address if isinstance(error, Failure) else ""
             failures.write(csv_line((artwork.object_id, artwork.label, address, error)))
@@ -237,7 +245,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         skipped = sum(listed[label, False] for label in labels)
         if flags.public_domain_only and skipped:
             say(f"{skipped:,} artworks of {flags.list_file} are not in the public domain: skipped")
-        there = Counter(path.is_file() for path, _ in wanted())
+        there = Counter(is_there(path) for path, _ in wanted())
         count = there.total()
         say(f"{listed.total():,} artworks in {flags.list_file}, {count:,} wanted, {there[True]:,} there already")
         if rate < 1 / SILENT_SECONDS:

@@ -425,7 +425,7 @@ def test_an_odd_answer_costs_its_artwork_only(tmp_path: Path, capsys: pytest.Cap
     assert all(row["reason"] for row in failures)
 
 
-@pytest.mark.parametrize("label", ["A", "B", "C"])
+@pytest.mark.parametrize("label", ["A", "B", "C", "D"])
 def test_what_is_in_the_way_of_one_label_costs_its_artworks_only(
     label: str, tmp_path: Path, museum: Museum, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -435,15 +435,35 @@ def test_what_is_in_the_way_of_one_label_costs_its_artworks_only(
         (folder / label).write_text("a file, not a folder")
     elif label == "B":
         (folder / label).symlink_to(label)
-    else:
+    elif label == "C":
         (folder / label / "3.jpg").mkdir(parents=True)
-    lines = "".join(f"{name},{LINK}{number}\n" for number, name in enumerate("ABC", 1))
+    else:
+        (folder / label).mkdir()
+        os.mkfifo(folder / label / "4.jpg")
+    lines = "".join(f"{name},{LINK}{number}\n" for number, name in enumerate("ABCD", 1))
     (tmp_path / "arts-select.list").write_text(f"label,link_resource\n{lines}")
     run_main(tmp_path, museum, "--max_failed_percent=50")
     [failure] = read_failures(tmp_path / "data" / "download-failures.csv")
     assert failure["label"] == label
     assert failure["reason"]
-    assert "2 pictures downloaded" in capsys.readouterr().out
+    assert "3 pictures downloaded" in capsys.readouterr().out
+
+
+def test_an_empty_file_is_no_photograph(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(1, 3))
+    path = picture_path(tmp_path / "data", 1)
+    path.parent.mkdir(parents=True)
+    path.touch()
+    run_main(tmp_path, museum)
+    assert path.stat().st_size
+
+
+def test_a_locale_without_the_letters_of_a_label_is_one_line(tmp_path: Path, museum: Museum) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(5, 6))
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    run = run_script("download.py", *museum.flags, folder=tmp_path, environment=ascii_only)
+    assert (run.status, run.output) == (STATUS_ERROR, "")
+    assert run.errors.splitlines()[-1].endswith("cannot be written in ascii; set PYTHONUTF8=1")
 
 
 def test_labels_are_picked_from_the_whole_list(tmp_path: Path, museum: Museum) -> None:
