@@ -12,6 +12,15 @@ Safe to run again: the output is written whole or not at all. BigQuery is asked 
 before it is billed.
 """
 
+from pathlib import Path
+import sys
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
+if __name__ == "__main__":  # Before the long imports.
+    from metart.common import startup
+
+    startup.begin()
+
 import argparse
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,17 +29,9 @@ import contextlib
 import functools
 import io
 import os
-from pathlib import Path
 import re
-import sys
 import time
 from typing import IO, Any
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
-if __name__ == "__main__":  # Before the long imports.
-    from metart.common import startup
-
-    startup.begin()
 
 from google.api_core.exceptions import GoogleAPICallError, RetryError
 import google.auth

@@ -12,21 +12,22 @@ Writes  the most probable labels of each picture on stdout; with --explain_dir, 
 Safe to run again. A picture that cannot be read is a row with the reason; the exit status is then 1.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-import contextlib
-import functools
-import json
-import os
 from pathlib import Path
 import sys
-from typing import IO, TYPE_CHECKING, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 if __name__ == "__main__":  # Before the long imports.
     from metart.common import startup
 
     startup.begin()
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+import contextlib
+import functools
+import json
+import os
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 

@@ -12,12 +12,6 @@ Safe to run again: with the same pictures and flags there is nothing to do; with
 stay until the new ones are whole. While it runs it needs room for both, and for the pictures it has to convert again.
 """
 
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-import contextlib
-import operator
-import os
 from pathlib import Path
 import sys
 
@@ -26,6 +20,13 @@ if __name__ == "__main__":  # Before the long imports.
     from metart.common import startup
 
     startup.begin()
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+import contextlib
+import operator
+import os
 
 from metart.common.cores import available_cores
 from metart.common.files import PARTIAL_SUFFIX, locked

@@ -10,22 +10,23 @@ A photograph is looked for at the address in the list, in the public bucket, and
 Safe to run again: a file that exists is complete, only what is missing is fetched.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
-import functools
-import json
-import os
 from pathlib import Path
-import re
 import sys
-from typing import IO, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 if __name__ == "__main__":  # Before the long imports.
     from metart.common import startup
 
     startup.begin()
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+import functools
+import json
+import os
+import re
+from typing import IO, NamedTuple
 
 from metart.common.cores import available_cores
 from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing

@@ -10,19 +10,20 @@ Writes  EVAL_DIR/metrics.json, predictions.csv, labels.csv, confusion_matrix.csv
 Safe to run again: each run measures again. With --watch it measures each new checkpoint as training writes it.
 """
 
-from collections.abc import Sequence
-import contextlib
-import json
 from pathlib import Path
 import sys
-import time
-from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 if __name__ == "__main__":  # Before the long imports.
     from metart.common import startup
 
     startup.begin()
+
+from collections.abc import Sequence
+import contextlib
+import json
+import time
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image

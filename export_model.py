@@ -13,21 +13,22 @@ Safe to run again: what has been exported stays as it is. Other weights, labels,
 number above all that are there: serve-model.yaml serves the highest, so the newest export.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
-import json
 from pathlib import Path
-import platform
-import shutil
 import sys
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 if __name__ == "__main__":  # Before the long imports.
     from metart.common import startup
 
     startup.begin()
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import json
+import platform
+import shutil
+from typing import Any
 
 import numpy as np
 

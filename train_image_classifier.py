@@ -10,21 +10,22 @@ Writes  TRAIN_DIR/model.ckpt-N.*, checkpoint, event files for TensorBoard, flags
 Safe to run again: it continues from the newest checkpoint in TRAIN_DIR. Ctrl-C and SIGTERM save one first.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-import contextlib
-import functools
-import itertools
-import math
 from pathlib import Path
 import sys
-import threading
-from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # Left out under PYTHONSAFEPATH.
 if __name__ == "__main__":  # Before the long imports.
     from metart.common import startup
 
     startup.begin()
+
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
+import functools
+import itertools
+import math
+import threading
+from typing import Any, NamedTuple
 
 import numpy as np
 

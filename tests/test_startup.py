@@ -1,5 +1,6 @@
 """The start: on any terminal, in any place, with Ctrl-C at any time; demo.sh and test.sh in a folder that was moved."""
 
+import ast
 from collections.abc import Callable, Sequence
 import importlib
 import os
@@ -153,6 +154,17 @@ def test_signals_while_libraries_load(script: str, swallowed: bool, number: int,
         process.send_signal(number)
         output, errors = process.communicate(timeout=120)
     assert (process.returncode, output, errors) == (status, "", INTERRUPTED)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nothing_that_takes_time_is_loaded_before_signals_are_in_order(script: str) -> None:
+    before = (REPOSITORY / script).read_text("utf-8").partition("    startup.begin()\n")[0]
+    imports = [node for node in ast.walk(ast.parse(before)) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert [ast.unparse(node) for node in imports] == [
+        "from pathlib import Path",
+        "import sys",
+        "from metart.common import startup",
+    ]
 
 
 def test_what_the_shell_runs_in_the_background_still_ignores_ctrl_c() -> None:
