@@ -252,7 +252,7 @@ def test_a_full_disk(command: Command, sizes: list[int], inputs: Inputs, tmp_pat
 @pytest.mark.parametrize(
     ("command", "sizes"),
     [
-        (train, [4, 40, 20_000]),
+        (train, [4, 40, 3_000]),
         (evaluate, [4, 40]),
         (export, [40, 3_000]),
         (explain, [4, 60]),
