@@ -26,6 +26,7 @@ import functools
 import json
 import os
 import re
+import stat
 from typing import IO, NamedTuple
 
 from metart.common.cores import available_cores
@@ -170,7 +171,11 @@ def in_parallel(
 
 def is_there(path: Path) -> bool:
     """Returns whether a photograph has been downloaded; an empty file is what a full disk can leave of a copy."""
-    return path.is_file() and path.stat().st_size > 0
+    try:
+        status = path.stat()
+    except (OSError, ValueError):  # None, or a name that the locale cannot hold.
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def download_missing(

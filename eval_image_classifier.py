@@ -31,7 +31,7 @@ from PIL import Image
 from metart.networks.slim_compat import slim
 import dataset_factory
 from metart.common.files import locked, make_folder, open_replacing
-from metart.common.flags import Parser, UserError, number, path, run, select
+from metart.common.flags import Parser, Retry, UserError, number, path, run, select
 from metart.evaluation import metrics, reports
 from metart.evaluation.best_checkpoint import BEST_FOLDER
 from metart.evaluation.inference import (
@@ -149,7 +149,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str)
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
         print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
-    if records and seen is None and trained_on.get("fingerprint") != records.fingerprint:
+    if records and seen is None and split != splits.TRAIN:
         print(
             "notice: the run does not tell which pictures it was trained on; these may be among them", file=sys.stderr
         )
@@ -242,6 +242,9 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
                 if Path(f"{checkpoint}.index").is_file():
                     raise
                 checkpoint = ""  # Training has deleted it meanwhile; there is a newer one.
+            except Retry as error:
+                print(f"notice: {error}", file=sys.stderr)
+                checkpoint = ""  # In a moment.
         done = checkpoint  # Empty where another run begins in the folder.
         if done:
             trained_with = checkpoints.settings(done)

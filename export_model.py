@@ -191,10 +191,12 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
         ]
         title = f"On {figures['pictures']:,} pictures of the {figures['split']} split (records "
         title += f"{figures['records_fingerprint'] or 'without a fingerprint'})"
-        # Two that files of older releases lack.
+        # Two that figures of earlier states lack.
         title += f", computed in {figures['precision']}:" if "precision" in figures else ":"
         if seen := figures.get("pictures_seen_in_training"):
             title = f"The network was trained on {seen:,} of these pictures. {title}"
+        elif seen is None:
+            title = f"It is not known whether the network was trained on some of these pictures. {title}"
         measured = "\n".join([title, "", "| figure | value |", "|---|---|", *rows])
     names = "\n".join(f"- {name}" for name in classifier.label_names)
     lite = "".join(

@@ -197,10 +197,10 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
         refuse_seen_pictures(newest, data, settings)
-        if best and workers.index == 0 and settings.intervals.is_measured(plan.first_step, plan):
-            make_up_measurement(best, newest, train_dir)
-        # Not of a run that was killed: what worker 0 has just made up may say so, and the others would not know.
         has_ended = "finished_step" in checkpoints.settings(newest)
+        if best and not has_ended and workers.index == 0 and settings.intervals.is_measured(plan.first_step, plan):
+            make_up_measurement(best, newest, train_dir)
+        # Only of a run that has ended: what worker 0 has just made up for one that was killed, the others do not know.
         is_over = best is not None and has_ended and best.is_over(settings.early_stop)
         if plan.first_step >= plan.total_steps or is_over:
             if workers.index == 0:
@@ -270,7 +270,10 @@ def continued(settings: Settings, former: Mapping[str, Any], written_flags: Mapp
     """
     train_dir, model_name, size = settings.train_dir, settings.recipe.model_name, settings.augmentation.image_size
     if former.get("model_name", model_name) != model_name:
-        raise UserError(f"{train_dir} holds a run of {former['model_name']}; give another --train_dir for {model_name}")
+        raise UserError(
+            f"{train_dir} holds a run of {former['model_name']}; give --model_name={former['model_name']}, or another "
+            f"--train_dir for {model_name}"
+        )
     if "train_image_size" in former:
         former_size = former["train_image_size"] or registry.NETWORKS[model_name].image_size
         if former_size != size:
@@ -504,8 +507,10 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
 def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
     """Notes which pictures the run has seen when it ends, or says that nobody will know."""
     seen: np.ndarray | None = np.empty(0, np.uint64)
-    if start and checkpoints.settings(start):  # Published weights, which have no flags.json, have seen none of these.
+    if start:
         seen = seen_pictures.read(Path(start).parent)
+        if seen is None and Path(start).parent != train_dir and not checkpoints.settings(start):
+            seen = np.empty(0, np.uint64)  # Published weights, which have no flags.json, have seen none of these.
     if not seen_pictures.note(train_dir, seen, data.records, data.split_name):
         unknown = "evaluation will not know which pictures this run was trained on"
         if data.records:

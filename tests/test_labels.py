@@ -1,6 +1,7 @@
 """labels.py: one folder for each label, on every file system, and the way back."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 import csv
 import os
 from pathlib import Path
@@ -230,3 +231,11 @@ def test_a_wrong_labels_txt(content: bytes | None, message: str, tmp_path: Path)
         (tmp_path / "labels.txt").write_bytes(content)
     with pytest.raises(UserError, match=message):
         read_labels(tmp_path)
+
+
+def test_shards_that_meet_in_a_new_folder_write_its_label_once(tmp_path: Path) -> None:
+    label = "x" * 300
+    with ThreadPoolExecutor(8) as shards:
+        for number in range(200):
+            made = list(shards.map(write_folder, [tmp_path / str(number)] * 8, [label] * 8))
+            assert {label_of_folder(folder) for folder in made} == {label}

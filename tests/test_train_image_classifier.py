@@ -238,13 +238,19 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
     assert figures["checkpoint"] == f"{tmp_path}/best/model.ckpt-{best}"
     assert figures["top_1"] == top_1[best]
 
+    shutil.rmtree(tmp_path / "best")
+    assert run().endswith(f"at step {best}, no longer in {tmp_path}/best")
+    run("--early_stop=9", f"--max_number_of_steps={third + 4}")
+    (kept,) = checkpoints.all_in(tmp_path / "best")
+    assert checkpoints.step(kept) > third
+
 
 def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: Path, tmp_path: Path) -> None:
     record = tmp_path / "validation.json"
     record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
     dataset = input_pipeline.open_split("arts", "validation", str(dataset_dir))
-    for first_step in (0, 3, 6):  # Nor does it where the best was deleted.
-        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == 0
+    for first_step, best in ((0, 0), (3, 2), (6, 4)):
+        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == best
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "model.ckpt-4.index").touch()
     for first_step, best in ((0, 0), (3, 4), (6, 4)):
@@ -330,7 +336,9 @@ def test_an_unknown_network_is_a_wrong_flag(
 def test_a_folder_of_another_run_is_refused(started: Path, dataset_dir: Path) -> None:
     before = {path.name: path.read_bytes() for path in started.iterdir()}
     for steps in (20, 30):  # Also where there is nothing left to do.
-        with pytest.raises(UserError, match=f"{started} holds a run of {MODEL_NAME}; give another .* for alexnet_v2"):
+        with pytest.raises(
+            UserError, match=f"{started} holds a run of {MODEL_NAME}; give --model_name={MODEL_NAME}, or another"
+        ):
             train(started, dataset_dir, f"--max_number_of_steps={steps}", *QUICKLY_BUILT)
     with pytest.raises(UserError, match=r"has no .*RMSProp.*: it was trained with another --optimizer"):
         train(started, dataset_dir, "--max_number_of_steps=30", "--optimizer=rmsprop")

@@ -129,7 +129,11 @@ def exclusive_lock(path: Path) -> Iterator[str]:
             return
         except OSError:
             pass
-        yield ""
+        try:  # Its last holder may have renamed the file since it was opened here.
+            is_there = os.path.samestat(os.fstat(file.fileno()), path.stat())
+        except FileNotFoundError:
+            is_there = False
+        yield "" if is_there else "another process"
 
 
 def _holder(inode: int) -> str:
@@ -223,11 +227,14 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     if target.is_symlink():
         target = Path(os.path.realpath(target))
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
-    with exclusive_lock(partial) as holder:
-        if holder or not partial.exists():  # Renamed by its writer since it was opened here.
-            who = holder or "another process"
-            raise Retry(f"{who} is writing {target}; run the same command again when that has ended")
+    with contextlib.ExitStack() as lock:
+        if holder := lock.enter_context(exclusive_lock(partial)):
+            raise Retry(f"{holder} is writing {target}; run the same command again when that has ended")
         try:
+            try:
+                partial.write_bytes(b" ")
+            except PermissionError:  # On SMB a lock keeps out all other descriptors, those of this process as well.
+                lock.close()
             yield partial
             with open(partial, "rb") as file:
                 os.fsync(file.fileno())  # Otherwise a power cut can leave the new name on an empty file.

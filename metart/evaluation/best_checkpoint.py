@@ -55,6 +55,7 @@ class BestCheckpoint:
         self._device = device
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
+        self._is_lost = False  # Whether BEST_FOLDER was deleted, or holds another step.
         self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
         if path.is_file():
             try:
@@ -71,13 +72,7 @@ class BestCheckpoint:
                     for step, top_1 in measured.items()
                     if step <= first_step or (first_step and step in kept)
                 }
-                if self._top_1 and self.best_step not in kept:
-                    folder = train_dir / BEST_FOLDER
-                    print(
-                        f"notice: {folder} does not hold step {self.best_step:,}, the best; it is looked for again",
-                        file=sys.stderr,
-                    )
-                    self._top_1 = {}
+                self._is_lost = bool(self._top_1) and self.best_step not in kept
             else:
                 print(f"notice: {path} is about other records; it no longer counts", file=sys.stderr)
 
@@ -104,7 +99,10 @@ class BestCheckpoint:
             )
             self._top_1 = {}
         self._looks = looks
-        is_best = figures["top_1"] > self._top_1.get(self.best_step, -1.0)
+        if self._is_lost:
+            print(f"notice: {self}; the best is looked for again", file=sys.stderr)
+            self._top_1, self._is_lost = {}, False
+        is_best = (figures["top_1"], -step) > (self._top_1.get(self.best_step, -1.0), -self.best_step)
         self._top_1[step] = max(figures["top_1"], self._top_1.get(step, 0.0))
         if is_best:
             self._keep(checkpoint)
@@ -144,4 +142,5 @@ class BestCheckpoint:
 
     def __str__(self) -> str:
         best = self.best_step
-        return f"best top-1 {self._top_1[best]:.4f} at step {best:,}: {self._folder / BEST_FOLDER}"
+        place = ", no longer in" if self._is_lost else ":"
+        return f"best top-1 {self._top_1[best]:.4f} at step {best:,}{place} {self._folder / BEST_FOLDER}"

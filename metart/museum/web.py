@@ -304,13 +304,15 @@ class Web:
                 host.has_answered = True
                 # Some hosts pack what nobody asked them to; urllib3 would take a packed body that is cut off for whole.
                 is_packed = answer.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip")
+                answer.decode_content = not is_packed
                 content = gzip.GzipFile(fileobj=answer, mode="rb") if is_packed else answer
                 while chunk := content.read1(CHUNK_BYTES):
                     body.write(chunk)
                     if body.tell() > max_bytes:
                         raise Unavailable(f"larger than {max_bytes:,} bytes")
         except (OSError, HTTPError, http.client.HTTPException, EOFError, zlib.error) as error:
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:  # Of the body's temporary file.
+            has_own_numbers = isinstance(error, ssl.SSLError | socket.gaierror)
+            if isinstance(error, OSError) and not has_own_numbers and error.errno in DISK_ERRORS:  # Of the body's file.
                 raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
             is_late = time.monotonic() >= deadline
             raise _Trouble(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
