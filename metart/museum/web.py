@@ -304,7 +304,6 @@ class Web:
                 host.has_answered = True
                 # Some hosts pack what nobody asked them to; urllib3 would take a packed body that is cut off for whole.
                 is_packed = answer.headers.get("Content-Encoding", "").lower() in ("gzip", "x-gzip")
-                answer.decode_content = not is_packed
                 content = gzip.GzipFile(fileobj=answer, mode="rb") if is_packed else answer
                 while chunk := content.read1(CHUNK_BYTES):
                     body.write(chunk)
