@@ -584,6 +584,9 @@ def test_what_was_measured_with_other_looks_does_not_count(
     assert "what was measured then does not count" in capsys.readouterr().err
     record = json.loads((logs / "validation.json").read_text())
     assert (list(record["top_1"]), record["looks"]["eval_central_fraction"]) == (["4"], 1.0)
+    shutil.rmtree(logs / "best")
+    train(logs, dataset_dir, 6, "--validation_epochs=0.3")
+    assert list(json.loads((logs / "validation.json").read_text())["top_1"]) == ["6"]
 
 
 def test_a_run_that_has_ended_is_evaluated_as_its_flags_say_now(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:

@@ -55,7 +55,6 @@ class BestCheckpoint:
         self._device = device
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
-        self._is_lost = False  # Whether BEST_FOLDER was deleted, or holds another step.
         self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
         if path.is_file():
             try:
@@ -66,13 +65,12 @@ class BestCheckpoint:
             except (ValueError, TypeError, AttributeError):
                 raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for again") from None
             if measured_on == records_fingerprint:
-                kept = [checkpoints.step(checkpoint) for checkpoint in checkpoints.all_in(train_dir / BEST_FOLDER)]
+                kept = self._kept_steps()
                 self._top_1 = {
                     step: top_1
                     for step, top_1 in measured.items()
                     if step <= first_step or (first_step and step in kept)
                 }
-                self._is_lost = bool(self._top_1) and self.best_step not in kept
             else:
                 print(f"notice: {path} is about other records; it no longer counts", file=sys.stderr)
 
@@ -99,9 +97,9 @@ class BestCheckpoint:
             )
             self._top_1 = {}
         self._looks = looks
-        if self._is_lost:
+        if self._top_1 and self.best_step not in self._kept_steps():
             print(f"notice: {self}; the best is looked for again", file=sys.stderr)
-            self._top_1, self._is_lost = {}, False
+            self._top_1 = {}
         is_best = (figures["top_1"], -step) > (self._top_1.get(self.best_step, -1.0), -self.best_step)
         self._top_1[step] = max(figures["top_1"], self._top_1.get(step, 0.0))
         if is_best:
@@ -140,7 +138,11 @@ class BestCheckpoint:
         partial.rename(best)
         shutil.rmtree(former, ignore_errors=True)
 
+    def _kept_steps(self) -> list[int]:
+        """Returns what is in BEST_FOLDER, which a user may have moved away."""
+        return [checkpoints.step(checkpoint) for checkpoint in checkpoints.all_in(self._folder / BEST_FOLDER)]
+
     def __str__(self) -> str:
         best = self.best_step
-        place = ", no longer in" if self._is_lost else ":"
+        place = ":" if best in self._kept_steps() else ", no longer in"
         return f"best top-1 {self._top_1[best]:.4f} at step {best:,}{place} {self._folder / BEST_FOLDER}"
