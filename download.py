@@ -31,11 +31,11 @@ from typing import IO, NamedTuple
 
 from metart.common.cores import available_cores
 from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing
-from metart.common.flags import DISK_ERRORS, Parser, Unreachable, UserError, number, path, run
+from metart.common.flags import Parser, Unreachable, UserError, number, path, run
 from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
-from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, Manners, Unavailable, Web
+from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, Manners, Unavailable, Web, is_of_the_disk
 from metart.records.pictures import normalise
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
@@ -116,7 +116,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
         except Unavailable as error:
             reasons[address] = str(error)
         except Exception as error:  # Whatever a strange answer causes concerns this address alone.
-            if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            if is_of_the_disk(error):
                 raise
             reasons[address] = f"{type(error).__name__}: {error}"
     raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
@@ -205,7 +205,7 @@ def download_missing(
             totals["downloaded"] += 1
         # Nothing about one artwork ends the run, but a disk that takes no more does, or a locale without its letters.
         except Exception as error:
-            if isinstance(error, UnicodeEncodeError) or (isinstance(error, OSError) and error.errno in DISK_ERRORS):
+            if isinstance(error, UnicodeEncodeError) or is_of_the_disk(error):
                 raise
             address = error.address if isinstance(error, Failure) else ""
             failures.write(csv_line((artwork.object_id, artwork.label, address, error)))

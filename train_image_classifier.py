@@ -191,13 +191,14 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         with locked(train_dir):
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
     newest = newest_checkpoint(train_dir, data.label_names)
+    former = checkpoints.settings(newest) if newest else {}
     if newest:
-        written_flags = continued(settings, checkpoints.settings(newest), written_flags)
+        written_flags = continued(settings, former, written_flags)
     plan = make_plan(settings, data.training.num_samples, newest, workers)
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
         refuse_seen_pictures(newest, data, settings)
-        has_ended = "finished_step" in checkpoints.settings(newest)
+        has_ended = "finished_step" in former
         if best and not has_ended and workers.index == 0 and settings.intervals.is_measured(plan.first_step, plan):
             make_up_measurement(best, newest, train_dir)
         # Only of a run that has ended: what worker 0 has just made up for one that was killed, the others do not know.

@@ -18,7 +18,6 @@ STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
 
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-DISK_ERRORS = {*FULL_DISK, errno.EROFS, errno.EIO}  # What no other file, and no other host, makes better.
 
 T = TypeVar("T", bound=tuple[Any, ...])
 

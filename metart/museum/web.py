@@ -12,6 +12,7 @@ own network. No password is sent but that of the proxy.
 from collections.abc import Callable, Collection, Iterator, Mapping
 import contextlib
 import email.utils
+import errno
 import gzip
 import http.client
 import ipaddress
@@ -35,9 +36,10 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError
 
 from metart import __version__
-from metart.common.flags import DISK_ERRORS, UserError
+from metart.common.flags import FULL_DISK, UserError
 
 PORTS = {"http": 80, "https": 443}
+DISK_ERRORS = {*FULL_DISK, errno.EROFS, errno.EIO}
 BACKOFF_SECONDS = 0.5  # Before the second attempt; doubles, with jitter: at most 8 seconds for one address.
 MAX_REDIRECTS = 5
 CONNECT_SECONDS = 10
@@ -121,6 +123,12 @@ def _parse(address: str, base: str = "") -> _Target:
         return _Target(parts.scheme, host, parts.port or PORTS[parts.scheme], path)
     except ValueError:  # Of Unicode as well.
         raise Unavailable("refused: not a valid address") from None
+
+
+def is_of_the_disk(error: Exception) -> bool:
+    """Returns whether the disk is the cause, so that no other file, and no other host, makes it better."""
+    has_own_numbers = isinstance(error, ssl.SSLError | socket.gaierror)
+    return isinstance(error, OSError) and not has_own_numbers and error.errno in DISK_ERRORS
 
 
 class _FinalResponse(http.client.HTTPResponse):
@@ -310,8 +318,7 @@ class Web:
                     if body.tell() > max_bytes:
                         raise Unavailable(f"larger than {max_bytes:,} bytes")
         except (OSError, HTTPError, http.client.HTTPException, EOFError, zlib.error) as error:
-            has_own_numbers = isinstance(error, ssl.SSLError | socket.gaierror)
-            if isinstance(error, OSError) and not has_own_numbers and error.errno in DISK_ERRORS:  # Of the body's file.
+            if isinstance(error, OSError) and is_of_the_disk(error):  # Of the body's temporary file.
                 raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
             is_late = time.monotonic() >= deadline
             raise _Trouble(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
