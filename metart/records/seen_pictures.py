@@ -31,13 +31,17 @@ def note(train_dir: str | os.PathLike[str], before: np.ndarray | None, records: 
     Returns:
         False if either is not known: then nothing is noted, as a part would look like the whole.
     """
-    path = Path(train_dir) / FILENAME
     if before is None or records is None:
-        path.unlink(missing_ok=True)
+        (Path(train_dir) / FILENAME).unlink(missing_ok=True)
         return False
-    with open_replacing(path, "wb") as file:
-        np.save(file, np.union1d(before, _digests(records, split)))
+    write(train_dir, np.union1d(before, _digests(records, split)))
     return True
+
+
+def write(train_dir: str | os.PathLike[str], seen: np.ndarray) -> None:
+    """Leaves beside the checkpoints in a folder what `read` returns."""
+    with open_replacing(Path(train_dir) / FILENAME, "wb") as file:
+        np.save(file, seen)
 
 
 def read(train_dir: str | os.PathLike[str]) -> np.ndarray | None:
