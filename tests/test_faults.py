@@ -17,6 +17,7 @@ from typing import NamedTuple
 from conftest import IMAGE_SIZE, MODEL_NAME, REPOSITORY, draw_pictures
 import corpus
 from doubles import Museum
+import numpy as np
 import pytest
 
 from metart.networks.slim_compat import tf
@@ -24,6 +25,7 @@ from metart.common.files import LOCK_FILENAME, PARTIAL_SUFFIX, locked
 from metart.common.flags import Retry, UserError
 from metart.evaluation.inference import open_classifier
 from metart.networks import checkpoints
+from metart.training.frozen_features import kept_features
 import train_image_classifier
 
 KILLS = 50
@@ -261,6 +263,22 @@ def test_a_full_disk(command: Command, sizes: list[int], inputs: Inputs, tmp_pat
 )
 def test_a_full_disk_and_a_slow_script(command: Command, sizes: list[int], trained: Inputs, tmp_path: Path) -> None:
     fill_the_disk(command, trained, tmp_path, sizes)
+
+
+def test_a_full_disk_for_features() -> None:
+    shape = (1000, 500)
+
+    def compute(view: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, *shape[:1], 100):
+            yield np.full((100, shape[1]), view, np.float32), np.arange(start, start + 100)
+
+    with small_disk(1_500) as folder:  # The second of two views, 1 MB each, does not fit.
+        with pytest.raises(OSError, match="No space left on device"):
+            kept_features(folder / "features", "weights", 2, shape, compute)
+        remount(folder, "size=1g")
+        kept = kept_features(folder / "features", "weights", 2, shape, compute)
+        features, labels = next(kept.batches(1000, seed=0, first_batch=0))
+    assert set(features.flat) == {0, 1} and sorted(labels) == list(range(1000))
 
 
 def test_a_full_disk_behind_stdout(inputs: Inputs) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from metart.networks.slim_compat import tf
-from metart.common.files import open_replacing, replacing
+from metart.common.files import open_replacing
 from metart.common.progress import Progress
 
 FOLDER = "features"  # In TRAIN_DIR.
@@ -87,17 +87,15 @@ def kept_features(
             if path.is_file():
                 continue
             labels: list[np.ndarray] = []
-            with replacing(path) as partial:
-                features = np.lib.format.open_memmap(partial, "w+", np.float16, shape)
-                done = 0
+            with open_replacing(path, "wb") as file:  # Not through memory: on a full disk that ends the process.
+                header = {"descr": "<f2", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, header)
                 for of_batch, labels_of_batch in compute(view):
-                    features[done : done + len(of_batch)] = of_batch
+                    file.write(of_batch.astype("<f2").tobytes())
                     labels.append(labels_of_batch)
-                    done += len(of_batch)
                     progress.update(len(of_batch))
-                features.flush()
-                with open_replacing(labels_path, "wb") as file:
-                    np.save(file, np.concatenate(labels))
+                with open_replacing(labels_path, "wb") as labels_file:
+                    np.save(labels_file, np.concatenate(labels))
     return Features([np.load(path, mmap_mode="r") for path in paths], np.load(labels_path))
 
 
