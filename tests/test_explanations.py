@@ -8,7 +8,7 @@ import pytest
 from metart.networks.slim_compat import tf
 import arts
 import classify
-from metart.evaluation.explanations import Explainer, _last_feature_map
+from metart.evaluation.explanations import Explainer, _file_name, _last_feature_map
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.networks import registry
 from metart.networks.preprocessing import Looks
@@ -111,6 +111,11 @@ def test_every_kind_of_network_has_a_feature_map(model_name: str, size: int, sha
         images = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3])
         logits, _ = registry.build(model_name, images, 5)
         assert _last_feature_map(logits).shape.as_list() == [None, *shape]
+
+
+def test_the_name_of_a_page_fits_every_file_system() -> None:
+    name = _file_name(f"https://example.org/a?b/{'彩' * 82}.jpg")  # 250 bytes, which a picture's name may have.
+    assert name == f"{'彩' * 32}.jpg"
 
 
 def test_a_page_for_each_picture(

@@ -9,7 +9,7 @@ import zipfile
 import numpy as np
 
 from metart.networks.slim_compat import slim, tf
-from metart.common.files import open_replacing
+from metart.common.files import make_folder, open_replacing
 from metart.common.progress import Progress
 from metart.evaluation import reports
 from metart.evaluation.inference import Classifier
@@ -43,7 +43,7 @@ class Explainer:
         self._classifier = classifier
         self._folder = folder
         self._pages = 0
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         with classifier.session.graph.as_default():
             features = _last_feature_map(classifier.logits)
             # One look, but the label that the mean over all looks has chosen.
@@ -128,8 +128,9 @@ class Explainer:
 
 
 def _file_name(picture: str) -> str:
-    """Returns the end of a path or address in letters that every file system takes."""
-    return re.sub(r"[^\w.-]+", "_", picture.rpartition("/")[2])[-100:]
+    """Returns the end of a path or address, at most 100 bytes in letters that every file system takes."""
+    name = re.sub(r"[^\w.-]+", "_", picture.rpartition("/")[2])
+    return name.encode()[-100:].decode(errors="ignore")
 
 
 def _last_feature_map(logits: tf.Tensor) -> tf.Tensor:
