@@ -233,7 +233,8 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
     while True:
         # The best checkpoint need not be of the last step: the folder above tells whether the run has ended.
-        is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings(str(folder))
+        place = folder.resolve()
+        is_over = place.name == BEST_FOLDER and "finished_step" in checkpoints.settings(str(place))
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint and checkpoint != done:
             try:
