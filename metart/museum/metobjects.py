@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import contextlib
-import os
 from pathlib import Path
 import re
 from typing import Any, NamedTuple
 
 import duckdb
 
+from metart.common.cores import available_cores
 from metart.common.flags import UserError
 from metart.museum.dialect.queries import Tables, translate
 from metart.museum.dialect.values import BOOL, INT64, STRING, explain
@@ -16,7 +16,7 @@ from metart.museum.metadata_file import MetadataFile, column_name, find_fault, o
 
 PAGE_ROWS = 10_000
 DUCKDB: dict[str, str | bool | int | float | list[str]] = {
-    "threads": min(4, os.cpu_count() or 1),  # Each holds buffers of 32 MB for the CSV.
+    "threads": min(4, available_cores()),  # Each holds buffers of 32 MB for the CSV.
     # They compute beforehand what CASE and COALESCE may leave out, and end with its errors.
     "disabled_optimizers": "common_subexpressions,expression_rewriter,statistics_propagation",
 }

@@ -132,7 +132,10 @@ def _refuse_contradictions(pictures: Iterable[Picture]) -> None:
         if not picture.problem:
             copies[picture.sha256].append(picture)
     for group in copies.values():
+        first_of: dict[str, str] = {}
         for picture in group:
-            others = [other.path for other in group if other.label != picture.label]
-            if others:
-                picture.problem = f"the same file as {others[0]}, under another label"
+            first_of.setdefault(picture.label, picture.path)
+        for picture in group:
+            other = next((path for label, path in first_of.items() if label != picture.label), None)
+            if other:
+                picture.problem = f"the same file as {other}, under another label"
