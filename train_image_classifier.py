@@ -45,7 +45,7 @@ from metart.records.record_set import RecordSet
 from metart.training import cluster, frozen_features, input_pipeline, optimizers, training_graph
 from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
-from metart.training.loop import Intervals, Measure, Plan, Run, Verdict, run_steps
+from metart.training.loop import Intervals, Plan, Run, run_steps
 from metart.training.optimizers import Schedule
 from metart.training.summaries import Summaries
 from metart.training.training_graph import Recipe
@@ -200,9 +200,9 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         refuse_seen_pictures(newest, data, settings)
         has_ended = "finished_step" in former
         if best and not has_ended and workers.index == 0 and settings.intervals.is_measured(plan.first_step, plan):
-            make_up_measurement(best, newest, train_dir)
-        # Only of a run that has ended: what worker 0 has just made up for one that was killed, the others do not know.
-        is_over = best is not None and has_ended and best.is_over(settings.early_stop)
+            measure_missed_checkpoint(best, newest, train_dir)
+        # Only of a run that has ended: what worker 0 has just measured of one that was killed, the others do not know.
+        is_over = best is not None and has_ended and best.is_over
         if plan.first_step >= plan.total_steps or is_over:
             if workers.index == 0:
                 update_looks(train_dir, written_flags)
@@ -232,7 +232,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             try:
                 feeds = head_feeds(run, settings, data, inputs, head) if head else itertools.repeat({})
                 # Worker 0 measures for all.
-                measure = judge(best, settings.early_stop) if best and workers.index == 0 else None
+                measure = best.measure if best and workers.index == 0 else None
                 with enough_memory():
                     session.run(inputs.copy_ahead)
                     reached = run_steps(run, feeds, settings.intervals, measure)
@@ -301,17 +301,25 @@ def open_best(settings: Settings, data: Data, plan: Plan) -> BestCheckpoint:
     """Returns what measures checkpoints and keeps the best."""
     fingerprint = data.records.fingerprint if data.records else None
     device = settings.device._replace(jit=False)  # It would compile again for each measurement.
-    return BestCheckpoint(settings.train_dir, data.held_out, fingerprint, settings.batch_size, device, plan.first_step)
+    return BestCheckpoint(
+        settings.train_dir,
+        data.held_out,
+        fingerprint,
+        settings.batch_size,
+        device,
+        settings.early_stop,
+        plan.first_step,
+    )
 
 
-def make_up_measurement(best: BestCheckpoint, newest: str, train_dir: Path) -> None:
+def measure_missed_checkpoint(best: BestCheckpoint, newest: str, train_dir: Path) -> None:
     """Measures a checkpoint if the run was killed before it could."""
     step = checkpoints.step(newest)
     if not best.has_measured(step):
         with locked(train_dir), contextlib.closing(Summaries(train_dir)) as summaries:
-            figures = best.measure(newest)
-            summaries.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
-        print(f"step {step:,}: validation top-1 {figures['top_1']:.4f}, which the interrupted run had left; {best}")
+            verdict = best.measure(newest)
+            summaries.validation(step, verdict.figures)
+        print(f"step {step:,}, which the interrupted run did not measure: {verdict.message}")
 
 
 def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> None:
@@ -564,16 +572,6 @@ def head_feeds(
     )
     batches = kept.batches(settings.batch_size, settings.random_seed, run.plan.first_step)
     return ({head.features: features, head.labels: labels} for features, labels in batches)
-
-
-def judge(best: BestCheckpoint, early_stop: int | None) -> Measure:
-    """Returns what measures a checkpoint, keeps the best and says whether to go on."""
-
-    def measure(checkpoint: str) -> Verdict:
-        figures = best.measure(checkpoint)
-        return Verdict(figures, f"validation top-1 {figures['top_1']:.4f}; {best}", best.is_over(early_stop))
-
-    return measure
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -55,7 +55,7 @@ def training_step(
         model = training_graph.build_network(recipe, [1.0] * num_classes, images, labels, Cluster())
         with tf.compat.v1.Session(config=device.session_config()) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
-            fetches = [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed]
+            fetches = [model.train_op, model.loss, model.stop_agreed]
             yield lambda: session.run(fetches, {model.learning_rate: defaults.learning_rate})
 
 

@@ -250,14 +250,14 @@ def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: 
     record.write_text('{"2": 0.25, "4": 0.75, "6": 0.5}')
     dataset = input_pipeline.open_split("arts", "validation", str(dataset_dir))
     for first_step, best in ((0, 0), (3, 2), (6, 4)):
-        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == best
+        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), None, first_step).best_step == best
     (tmp_path / "best").mkdir()
     (tmp_path / "best" / "model.ckpt-4.index").touch()
     for first_step, best in ((0, 0), (3, 4), (6, 4)):
-        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step).best_step == best
+        assert BestCheckpoint(tmp_path, dataset, None, 9, Device(), None, first_step).best_step == best
     record.write_text('{"2": 0.')
     with pytest.raises(UserError, match=r"validation.json is damaged; delete it"):
-        BestCheckpoint(tmp_path, dataset, None, 9, Device(), first_step=6)
+        BestCheckpoint(tmp_path, dataset, None, 9, Device(), None, first_step=6)
 
 
 def test_early_stop_needs_to_know_how_often_to_measure(

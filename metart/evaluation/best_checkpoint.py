@@ -15,6 +15,7 @@ from metart.evaluation.inference import open_classifier, predict
 from metart.networks import checkpoints
 from metart.networks.session import Device
 from metart.records import seen_pictures
+from metart.training.loop import Verdict
 
 BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
 # In TRAIN_DIR: the records that were measured on, how the network looked at them and the top-1 by step, so that a
@@ -32,6 +33,7 @@ class BestCheckpoint:
         records_fingerprint: str | None,
         batch_size: int,
         device: Device,
+        early_stop: int | None,
         first_step: int,
     ):
         """Takes up what an earlier part of the run has measured.
@@ -42,6 +44,7 @@ class BestCheckpoint:
             records_fingerprint: Of its set; what was measured on another one does not count.
             batch_size: Images at once.
             device: Where to run, and in what precision.
+            early_stop: The run is over after so many measurements without a better one; None never ends it.
             first_step: The step that the run goes on from; what was measured later belongs to weights that are gone.
                 The best still lies in BEST_FOLDER, and counts unless the run begins anew.
 
@@ -53,6 +56,7 @@ class BestCheckpoint:
         self._records_fingerprint = records_fingerprint
         self._batch_size = batch_size
         self._device = device
+        self._early_stop = early_stop
         path = self._folder / RECORD_FILENAME
         self._top_1: dict[int, float] = {}
         self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
@@ -82,12 +86,15 @@ class BestCheckpoint:
         """The step with the highest top-1, the first of equals; 0 before any was measured."""
         return max(self._top_1, key=lambda step: (self._top_1[step], -step), default=0)
 
-    def is_over(self, early_stop: int | None) -> bool:
-        """Returns whether the last `early_stop` measurements brought nothing better; False for None."""
-        return early_stop is not None and sum(step > self.best_step for step in self._top_1) >= early_stop
+    @property
+    def is_over(self) -> bool:
+        """Whether the last `early_stop` measurements brought nothing better."""
+        if self._early_stop is None:
+            return False
+        return sum(step > self.best_step for step in self._top_1) >= self._early_stop
 
-    def measure(self, checkpoint: str) -> dict[str, float]:
-        """Returns the figures of a checkpoint, see `metrics.summary`, and keeps it if it is the best."""
+    def measure(self, checkpoint: str) -> Verdict:
+        """Measures a checkpoint, and keeps it if it is the best; the figures are those of `metrics.summary`."""
         with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
             figures, looks = thread.submit(self._figures, checkpoint).result()
         step = checkpoints.step(checkpoint)
@@ -107,7 +114,7 @@ class BestCheckpoint:
         with open_replacing(self._folder / RECORD_FILENAME) as file:
             about = {"records_fingerprint": self._records_fingerprint, "looks": self._looks}
             json.dump({**about, "top_1": self._top_1}, file)
-        return figures
+        return Verdict(figures, f"validation top-1 {figures['top_1']:.4f}; {self}", self.is_over)
 
     def _figures(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         """Returns the figures of a checkpoint, and how it looked at the pictures."""

@@ -106,13 +106,12 @@ def run_steps(
             rate = plan.schedule.rate(step - 1)
             inputs = {
                 model.learning_rate: rate,
-                model.stop_requested: run.interruption.signal is not None,
-                model.early_stop_requested: keeper.early_stop,
+                model.stop_requested: [run.interruption.signal is not None, keeper.early_stop],
                 **next(feeds),
             }
             # Every step gives a few pictures, due or not: TensorFlow optimizes the graph anew for other results.
-            _, loss, stop, early_stop, *shown = session.run(
-                [model.train_op, model.loss, model.stop_agreed, model.early_stop_agreed, *run.shown], inputs
+            _, loss, (stop, early_stop), *shown = session.run(
+                [model.train_op, model.loss, model.stop_agreed, *run.shown], inputs
             )
             is_last = step == plan.total_steps or stop > 0 or early_stop > 0
             log.step_done(step, loss, rate, is_last)
@@ -168,7 +167,7 @@ class _Log:
             self._summaries.scalars(step, values)
 
     def verdict(self, step: int, verdict: Verdict) -> None:
-        self._summaries.scalars(step, {f"validation/{name}": value for name, value in verdict.figures.items()})
+        self._summaries.validation(step, verdict.figures)
         self._progress.write(f"step {step:,}: {verdict.message}")
 
     @contextlib.contextmanager

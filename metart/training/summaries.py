@@ -28,6 +28,10 @@ class Summaries:
             summary.value.add(tag=name, simple_value=value)
         self._write(step, summary)
 
+    def validation(self, step: int, figures: dict[str, float]) -> None:
+        """Adds what a checkpoint reached on the validation split."""
+        self.scalars(step, {f"validation/{name}": value for name, value in figures.items()})
+
     def pictures(self, step: int, pictures: Iterable[np.ndarray], captions: Sequence[str]) -> None:
         """Adds pictures, each uint8 [height, width, 3], RGB, under its caption."""
         summary = tf.compat.v1.Summary()

@@ -37,12 +37,11 @@ class Model(NamedTuple):
     """The parts of the graph that a training step runs or feeds."""
 
     train_op: tf.Operation
-    loss: tf.Tensor  # Mean over the workers.
+    loss: tf.Tensor  # Scalar, mean over the workers.
     learning_rate: tf.Tensor  # Placeholder, fed in each step.
-    stop_requested: tf.Tensor  # Placeholder: whether this worker was told to stop, 0.0 or 1.0.
-    stop_agreed: tf.Tensor  # Above 0 if any worker was: all learn it in the same step.
-    early_stop_requested: tf.Tensor  # Placeholder and sum like the two above: worker 0 asks for no further step.
-    early_stop_agreed: tf.Tensor
+    # Placeholder, float32 [2], 0.0 or 1.0: whether this worker was told to stop, and whether it wants no further step.
+    stop_requested: tf.Tensor
+    stop_agreed: tf.Tensor  # Mean over the workers, above 0 if any of them asks: all learn it in the same step.
     is_finite: tf.Tensor  # False once a weight is infinite or no number.
     applied: tf.Tensor | None  # int64 scalar: the updates so far, without those that overflowed; only of float16.
 
@@ -216,24 +215,14 @@ def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Mode
     with tf.control_dependencies([loss, averages_agreed]):  # Which depend on the number of the step that they are of.
         counted = step.assign_add(1)
     train_op = tf.group(optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=applied), counted)
-    requested = [tf.compat.v1.placeholder_with_default(0.0, [], name=name) for name in ("stop", "early_stop")]
-    loss, stop_agreed, early_stop_agreed = cluster.mean([loss, *requested])
+    stop_requested = tf.compat.v1.placeholder_with_default(tf.zeros([2]), [2], name="stop")
+    loss, stop_agreed = cluster.mean([loss, stop_requested])
     if recipe.moving_average_decay:
         average = tf.train.ExponentialMovingAverage(recipe.moving_average_decay, step)
         with tf.control_dependencies([train_op]):
             train_op = average.apply(model_variables)
     is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in model_variables])
-    return Model(
-        train_op,
-        loss,
-        rate,
-        requested[0],
-        stop_agreed,
-        requested[1],
-        early_stop_agreed,
-        is_finite,
-        applied,
-    )
+    return Model(train_op, loss, rate, stop_requested, stop_agreed, is_finite, applied)
 
 
 @contextlib.contextmanager
