@@ -46,8 +46,9 @@ def get_split(
         reader: A TensorFlow reader class for slim's data provider; TFRecordReader by default.
 
     Returns:
-        A dataset with `data_sources` (list of files, in order), `num_samples`, `num_classes` and
-        `labels_to_names` (dict of label number to name), which slim's DatasetDataProvider reads.
+        A dataset with `data_sources` (list of files, in order), `num_samples`, `label_counts` (pictures of each
+        label), `num_classes` and `labels_to_names` (dict of label number to name), which slim's DatasetDataProvider
+        reads.
 
     Raises:
         ValueError: No such split, or no complete set of records; the text names the next command.
@@ -69,10 +70,10 @@ def get_split(
 
     splits_path = folder / "splits.json"
     if file_pattern is None and splits_path.exists():
-        num_samples = _described(splits_path, split_name, shards, list(labels_to_names.values()), convert)
+        counts = _described(splits_path, split_name, shards, list(labels_to_names.values()), convert)
     else:
-        num_samples = sum(_count(shard, labels_to_names) for shard in shards)
-    if not num_samples:
+        counts = _count(shards, labels_to_names)
+    if not sum(counts):
         raise ValueError(
             f"{dataset_dir} has no picture for {split_name}: a label with pictures of one object alone has none; fetch "
             f"more, or {convert} with another --percent_validation"
@@ -92,7 +93,8 @@ def get_split(
                 "filename": slim.tfexample_decoder.Tensor("image/filename"),
             },
         ),
-        num_samples=num_samples,
+        num_samples=sum(counts),
+        label_counts=counts,
         items_to_descriptions=ITEMS_TO_DESCRIPTIONS,
         num_classes=len(labels_to_names),
         labels_to_names=labels_to_names,
@@ -109,12 +111,12 @@ def _read_labels(path: Path, advice: str) -> dict[int, str]:
         raise ValueError(f"{path} does not consist of lines `index:name` in UTF-8; {advice}") from None
 
 
-def _described(path: Path, split_name: str, shards: list[str], names: list[str], advice: str) -> int:
-    """Returns the number of pictures by splits.json, once labels and files are those that it describes."""
+def _described(path: Path, split_name: str, shards: list[str], names: list[str], advice: str) -> list[int]:
+    """Returns the pictures of each label by splits.json, once labels and files are those that it describes."""
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         counts, sizes = described["counts"][split_name], dict(described["shards"])
-        num_samples = sum(counts.values())
+        sum(counts.values())  # Numbers, all of them.
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError(f"{path} does not describe the records beside it; {advice}") from None
     if list(counts) != names:
@@ -122,23 +124,24 @@ def _described(path: Path, split_name: str, shards: list[str], names: list[str],
     for shard in shards:
         if Path(shard).stat().st_size != sizes.get(Path(shard).name):
             raise ValueError(f"{shard} is damaged or cut off; delete it and {advice} again")
-    return num_samples
+    return list(counts.values())
 
 
-def _count(shard: str, labels_to_names: dict[int, str]) -> int:
-    """Returns the number of pictures in a file, each of a label that has a name."""
-    count = 0
-    try:
-        for record in tf.compat.v1.io.tf_record_iterator(shard):
-            label = tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
-            if label not in labels_to_names:
-                raise ValueError(
-                    f"{shard} has a picture of label {label}, labels.txt beside it names {min(labels_to_names)} to "
-                    f"{max(labels_to_names)}; put the labels.txt there that these records were made with"
-                )
-            count += 1
-    except tf.errors.DataLossError:
-        raise ValueError(f"{shard} is damaged or cut off; make it again") from None
-    except (DecodeError, IndexError):
-        raise ValueError(f"{shard} has a record without image/class/label; make it again") from None
-    return count
+def _count(shards: list[str], labels_to_names: dict[int, str]) -> list[int]:
+    """Returns the pictures of each label in some files, all of which have to have a name."""
+    counts = dict.fromkeys(labels_to_names, 0)
+    for shard in shards:
+        try:
+            for record in tf.compat.v1.io.tf_record_iterator(shard):
+                label = tf.train.Example.FromString(record).features.feature["image/class/label"].int64_list.value[0]
+                if label not in counts:
+                    raise ValueError(
+                        f"{shard} has a picture of label {label}, labels.txt beside it names {min(labels_to_names)} to "
+                        f"{max(labels_to_names)}; put the labels.txt there that these records were made with"
+                    )
+                counts[label] += 1
+        except tf.errors.DataLossError:
+            raise ValueError(f"{shard} is damaged or cut off; make it again") from None
+        except (DecodeError, IndexError):
+            raise ValueError(f"{shard} has a record without image/class/label; make it again") from None
+    return list(counts.values())

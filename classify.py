@@ -42,6 +42,7 @@ from metart.networks.preprocessing import Looks, evaluation_image
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, splits
 from metart.records.pictures import FORMATS, BadPicture, declared_pixels, normalise, read_file
+from metart.records.record_set import RecordSet
 from metart.training import input_pipeline
 
 if TYPE_CHECKING:
@@ -185,8 +186,8 @@ def prepare(read: Callable[[], bytes], number_of_bytes: int, max_side: int) -> b
     """Reads a picture and returns its `pictures.normalise`; large ones, which fill the memory, take turns."""
     data = read() if number_of_bytes <= LARGE_BYTES else None
     if data is not None and declared_pixels(data) <= LARGE_PIXELS:
-        return normalise(data, max_side)[0]
-    return large_pictures.submit(lambda: normalise(read() if data is None else data, max_side)[0]).result()
+        return normalise(data, max_side)
+    return large_pictures.submit(lambda: normalise(read() if data is None else data, max_side)).result()
 
 
 def read_batches(
@@ -231,19 +232,23 @@ def answer(
 
 
 def open_explainer(
-    classifier: Classifier, explain_dir: Path, dataset_name: str, dataset_dir: Path | None, batch_size: int
+    classifier: Classifier,
+    explain_dir: Path,
+    dataset_name: str,
+    dataset_dir: Path | None,
+    records: RecordSet | None,
+    batch_size: int,
 ) -> "explanations.Explainer":
     """Returns what writes into --explain_dir, with the training pictures if their records are in DATASET_DIR."""
     # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
     from metart.evaluation import explanations
 
-    training, fingerprint = None, None
+    training = None
     if dataset_dir and any(dataset_dir.glob("*.tfrecord")):
         training = input_pipeline.open_split(dataset_name, splits.TRAIN, dataset_dir)
-        records = record_set.read(dataset_dir)
-        fingerprint = records.fingerprint if records else None
     elif dataset_dir:
         print(f"notice: no records in {dataset_dir}, so no training pictures are shown", file=sys.stderr)
+    fingerprint = records.fingerprint if records else None
     return explanations.Explainer(classifier, explain_dir, training, fingerprint, batch_size)
 
 
@@ -253,9 +258,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not sources:
         raise UserError(f"no pictures ({', '.join(FORMATS)}); give --image_file or --image_url")
     device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
+    with_records = flags.explain_dir and flags.dataset_dir
     failed = 0
     with (
-        record_set.reading(flags.dataset_dir) if flags.explain_dir and flags.dataset_dir else contextlib.nullcontext(),
+        record_set.reading(flags.dataset_dir) if with_records else contextlib.nullcontext() as records,
         open_classifier(
             flags.checkpoint_path, flags.model_name, flags.eval_image_size, flags.dataset_dir, device=device
         ) as classifier,
@@ -265,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         explainer = None
         if flags.explain_dir:
             explainer = open_explainer(
-                classifier, flags.explain_dir, flags.dataset_name, flags.dataset_dir, flags.batch_size
+                classifier, flags.explain_dir, flags.dataset_name, flags.dataset_dir, records, flags.batch_size
             )
         if flags.format == "csv":
             print(csv_header(min(flags.top_k, len(classifier.label_names))))

@@ -101,7 +101,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
 
     def parse(body: IO[bytes]) -> bytes:
         data = body.read()
-        return sources.decoders.submit(normalise, data, MAX_SIDES[sources.image_size]).result()[0]
+        return sources.decoders.submit(normalise, data, MAX_SIDES[sources.image_size]).result()
 
     in_list = in_mirror(in_size(artwork.image_url, sources.image_size), sources.bucket_url)
     in_bucket = f"{sources.bucket_url}/{artwork.object_id}/0.jpg"

@@ -45,6 +45,7 @@ from metart.evaluation.inference import (
 from metart.networks import checkpoints, registry
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, seen_pictures, splits
+from metart.records.record_set import RecordSet
 from metart.training import input_pipeline
 from metart.training.summaries import Summaries
 
@@ -139,10 +140,9 @@ def describe(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(settings: Settings, dataset: slim.dataset.Dataset, checkpoint: str) -> str:
-    """Measures one checkpoint, writes all reports and returns the last line for the reader."""
+def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet | None, checkpoint: str) -> str:
+    """Measures one checkpoint on a split of some records, writes all reports, returns the last line for the reader."""
     eval_dir, split = settings.eval_dir, settings.dataset_split_name
-    records = record_set.read(settings.dataset_dir)
     # Whoever evaluates on the training split knows that the network has seen it.
     allow = settings.allow_seen_pictures or split == splits.TRAIN
     trained_on = checkpoints.settings(checkpoint).get("records") or {}
@@ -227,7 +227,7 @@ def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str
     return temperature, answers._replace(probabilities=metrics.calibrated(answers.probabilities, temperature))
 
 
-def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> None:
+def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet | None, folder: Path) -> None:
     """Evaluates the newest checkpoint in a folder each time there is a new one, until the last step of the training."""
     done = ""
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
@@ -238,7 +238,7 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, folder: Path) -> No
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint and checkpoint != done:
             try:
-                print(evaluate(settings, dataset, checkpoint), flush=True)
+                print(evaluate(settings, dataset, records, checkpoint), flush=True)
             except (UserError, FileNotFoundError):
                 if Path(f"{checkpoint}.index").is_file():
                     raise
@@ -259,14 +259,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
     settings = select(Settings, {**vars(flags), "device": device})
-    with record_set.reading(flags.dataset_dir):
+    with record_set.reading(flags.dataset_dir) as records:
         dataset = input_pipeline.open_split(flags.dataset_name, flags.dataset_split_name, flags.dataset_dir)
         if not flags.watch:
-            print(evaluate(settings, dataset, checkpoints.newest(flags.checkpoint_path)))
+            print(evaluate(settings, dataset, records, checkpoints.newest(flags.checkpoint_path)))
         elif Path(f"{flags.checkpoint_path}.index").is_file():
             raise UserError(f"--watch needs a folder, --checkpoint_path={flags.checkpoint_path} is one checkpoint")
         else:
-            watch(settings, dataset, flags.checkpoint_path)
+            watch(settings, dataset, records, flags.checkpoint_path)
 
 
 if __name__ == "__main__":

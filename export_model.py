@@ -23,11 +23,10 @@ if __name__ == "__main__":  # Before the long imports.
     startup.begin()
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import json
 import platform
-import shutil
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,7 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf, without_autograph, without_notices
 import dataset_factory
 from metart import __version__
-from metart.common.files import locked, read_json
+from metart.common.files import locked, read_json, replacing_folder
 from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import LABELS_FILENAME, write_labels
 from metart.evaluation.inference import METRICS_FILENAME, Classifier, open_classifier
@@ -254,19 +253,6 @@ def newest_export(export_dir: Path) -> tuple[int, Mapping[str, Any]]:
     return highest, {}
 
 
-@contextlib.contextmanager
-def making(folder: Path) -> Iterator[Path]:
-    """Yields a new folder that gets the name of `folder` when the block ends, and is removed if it raises."""
-    partial = folder.with_name(f"partial-{folder.name}")
-    shutil.rmtree(partial, ignore_errors=True)  # Of a run that was killed.
-    partial.mkdir()
-    try:
-        yield partial
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     with_records = flags.dataset_dir and any(flags.dataset_dir.glob("*.tfrecord"))
@@ -309,7 +295,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print(f"nothing to do: {folder} is this very model; delete it to export it again")
                 return
             folder = flags.export_dir / str(max(checkpoints.step(classifier.checkpoint), highest + 1))
-            with making(folder) as partial:
+            with replacing_folder(folder) as partial:
                 write_saved_model(classifier, partial)
                 write_labels(classifier.label_names, partial)
                 (partial / "README.md").write_text(model_card(classifier, records, about), encoding="utf-8")

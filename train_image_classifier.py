@@ -209,8 +209,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             reached = f"{newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
             return "nothing to do: " + (f"stopped at step {plan.first_step:,}, {best}" if is_over else reached)
     head_alone = trains_head_alone(settings, num_classes, workers)
-    counts = input_pipeline.label_counts(data.training) if settings.class_balance else [1] * num_classes
-    label_weights = training_graph.label_weights(counts, settings.class_balance)
+    label_weights = training_graph.label_weights(data.training.label_counts, settings.class_balance)
     print_plan(settings, plan, data.training, workers)
     with tf.Graph().as_default(), Interruption() as interruption, contextlib.ExitStack() as unpacked:
         inputs = build_inputs(settings, plan, data.training, workers, head_alone)

@@ -20,7 +20,7 @@ from metart.networks.slim_compat import tf
 import classify
 import convert
 from metart.networks.preprocessing import Looks
-from metart.records.pictures import BadPicture, normalise
+from metart.records.pictures import BadPicture, normalise_and_show
 
 MEMORY_MEGABYTES = 1500
 LOSS = 6.0  # Of 255, on average: what chroma subsampling costs where colours meet, twice over.
@@ -139,11 +139,11 @@ def test_flipped_bytes_never_reach_training(tmp_path: Path) -> None:
             data[generator.randrange(len(data))] = generator.randrange(256)
         data = data[: len(data) - generator.choice([0, 0, 0, 1, 2, 3])]
         try:
-            jpeg, height, width = normalise(bytes(data), 640)
+            jpeg, shown = normalise_and_show(bytes(data), 640)
         except BadPicture:
             continue
         used += 1
-        assert tf.io.decode_jpeg(jpeg, channels=3).shape == (height, width, 3)
+        assert tf.io.decode_jpeg(jpeg, channels=3).shape == (shown.height, shown.width, 3)
     assert used > 1000
 
 
@@ -256,8 +256,8 @@ def test_the_largest_picture_stays_within_the_memory(
     program = """
 import re, sys
 from pathlib import Path
-from metart.records.pictures import normalise, read_file
-size = normalise(read_file(Path(sys.argv[1])), 640)[1:]
+from metart.records.pictures import normalise_and_show, read_file
+size = normalise_and_show(read_file(Path(sys.argv[1])), 640)[1].size
 print(size, int(re.search("VmHWM: *\\t *(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """
     done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=REPO, capture_output=True, text=True)

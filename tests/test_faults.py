@@ -337,7 +337,7 @@ def train_flags(logs: Path, dataset_dir: Path, *flags: str) -> list[str]:
 
 def test_a_second_training_run_in_a_folder_is_refused(dataset_dir: Path, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
-    with locked(logs), pytest.raises(Retry, match=f"another process is writing to {logs}; run the same command again"):
+    with locked(logs), pytest.raises(Retry, match=f" is writing to {logs}; run the same command again"):
         train_image_classifier.main(train_flags(logs, dataset_dir, *QUICKLY_BUILT))
     assert [path.name for path in logs.iterdir()] == [LOCK_FILENAME]
 
@@ -345,8 +345,8 @@ def test_a_second_training_run_in_a_folder_is_refused(dataset_dir: Path, tmp_pat
 @pytest.mark.parametrize("command", [download, convert])
 def test_a_second_process_in_a_data_folder_is_refused(command: Command, inputs: Inputs, tmp_path: Path) -> None:
     with locked(tmp_path, ".download.lock" if command is download else LOCK_FILENAME):
-        beginning = f"interrupted: another process is writing to {tmp_path}; run the same command again"
-        assert_one_line(start(command(inputs, tmp_path)), 75, beginning)
+        last = assert_one_line(start(command(inputs, tmp_path)), 75, "interrupted: ")
+        assert f" (process {os.getpid()}) is writing to {tmp_path}; run the same command again" in last
     finish(command(inputs, tmp_path))
 
 
@@ -358,7 +358,8 @@ def test_of_two_training_processes_one_goes_on(trained: Inputs, tmp_path: Path) 
         while not checkpoints.all_in(tmp_path):
             assert first.poll() is None
             time.sleep(0.1)
-        assert_one_line(start(endless), 75, f"interrupted: another process is writing to {tmp_path}")
+        holder = f"train_image_classifier.py (process {first.pid})"
+        assert_one_line(start(endless), 75, f"interrupted: {holder} is writing to {tmp_path}")
         assert first.poll() is None
     finally:
         first.kill()

@@ -23,6 +23,7 @@ from metart.common.files import (
     open_replacing,
     open_seekable,
     replacing,
+    replacing_folder,
 )
 from metart.common.flags import Retry, UserError
 
@@ -55,6 +56,22 @@ def test_an_error_leaves_the_old_file(error: type[BaseException], tmp_path: Path
         raise error
     assert target.read_text() == "old"
     assert names(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_is_replaced_as_a_whole_or_stays(tmp_path: Path) -> None:
+    def write(text: str) -> None:
+        with replacing_folder(tmp_path / "model") as new:
+            (new / text).touch()
+            if text == "broken":
+                raise OSError("disk")
+
+    for text in ("first", "second"):
+        write(text)
+        (tmp_path / "partial-model").mkdir()  # Of a run that was killed.
+        assert [path.name for path in (tmp_path / "model").iterdir()] == [text]
+        with pytest.raises(OSError, match="disk"):
+            write("broken")
+        assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["model", text])
 
 
 def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:

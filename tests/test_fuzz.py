@@ -23,7 +23,7 @@ from metart.museum.artworks import Artwork, read_artworks
 from metart.museum.cleaning import Rule, read_labels_map
 from metart.networks import checkpoints
 from metart.records import record_set, tfrecord
-from metart.records.pictures import BadPicture, normalise, open_picture
+from metart.records.pictures import BadPicture, normalise_and_show, open_picture
 from metart.records.record_set import Settings
 from metart.training import input_pipeline
 
@@ -283,13 +283,13 @@ WHOLE_PICTURES = [
 @fuzz
 @given(near(*WHOLE_PICTURES))
 def test_pictures(data: bytes) -> None:
-    result = read(lambda: normalise(data, 32), BadPicture)
+    result = read(lambda: normalise_and_show(data, 32), BadPicture)
     if result is not None:
-        jpeg, height, width = result
+        jpeg, shown = result
         picture = open_picture(jpeg)
-        assert (picture.format, picture.size) == ("JPEG", (width, height))
+        assert (picture.format, picture.size) == ("JPEG", shown.size)
         assert max(picture.size) <= 32
-        assert tf.io.decode_jpeg(jpeg, channels=3).shape == (height, width, 3)
+        assert tf.io.decode_jpeg(jpeg, channels=3).shape == (shown.height, shown.width, 3)
 
 
 @fuzz

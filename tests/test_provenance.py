@@ -259,7 +259,7 @@ def test_two_evaluations_do_not_mix_their_reports(
     eval_dir = tmp_path / "eval"
     evaluate(logs, dataset_dir, eval_dir)
     before = {path.name: path.read_bytes() for path in eval_dir.iterdir()}
-    with locked(eval_dir, ".eval.lock"), pytest.raises(Retry, match=f"another process is writing to {eval_dir}"):
+    with locked(eval_dir, ".eval.lock"), pytest.raises(Retry, match=f" is writing to {eval_dir}; run the same"):
         evaluate(logs, muddled_dir, eval_dir)
     assert {path.name: path.read_bytes() for path in eval_dir.iterdir()} == before
 

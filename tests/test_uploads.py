@@ -28,7 +28,7 @@ def upload() -> Upload:
 
 def prepared(data: bytes) -> np.ndarray:
     """What classify.py makes of a file."""
-    return evaluation_image(tf.constant(normalise(data, MAX_SIDE)[0]), SIZE).numpy()
+    return evaluation_image(tf.constant(normalise(data, MAX_SIDE)), SIZE).numpy()
 
 
 def assert_alike(seen: np.ndarray, wanted: np.ndarray) -> None:

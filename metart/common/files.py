@@ -36,18 +36,14 @@ def locked(folder: str | os.PathLike[str], filename: str = LOCK_FILENAME) -> Ite
         UserError: This process may not write there.
     """
     make_folder(folder)
-    with _explaining_permissions():
-        file = open(Path(folder) / filename, "a", encoding="utf-8")  # noqa: SIM115
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    with contextlib.ExitStack() as lock:
+        with _explaining_permissions():
+            holder = lock.enter_context(exclusive_lock(Path(folder) / filename))
+        if holder:
             raise Retry(
-                f"another process is writing to {folder}; run the same command again when that has ended, or name "
-                "another folder"
-            ) from None
-        except OSError:
-            pass  # A file system without locks: there the user has to look out.
+                f"{holder} is writing to {folder}; run the same command again when that has ended, or name another "
+                "folder"
+            )
         yield
 
 
@@ -81,7 +77,7 @@ def make_folder(folder: str | os.PathLike[str]) -> None:
 
 @contextlib.contextmanager
 def _explaining_permissions() -> Iterator[None]:
-    """Says whose the path is that the block may not write to, and what to do."""
+    """Turns a PermissionError into a UserError that names the owner of the path, and what to do."""
     try:
         yield
     except PermissionError as error:
@@ -119,7 +115,7 @@ def exclusive_lock(path: Path) -> Iterator[str]:
     """Tries to hold a lock that no other process may hold.
 
     Yields:
-        Nothing if it is held, or the file system has no locks; otherwise who has it.
+        Nothing if it is held, or the file system has no locks and the user has to look out; otherwise who has it.
     """
     with open(path, "a", encoding="utf-8") as file:
         try:
@@ -247,6 +243,23 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise
 
 
+@contextlib.contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yields a new folder beside `folder`; it takes its place when the block ends, and is removed if it raises."""
+    partial, former = (folder.with_name(f"{word}-{folder.name}") for word in ("partial", "former"))
+    for left_over in (partial, former):  # Of a run that was killed.
+        shutil.rmtree(left_over, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            folder.rename(former)  # A deletion takes time, in which the run may be killed.
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    shutil.rmtree(former, ignore_errors=True)
+
+
 def _written_through(path: Path) -> Path | int | None:
     """Returns what must not be replaced: the path of a pipe or device, or the number of an open file; else None."""
     try:
@@ -272,4 +285,3 @@ def open_replacing(path: str | os.PathLike[str], mode: str = "w", **keywords: An
         keywords = {"encoding": "utf-8", "newline": "", **keywords}
     with replacing(path) as partial, open(partial, mode, **keywords) as file:
         yield file
-        file.flush()

@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from metart.networks.slim_compat import slim
-from metart.common.files import open_replacing, read_json
+from metart.common.files import open_replacing, read_json, replacing_folder
 from metart.common.flags import UserError
 from metart.common.labels import LABELS_FILENAME
 from metart.evaluation.inference import open_classifier, predict
@@ -126,24 +126,15 @@ class BestCheckpoint:
 
     def _keep(self, checkpoint: str) -> None:
         """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best."""
-        best = self._folder / BEST_FOLDER
-        partial = self._folder / f"{BEST_FOLDER}.partial"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        for path in [
-            *self._folder.glob(Path(checkpoint).name + ".*"),
-            self._folder / LABELS_FILENAME,
-            self._folder / checkpoints.SETTINGS_FILENAME,
-            self._folder / seen_pictures.FILENAME,
-        ]:
-            if path.is_file():  # Runs on records without splits.json note no pictures.
-                shutil.copy2(path, partial)
-        former = self._folder / f"{BEST_FOLDER}.former"  # A deletion takes time, in which the run may be killed.
-        shutil.rmtree(former, ignore_errors=True)
-        if best.exists():
-            best.rename(former)
-        partial.rename(best)
-        shutil.rmtree(former, ignore_errors=True)
+        with replacing_folder(self._folder / BEST_FOLDER) as best:
+            for path in [
+                *self._folder.glob(Path(checkpoint).name + ".*"),
+                self._folder / LABELS_FILENAME,
+                self._folder / checkpoints.SETTINGS_FILENAME,
+                self._folder / seen_pictures.FILENAME,
+            ]:
+                if path.is_file():  # Runs on records without splits.json note no pictures.
+                    shutil.copy2(path, best)
 
     def _kept_steps(self) -> list[int]:
         """Returns what is in BEST_FOLDER, which a user may have moved away."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 import json
 from pathlib import Path
 import sys
-from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -86,9 +85,7 @@ class Classifier:
     def __enter__(self) -> "Classifier":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def run(self, output: tf.Tensor, images: np.ndarray) -> np.ndarray:

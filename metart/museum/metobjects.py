@@ -11,7 +11,7 @@ import duckdb
 from metart.common.cores import available_cores
 from metart.common.flags import UserError
 from metart.museum.dialect.queries import Tables, translate
-from metart.museum.dialect.values import BOOL, INT64, STRING, explain
+from metart.museum.dialect.values import BOOL, INT64, STRING, explain, identifier
 from metart.museum.metadata_file import MetadataFile, column_name, find_fault, open_metadata_file
 
 PAGE_ROWS = 10_000
@@ -91,9 +91,6 @@ def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> Ta
 
     def quote(text: str) -> str:
         return "'" + text.replace("'", "''") + "'"
-
-    def identifier(name: str) -> str:
-        return '"' + name.replace('"', '""') + '"'
 
     types = ", ".join(f"{quote(name)}: {quote(COLUMN_TYPES.get(column_name(name), 'VARCHAR'))}" for name in file.header)
     columns = ", ".join(f"{identifier(name)} AS {identifier(column_name(name))}" for name in file.header)

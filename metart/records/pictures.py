@@ -154,7 +154,7 @@ def _load(picture: Image.Image, data: bytes) -> None:
             picture.info["transparency"] = tuple(int(value * factor) for value in clear)
 
 
-def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
+def normalise(data: bytes, max_side: int) -> bytes:
     """Proves a picture whole and returns it as an upright RGB JPEG of bounded size.
 
     Args:
@@ -162,13 +162,12 @@ def normalise(data: bytes, max_side: int) -> tuple[bytes, int, int]:
         max_side: Longest side of the result, pixels.
 
     Returns:
-        (JPEG bytes, height, width); the bytes are `data` itself where nothing needs to change.
+        A JPEG; `data` itself where nothing needs to change.
 
     Raises:
         BadPicture: See `open_picture`.
     """
-    jpeg, picture = normalise_and_show(data, max_side)
-    return jpeg, picture.height, picture.width
+    return normalise_and_show(data, max_side)[0]
 
 
 def normalise_and_show(data: bytes, max_side: int) -> tuple[bytes, Image.Image]:

@@ -14,7 +14,7 @@ import os
 from metart.networks.slim_compat import tf
 from metart.common.flags import Parser, Retry, UserError, number
 from metart.common.interruption import Interruption
-from metart.training.peers import FAREWELL_SECONDS, WAIT_SECONDS, Peers, split_address
+from metart.training.peers import FAREWELL_SECONDS, Peers, split_address
 
 # Tensors travel round a ring of the workers, each of which passes on so many bytes at a time. Measured with the 96 MB
 # of Inception v3's gradients between two cores: 0.2 s with 0.4 to 3 MB, 0.3 s with 12 MB, 0.6 s with all at once.
@@ -102,9 +102,7 @@ class Cluster:
         )
 
     @contextlib.contextmanager
-    def connect(
-        self, config: tf.compat.v1.ConfigProto, interruption: Interruption, wait_seconds: float = WAIT_SECONDS
-    ) -> Iterator[str]:
+    def connect(self, config: tf.compat.v1.ConfigProto, interruption: Interruption) -> Iterator[str]:
         """Waits for the other workers and yields the target for a session with `config`, which is completed here.
 
         Raises:
@@ -124,7 +122,7 @@ class Cluster:
         # A dozen lines for each lost worker say nothing that peers.py does not. Read when the first server starts.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         self._peers = peers = Peers(self.addresses, self.index)
-        peers.meet(interruption, wait_seconds)
+        peers.meet(interruption)
         farewell, reason = FAREWELL_SECONDS, ""
         try:
             server = tf.distribute.Server(

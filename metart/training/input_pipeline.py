@@ -202,20 +202,6 @@ def view_batches(
     return dataset.batch(batch_size).prefetch(2)
 
 
-def label_counts(dataset: slim.dataset.Dataset) -> list[int]:
-    """Returns the number of pictures of each label, in the order of the labels."""
-    counts = [0] * dataset.num_classes
-    try:
-        for source in dataset.data_sources:
-            for record in tf.compat.v1.io.tf_record_iterator(source):
-                features = tf.train.Example.FromString(record).features.feature
-                counts[features["image/class/label"].int64_list.value[0]] += 1
-    except (tf.errors.DataLossError, DecodeError, IndexError):
-        raise_damaged(dataset.data_sources, dataset.num_classes)
-        raise
-    return counts
-
-
 def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[np.ndarray]:
     """Returns the pictures, uint8 [height, width, 3], RGB, at some positions of the order of `evaluation_batches`."""
     wanted = set(positions)

@@ -25,6 +25,7 @@ from metart.museum.dialect.values import (
     common_type,
     expand,
     finite,
+    identifier,
     invalid,
     refuse,
 )
@@ -423,8 +424,8 @@ class Queries(Windows):
                 relation = scope.relations[path.lower()]
                 sql, names = relation.sql, [f"c{index}" for index in range(len(relation.columns))]
             elif path in self.tables:
-                relation = Relation(".".join(map(_quoted, path.split("."))), list(self.tables[path]))
-                sql, names = relation.sql, [_quoted(column or "") for column, _ in relation.columns]
+                relation = Relation(".".join(map(identifier, path.split("."))), list(self.tables[path]))
+                sql, names = relation.sql, [identifier(column or "") for column, _ in relation.columns]
             else:
                 raise UserError(f"there is no {path}; the CSV stands for {' and '.join(self.tables)}")
         else:
@@ -470,10 +471,6 @@ def _closed(relation: Relation) -> str:
     return f"SELECT * FROM ({relation.sql}) LIMIT {2**63 - 1}" if relation.fails else relation.sql
 
 
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
 def _of_row(sql: str, kind: Type) -> Value:
     return Value(sql, kind, columns=frozenset([sql]))
 
@@ -489,7 +486,7 @@ def as_result(sql: str, kind: Type) -> str:
         values = [
             as_result(f"struct_extract({sql}, 'f{index}')", field) for index, (_, field) in enumerate(kind.fields)
         ]
-        names = [_quoted(name or f"_field_{index}") for index, (name, _) in enumerate(kind.fields, 1)]
+        names = [identifier(name or f"_field_{index}") for index, (name, _) in enumerate(kind.fields, 1)]
         parts = [f"{name} := {value}" for name, value in zip(names, values, strict=True)]
         return f"CASE WHEN {sql} IS NOT NULL THEN struct_pack({', '.join(parts)}) END"
     return sql

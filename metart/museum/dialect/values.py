@@ -101,6 +101,10 @@ def quote(string: str) -> str:
     return "'" + string.replace("'", "''") + "'"
 
 
+def identifier(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
 def refuse(what: str) -> NoReturn:
     raise UserError(f"this query runs on BigQuery only, if at all: {what}; doc/sql.md says what runs on the CSV")
 
