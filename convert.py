@@ -157,7 +157,10 @@ def split_pictures(
         by_label[picture.label].append(picture)
     shown = {}
     for label, group in sorted(by_label.items()):
-        near = [(group[one].path, group[other].path) for one, other in near_duplicates.pairs([p.look for p in group])]
+        near = [
+            (group[one].path, group[other].path)
+            for one, other in near_duplicates.pairs([p.perceptual_hash for p in group])
+        ]
         shown[label] = splits.find_objects({p.path: p.sha256 for p in group}, near)
         sides = splits.assign(label, shown[label], known, settings.percent_validation / 100, settings.random_seed)
         for picture in group:
@@ -211,10 +214,10 @@ def report(
     if bad:
         print(f"left out, bad pictures: {bad}, listed in {root.parent / record_set.BAD_PICTURES_FILENAME}")
     objects = {(label, thing) for label, of_label in shown.items() for thing in of_label.values()}
-    number_of_series = len({(label, splits.series(thing.look)) for label, thing in objects})
+    number_of_series = len({(label, splits.series(thing.representative)) for label, thing in objects})
     print(
         f"{sum(map(len, shown.values())):,} pictures of {len(objects):,} objects in {number_of_series:,} series; "
-        f"objects that look like another: {sum(thing.object != thing.look for _, thing in objects):,}"
+        f"objects that look like another: {sum(thing.object != thing.representative for _, thing in objects):,}"
     )
     sides = {side: Counter(p.label for p in pictures if p.split == side) for side in (splits.TRAIN, splits.VALIDATION)}
     without = [label for label in shown if not sides[splits.VALIDATION][label]]

@@ -23,7 +23,7 @@ from metart.common.flags import UserError
 from metart.common.interruption import Interruption
 from metart.networks import registry, session, slim_compat
 from metart.networks.session import Device, enough_memory
-from metart.training import input_pipeline, training_graph
+from metart.training import input_pipeline, start, training_graph
 from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
 from metart.training.loop import Intervals, Plan, Run, Verdict, run_steps
@@ -223,17 +223,15 @@ def test_the_choice_is_printed_once(
 @pytest.mark.parametrize("sizes", [[], [16, 24]])
 def test_batches_copied_ahead_are_the_same(sizes: list[int], gpu: dict[str, object], dataset_dir: Path) -> None:
     """All of them, in their order; the pictures for TensorBoard are of the next one."""
-    nothing: list[Any] = [None] * len(train_image_classifier.Settings._fields)
+    nothing: list[Any] = [None] * len(start.Settings._fields)
     of_input = {"batch_size": 4, "random_seed": 0, "augmentation": Augmentation(32), "first_image_sizes": sizes}
-    settings = train_image_classifier.Settings(*nothing)._replace(**of_input)  # type: ignore[arg-type]
+    settings = start.Settings(*nothing)._replace(**of_input)  # type: ignore[arg-type]
     dataset = input_pipeline.open_split("arts", "train", dataset_dir)
     plan = Plan(2, 4, Schedule("fixed", 0.1, 0.1, 1.0, 1.0, 0.0, total_steps=6))
 
     def batches(device: Device) -> list[list[np.ndarray]]:
         with tf.Graph().as_default():
-            inputs = train_image_classifier.build_inputs(
-                settings._replace(device=device), plan, dataset, Cluster(), head_alone=False
-            )
+            inputs = start.build_inputs(settings._replace(device=device), plan, dataset, Cluster(), head_alone=False)
             with tf.compat.v1.Session(config=tf.compat.v1.ConfigProto(allow_soft_placement=True)) as running:
                 running.run(inputs.iterator.initializer)
                 running.run(inputs.copy_ahead)

@@ -171,7 +171,7 @@ def test_objects_that_look_the_same_stay_together() -> None:
     given = {path: path for path in pictures(0, 20)}
     chain = ["Iran/3000.jpg", "Iran/12000.jpg", "Iran/7000.jpg", "Iran/15000.jpg", "Iran/1000.jpg"]
     shown = splits.find_objects(given, [*itertools.pairwise(chain), ("Iran/0.jpg", "Iran/8000.jpg")])
-    assert {path for path, thing in shown.items() if thing.look == "1000"} == set(chain)
+    assert {path for path, thing in shown.items() if thing.representative == "1000"} == set(chain)
     assert shown["Iran/8000.jpg"] == ("8000", "0")
     assert {thing.object for thing in shown.values()} == {path[5:-4] for path in given}
     for seed in range(200):

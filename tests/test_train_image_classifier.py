@@ -26,6 +26,7 @@ from metart.networks.session import Device
 from metart.training import input_pipeline, optimizers
 from metart.training.cluster import Cluster
 from metart.training.loop import Intervals
+from metart.training.start import Data, Settings, WarmStart
 import train_image_classifier
 
 SMALL = [
@@ -349,7 +350,7 @@ def test_a_folder_of_another_run_is_refused(started: Path, dataset_dir: Path) ->
 
 
 def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> None:
-    settings = train_image_classifier.Settings(
+    settings = Settings(
         train_dir=tmp_path,
         batch_size=4,
         max_number_of_steps=2,
@@ -364,11 +365,11 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
         recipe=recipe_of(),
         schedule=optimizers.Schedule("fixed", 0.01, 0.01, 1.0, 1.0, 0.0),
         augmentation=input_pipeline.Augmentation(IMAGE_SIZE),
-        warm_start=train_image_classifier.WarmStart(None, "", False),
+        warm_start=WarmStart(None, "", False),
         intervals=Intervals(1, 600, 600, None),
     )
     training = input_pipeline.open_split("arts", "train", dataset_dir)
-    data = train_image_classifier.Data(training, None, sorted(LABEL_COLOURS), None, dataset_dir, "train")
+    data = Data(training, None, sorted(LABEL_COLOURS), None, dataset_dir, "train")
     reached = train_image_classifier.train(settings, data, Cluster(), {"model_name": MODEL_NAME})
     assert reached.startswith("trained to step 2: loss ") and reached.endswith(f"checkpoint {tmp_path}/model.ckpt-2")
     assert json.loads((tmp_path / "flags.json").read_text()) == {

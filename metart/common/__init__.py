@@ -1,1 +1,1 @@
-"""What every script shares: the command line, whole files, progress, being stopped, label names."""
+"""What every script shares: streams, command line, whole files, processor cores, progress, being stopped, labels."""

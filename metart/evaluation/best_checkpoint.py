@@ -20,7 +20,7 @@ from metart.training.loop import Verdict
 BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
 # In TRAIN_DIR: the records that were measured on, how the network looked at them and the top-1 by step, so that a
 # resumed run knows them.
-RECORD_FILENAME = "validation.json"
+HISTORY_FILENAME = "validation.json"
 
 
 class BestCheckpoint:
@@ -57,7 +57,7 @@ class BestCheckpoint:
         self._batch_size = batch_size
         self._device = device
         self._early_stop = early_stop
-        path = self._folder / RECORD_FILENAME
+        path = self._folder / HISTORY_FILENAME
         self._top_1: dict[int, float] = {}
         self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
         if path.is_file():
@@ -111,7 +111,7 @@ class BestCheckpoint:
         self._top_1[step] = max(figures["top_1"], self._top_1.get(step, 0.0))
         if is_best:
             self._keep(checkpoint)
-        with open_replacing(self._folder / RECORD_FILENAME) as file:
+        with open_replacing(self._folder / HISTORY_FILENAME) as file:
             about = {"records_fingerprint": self._records_fingerprint, "looks": self._looks}
             json.dump({**about, "top_1": self._top_1}, file)
         return Verdict(figures, f"validation top-1 {figures['top_1']:.4f}; {self}", self.is_over)

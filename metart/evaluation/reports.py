@@ -21,11 +21,11 @@ MISTAKES_A_ROW = 6
 MAX_LABEL_CHARACTERS = 28
 DOTS_PER_INCH = 100
 
-Path = str | os.PathLike[str]
+PathLike = str | os.PathLike[str]
 
 
 def write_predictions(
-    path: Path, names: Sequence[str], truth: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
+    path: PathLike, names: Sequence[str], truth: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
 ) -> None:
     """Writes a CSV row for each picture: its label, the probability of that, and the best answers with theirs."""
     count = min(ANSWERS, len(label_names))
@@ -38,7 +38,7 @@ def write_predictions(
             file.write(csv_line([name, label_names[label], f"{row[label]:.6g}", *cells]))
 
 
-def write_label_table(path: Path, figures: Sequence[metrics.LabelFigures], label_names: Sequence[str]) -> None:
+def write_label_table(path: PathLike, figures: Sequence[metrics.LabelFigures], label_names: Sequence[str]) -> None:
     """Writes a CSV row for each label, the one with most pictures first."""
     with open_replacing(path) as file:
         columns = ["label", "pictures", "precision", "recall", "f1", "most_confused_with", "times_confused"]
@@ -49,7 +49,7 @@ def write_label_table(path: Path, figures: Sequence[metrics.LabelFigures], label
             file.write(csv_line([label_names[each.label], each.pictures, *scores, other, each.times_confused]))
 
 
-def write_confusion_matrix(path: Path, matrix: np.ndarray, label_names: Sequence[str]) -> None:
+def write_confusion_matrix(path: PathLike, matrix: np.ndarray, label_names: Sequence[str]) -> None:
     """Writes the matrix of `metrics.confusion_matrix` as CSV with the labels on both sides."""
     with open_replacing(path) as file:
         file.write(csv_line(["truth \\ answer", *label_names]))
@@ -168,7 +168,7 @@ def explanation_figure(
     return figure
 
 
-def save(figure: Figure, path: Path) -> None:
+def save(figure: Figure, path: PathLike) -> None:
     """Writes a figure as PNG."""
     with replacing(path) as partial, warnings.catch_warnings():
         # The font of matplotlib has no Chinese or Japanese; such labels show boxes and stand in the CSV.

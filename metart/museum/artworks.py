@@ -131,7 +131,7 @@ def _artwork(where: str, label: object, link: object, image_url: str = "", publi
 def pick_labels(texts: Sequence[str], known: Collection[str]) -> set[str]:
     """Returns the labels that texts such as "French,Japanese,Italian, Florence" name; all where there is no text.
 
-    Commas part labels, and labels have commas: the longest part that is a label is taken for one.
+    A comma may separate two labels or belong to one: the longest part that is a label is taken for one.
 
     Raises:
         UserError: A part is no label, or there is none.

@@ -107,7 +107,7 @@ def _open_text(path: str, is_gzipped: bool) -> IO[str]:
 
 
 def _read_header(path: str, is_gzipped: bool, location: str | Path) -> list[str]:
-    """Returns the column names of the museum's CSV, as written, once it is sure that it is that file."""
+    """Returns the column names of the museum's CSV, as written, after making sure that it is that file."""
     try:
         with _open_text(path, is_gzipped) as file:
             header = next(csv.reader(file), [])

@@ -1,4 +1,5 @@
-"""The image classification networks: those of slim, by its names and with its variables, and one for small pictures.
+"""The image classification networks: slim's, by its names and with its variables, Google's EfficientNet-Lite, and two
+for small pictures.
 
 To add a network, add a line to NETWORKS.
 """
@@ -160,7 +161,7 @@ def build(
     weight_decay: float = 0.0,
     with_auxiliary_head: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Builds a network in the current graph, with the variable names slim gives it.
+    """Builds a network in the current graph, with the variable names of its published checkpoint.
 
     Args:
         model_name: A key of NETWORKS.

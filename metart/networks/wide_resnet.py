@@ -64,7 +64,7 @@ def wide_resnet_10_4_x2(
                 features.append(_features(part))
         if not is_training:
             return _answer(tf.concat(features, axis=-1), num_classes, dropout_keep_prob)
-        # Twice what one has seen, beside zeros for the other: as a mean has half of each.
+        # The head answers with the mean of both; for one alone its features count twice, and those of the other are 0.
         rooms = ([0, BLOCK_DEPTHS[-1]], [BLOCK_DEPTHS[-1], 0])
         padded = [tf.pad(2.0 * each, [[0, 0]] * 3 + [room]) for each, room in zip(features, rooms, strict=True)]
         return _answer(tf.concat(padded, axis=0), num_classes, dropout_keep_prob)

@@ -82,7 +82,9 @@ def read_pictures(
         results = _normalise_all([f"{root}/{path}" for path in labels], max_side, workers)
         for (path, label), made in zip(labels.items(), results, strict=True):
             place = offset, len(made.jpeg)
-            pictures.append(Picture(path, label, made.sha256, made.problem, made.height, made.width, *place, made.look))
+            pictures.append(
+                Picture(path, label, made.sha256, made.problem, made.height, made.width, *place, made.perceptual_hash)
+            )
             offset += file.write(made.jpeg)
             progress.update()
     _refuse_contradictions(pictures)
@@ -97,7 +99,7 @@ class Normalised(NamedTuple):
     jpeg: bytes = b""  # Empty if the file needs no change, too.
     height: int = 0
     width: int = 0
-    look: bytes = b""
+    perceptual_hash: bytes = b""
 
 
 def _normalise_all(paths: Sequence[str], max_side: int, workers: ProcessPoolExecutor) -> Iterator[Normalised]:

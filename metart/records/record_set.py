@@ -54,7 +54,7 @@ class Picture:
     width: int
     offset: int  # Of the JPEG in the store, a file that decoding.read_pictures wrote.
     length: int  # 0 if the source file itself is the JPEG.
-    look: bytes  # See near_duplicates.py.
+    perceptual_hash: bytes  # See near_duplicates.py.
     split: str | None = None
 
 
@@ -271,7 +271,7 @@ def write(
             shards = {name: task.result() for name, task in tasks.items()}
         finally:
             wait([task for task in tasks.values() if not task.cancel()])  # Nobody writes to a file that is given up.
-        store.unlink()  # Whoever is killed from here on leaves a set that needs no further run.
+        store.unlink()  # After this line the next reader finishes what a killed run has left.
         former_sides = {path: side for path, side in known.items() if path not in sources or not sources[path].split}
         records = RecordSet(fingerprint, settings, names, folders, shards, sources, former_sides)
         _write_text(new[LABELS_FILENAME], labels_text(names))

@@ -5,7 +5,7 @@ same (near_duplicates.py), and series. A museum numbers the pieces of one find, 
 photographs them on one day, so objects whose numbers share the hundreds are a series: a hash of seed and hundred says
 on which side all of them are. Chance alone would leave small labels far from the share that was asked for, so where a
 label is off by more than TOLERANCE, series change sides, those first whose hash is nearest to the border; where that
-is not enough they are cut, into tens, into looks and at last into objects.
+is not enough they are cut, into tens, into objects that look the same, and at last into objects.
 
 Never those that had a side before: what a model was trained on does not validate it later. Both at once need a memory,
 which is the splits.json of the run before; without it, the hash alone still gives most pictures the side they had.
@@ -50,7 +50,7 @@ class Shown(NamedTuple):
     """What a picture shows."""
 
     object: str  # Its number, or the name of the file.
-    look: str  # The first of the objects that look the same.
+    representative: str  # The first of the objects that look the same.
 
 
 def find_objects(sha256: Mapping[str, str], look_the_same: Iterable[tuple[str, str]]) -> dict[str, Shown]:
@@ -68,8 +68,8 @@ def find_objects(sha256: Mapping[str, str], look_the_same: Iterable[tuple[str, s
     first_of_file: dict[str, str] = {}
     copies = [(by_name[path], by_name[first_of_file.setdefault(sha256[path], path)]) for path in paths]
     objects = _join(by_name, copies)
-    looks = _join(objects, [(objects[one], objects[other]) for one, other in look_the_same])
-    return {path: Shown(objects[path], looks[path]) for path in paths}
+    representatives = _join(objects, [(objects[one], objects[other]) for one, other in look_the_same])
+    return {path: Shown(objects[path], representatives[path]) for path in paths}
 
 
 def _objects_by_name(paths: Iterable[str]) -> dict[str, str]:
@@ -123,27 +123,30 @@ def assign(
         "train" or "validation" by path.
     """
     sizes = Counter(of_picture.object for of_picture in shown.values())
-    looks = {of_picture.object: of_picture.look for of_picture in shown.values()}
-    of_look = {shown[path].look: former[path] == VALIDATION for path in shown if path in former}
-    settled = {name: of_look[look] for name, look in looks.items() if look in of_look}
+    representatives = {of_picture.object: of_picture.representative for of_picture in shown.values()}
+    side_of = {shown[path].representative: former[path] == VALIDATION for path in shown if path in former}
+    settled = {name: side_of[first] for name, first in representatives.items() if first in side_of}
     settled |= {shown[path].object: former[path] == VALIDATION for path in shown if path in former}
     hash_of = functools.cache(functools.partial(stable_hash, seed))
-    hashes = {name: hash_of(series(look)) if look.isdecimal() else hash_of(label, look) for name, look in looks.items()}
+    hashes = {
+        name: hash_of(series(first)) if first.isdecimal() else hash_of(label, first)
+        for name, first in representatives.items()
+    }
     sides = {name: hashes[name] < validation_share for name in sizes}
-    validating = {name for name, side in (sides | _follow(looks, settled) | settled).items() if side}
+    validating = {name for name, side in (sides | _follow(representatives, settled) | settled).items() if side}
 
     def order(name: str) -> tuple[float, float, int, str]:
         """Nearest to the border first; within a series ten by ten, within the ten by the number."""
-        number = int(looks[name]) if looks[name].isdecimal() else 0
+        number = int(representatives[name]) if representatives[name].isdecimal() else 0
         return abs(hashes[name] - validation_share), hash_of("ten", number // 10), number, name
 
     def runs() -> Iterator[list[list[str]]]:
         names = sorted(sizes, key=order)
         for length in (SERIES, *PARTS):
-            yield _runs(names, looks, length)
+            yield _runs(names, representatives, length)
 
     _mend_the_share(sizes, settled, validating, validation_share, runs())
-    if len(validating) == len(sizes):  # Nobody validates what could not be learned.
+    if len(validating) == len(sizes):  # A label has to have something to learn from.
         validating -= {max(sizes.keys() - settled.keys(), key=hashes.__getitem__, default="")}
     return {
         path: former.get(path, VALIDATION if of_picture.object in validating else TRAIN)
@@ -151,14 +154,16 @@ def assign(
     }
 
 
-def _follow(looks: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, bool]:
+def _follow(representatives: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, bool]:
     """Returns the side of each object whose series has one: that of the nearest."""
-    of_number = {int(looks[name]): side for name, side in settled.items() if looks[name].isdecimal()}
+    of_number = {
+        int(representatives[name]): side for name, side in settled.items() if representatives[name].isdecimal()
+    }
     numbers = sorted(of_number)
     sides = {}
-    for name, look in looks.items():
-        if look.isdecimal():
-            number = int(look)
+    for name, first in representatives.items():
+        if first.isdecimal():
+            number = int(first)
             position = bisect_left(numbers, number)
             near = [n for n in numbers[max(0, position - 1) : position + 1] if n // SERIES == number // SERIES]
             if near:
@@ -166,12 +171,12 @@ def _follow(looks: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, 
     return sides
 
 
-def _runs(names: Iterable[str], looks: Mapping[str, str], length: int) -> list[list[str]]:
+def _runs(names: Iterable[str], representatives: Mapping[str, str], length: int) -> list[list[str]]:
     """Returns the objects, in order of the first of each run, by runs of so many numbers; with 0, one by one."""
     runs: dict[int | str, list[str]] = defaultdict(list)
     for name in names:
-        look = looks[name]
-        runs[name if length == 0 else int(look) // length if look.isdecimal() else look].append(name)
+        first = representatives[name]
+        runs[name if length == 0 else int(first) // length if first.isdecimal() else first].append(name)
     return list(runs.values())
 
 

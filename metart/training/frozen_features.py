@@ -37,13 +37,13 @@ class Features:
             (features float32 [batch_size, depth], labels int64 [batch_size]).
         """
         first_epoch, skipped = divmod(first_batch * batch_size, len(self._labels))
-        looks = itertools.islice(self._looks(seed, first_epoch), skipped, None)
+        draws = itertools.islice(self._draws(seed, first_epoch), skipped, None)
         while True:
-            chosen = list(itertools.islice(looks, batch_size))
+            chosen = list(itertools.islice(draws, batch_size))
             features = np.stack([self._views[view][picture] for view, picture in chosen]).astype(np.float32)
             yield features, self._labels[[picture for _, picture in chosen]]
 
-    def _looks(self, seed: int, first_epoch: int) -> Iterator[tuple[int, int]]:
+    def _draws(self, seed: int, first_epoch: int) -> Iterator[tuple[int, int]]:
         """Yields (view, picture) without end, epoch by epoch."""
         for epoch in itertools.count(first_epoch):
             generator = np.random.default_rng([seed, epoch])

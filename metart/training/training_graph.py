@@ -27,7 +27,7 @@ class Recipe(NamedTuple):
     label_smoothing: float  # Share of the truth that is spread over all labels.
     trainable_scopes: str  # Comma-separated; all where none is named.
     moving_average_decay: float | None  # None keeps no averaged weights.
-    precision: str  # Of the arithmetic, see session.Device.
+    precision: str  # What the flag comes to on this machine: session.Device.arithmetic.
     mixup_alpha: float = 0.0  # See mixing.mix; not of a head alone.
     cutmix_alpha: float = 0.0
     mixup_prob: float = 1.0
