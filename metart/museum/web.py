@@ -85,9 +85,7 @@ class Manners(NamedTuple):
     requests_per_second: float = 10  # Limit for each host, over all threads.
     timeout_seconds: float = 60  # Limit for one request, body included.
     pause_seconds: float = 30  # First pause of a host that shows a bot wall or fails all the time; doubles.
-    max_attempts: int = (
-        MAX_PAUSES + 1
-    )  # For one address; with fewer, an address that is tried during a pause is given up.
+    max_attempts: int = MAX_PAUSES + 1  # For one address; fewer give up addresses that meet a pause.
     contact: str = ""  # E-mail or web address for the User-Agent, so that a host can complain before it blocks.
 
 
