@@ -43,7 +43,7 @@ EDITS = {
     "train-model.yaml train-distributed.yaml eval-model.yaml infer-model.yaml",
     "data volume": "sed -i.bak -e 's/# - {name: data,/- {name: data,/' "
     "-e 's/--max_number_of_steps=100/--num_epochs=10/' "
-    "train-model.yaml eval-model.yaml infer-model.yaml access-model-logs.yaml",
+    "train-model.yaml train-distributed.yaml eval-model.yaml infer-model.yaml access-model-logs.yaml",
     "logs of several workers": "sed -i.bak 's/claimName: met-art-logs/claimName: met-art-shared-logs/' "
     "eval-model.yaml infer-model.yaml access-model-logs.yaml tensorboard.yaml serve-model.yaml",
 }
@@ -446,12 +446,15 @@ def test_one_edit_asks_for_a_gpu(tmp_path: Path) -> None:
 
 def test_one_edit_takes_the_records_from_a_claim(tmp_path: Path) -> None:
     changed = edited("data volume", tmp_path)
-    assert len(changed) == 4
+    assert len(changed) == 5
     for name, manifest in changed:
-        mounts = {mount["mountPath"]: mount for mount in manifest["spec"]["containers"][0]["volumeMounts"]}
+        spec = pod_spec(manifest)
+        assert spec
+        (container,) = spec["containers"]
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
         assert mounts["/data"].get("readOnly", False) == (name != "access-model-logs.yaml")
-        if name == "train-model.yaml":  # Photographs need more than the sample's hundred steps.
-            assert "--num_epochs=10" in manifest["spec"]["containers"][0]["args"]
+        if name.startswith("train-"):  # Photographs need more than the sample's hundred steps.
+            assert "--num_epochs=10" in container["args"]
 
 
 def test_one_edit_takes_the_logs_of_several_workers(tmp_path: Path) -> None:

@@ -202,6 +202,17 @@ def view_batches(
     return dataset.batch(batch_size).prefetch(2)
 
 
+@without_autograph
+def with_known_labels(batches: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
+    """Returns (images, labels) as they are; reading the number of no label raises an InvalidArgumentError."""
+
+    def checked(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        with tf.control_dependencies([tf.debugging.assert_less(labels, tf.constant(num_classes, labels.dtype))]):
+            return images, tf.identity(labels)
+
+    return batches.map(checked)
+
+
 def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[np.ndarray]:
     """Returns the pictures, uint8 [height, width, 3], RGB, at some positions of the order of `evaluation_batches`."""
     wanted = set(positions)

@@ -103,6 +103,7 @@ def build_inputs(
             first_sizes=settings.first_image_sizes,
             total_batches=plan.total_steps,
         )
+    data = input_pipeline.with_known_labels(data, dataset.num_classes)
     if settings.device.has_gpu:  # The threads that feed the GPU must not wait for pictures.
         options = tf.data.Options()
         options.threading.private_threadpool_size = available_cores()
