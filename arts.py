@@ -46,9 +46,9 @@ def get_split(
         reader: A TensorFlow reader class for slim's data provider; TFRecordReader by default.
 
     Returns:
-        A dataset with `data_sources` (list of files, in order), `num_samples`, `label_counts` (pictures of each
-        label), `num_classes` and `labels_to_names` (dict of label number to name), which slim's DatasetDataProvider
-        reads.
+        A dataset with `data_sources` (list of files, in order), `num_samples`, `num_classes` and `labels_to_names`
+        (dict of label number to name), which slim's DatasetDataProvider reads; and `label_counts`, the pictures of each
+        label in the order of their numbers.
 
     Raises:
         ValueError: No such split, or no complete set of records; the text names the next command.
@@ -106,7 +106,7 @@ def _read_labels(path: Path, advice: str) -> dict[int, str]:
         raise ValueError(f"{path} is missing; {advice}")
     try:
         lines = [line.partition(":") for line in path.read_text(encoding="utf-8").split("\n") if line]
-        return {int(index): name for index, _, name in lines}
+        return dict(sorted((int(index), name) for index, _, name in lines))
     except ValueError:
         raise ValueError(f"{path} does not consist of lines `index:name` in UTF-8; {advice}") from None
 

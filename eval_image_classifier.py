@@ -229,12 +229,11 @@ def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str
 
 def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet | None, folder: Path) -> None:
     """Evaluates the newest checkpoint in a folder each time there is a new one, until the last step of the training."""
-    done = ""
+    done, folder = "", folder.absolute()  # Training replaces `best`, which may be where this process is.
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
     while True:
         # The best checkpoint need not be of the last step: the folder above tells whether the run has ended.
-        place = folder.resolve()
-        is_over = place.name == BEST_FOLDER and "finished_step" in checkpoints.settings(str(place))
+        is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings(str(folder))
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint and checkpoint != done:
             try:

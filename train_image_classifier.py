@@ -288,7 +288,7 @@ def why_done(plan: Plan, newest: str, best: BestCheckpoint | None) -> str | None
     Args:
         plan: Of the run.
         newest: Its newest checkpoint.
-        best: Of a run that has ended: what worker 0 has just measured of one that was killed, the others do not know.
+        best: None for a run that was killed: what worker 0 has just measured of it, the other workers do not know.
     """
     if best and best.is_over:
         return f"stopped at step {plan.first_step:,}, {best}"

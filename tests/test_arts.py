@@ -63,6 +63,9 @@ def test_slims_provider_reads_each_picture_as_pillow_does(converted: Path) -> No
         expected = {name for name, source in described.items() if source["split"] == split}
         assert dataset.num_samples == len(expected)
         assert dataset.num_classes == 2
+        assert dataset.label_counts == [
+            sum(name.startswith(label) for name in expected) for label in ("American", "Japan")
+        ]
         assert dataset.labels_to_names == {0: "American", 1: "Japan"}
         for item in provide(dataset, dataset.num_samples):
             name = item["filename"].decode()
@@ -115,9 +118,10 @@ def test_records_of_the_original_tutorial_are_counted_by_reading(tmp_path: Path)
         with tf.io.TFRecordWriter(str(tmp_path / f"arts_validation_{shard:05d}-of-00005.tfrecord")) as writer:
             for _ in range(shard):
                 writer.write(record)
-    (tmp_path / "labels.txt").write_bytes("0:Iran\r\n1:Roman: Cypriot\u2028\n".encode())
+    (tmp_path / "labels.txt").write_bytes("1:Roman: Cypriot\u2028\r\n0:Iran\n".encode())
     dataset = arts.get_split("validation", str(tmp_path))
     assert dataset.num_samples == 0 + 1 + 2 + 3 + 4
+    assert dataset.label_counts == [0, 10]
     assert dataset.labels_to_names == {0: "Iran", 1: "Roman: Cypriot\u2028"}
     (item,) = provide(dataset, 1)
     assert (item["image"].shape, item["label"], item["filename"]) == ((6, 8, 3), 1, b"")

@@ -17,6 +17,7 @@ import arts
 import classify
 import convert
 import eval_image_classifier
+from metart.common.files import replacing_folder
 from metart.common.flags import UserError
 from metart.common.labels import read_labels
 from metart.evaluation.inference import open_classifier, read_temperature
@@ -304,6 +305,9 @@ def test_watch_of_the_best_ends_with_the_run(
     def train() -> None:
         while not (eval_dir / "metrics.json").is_file():
             time.sleep(0.05)
+        with replacing_folder(logs / "best") as better:
+            copy_checkpoint(train_dir, better, 9)
+            checkpoints.write_settings(better, trained_with)
         time.sleep(0.5)
         has_ended.set()
         checkpoints.write_settings(logs, {**trained_with, "finished_step": 20})
@@ -316,7 +320,7 @@ def test_watch_of_the_best_ends_with_the_run(
     assert has_ended.is_set()
     training.join()
     results = [line for line in capsys.readouterr().out.splitlines() if "reports in" in line]
-    assert [line.split(":")[0] for line in results] == ["model.ckpt-7"]
+    assert [line.split(":")[0] for line in results] == [str(logs / f"best/model.ckpt-{step}") for step in (7, 9)]
 
 
 def test_errors_name_the_next_step(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> None:

@@ -72,6 +72,10 @@ def test_a_folder_is_replaced_as_a_whole_or_stays(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="disk"):
             write("broken")
         assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["model", text])
+    (tmp_path / "model").rename(tmp_path / "former-model")  # Killed when the new one had not taken its place yet.
+    with pytest.raises(OSError, match="disk"):
+        write("broken")
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["model", "second"]
 
 
 def test_what_a_killed_run_left_is_overwritten(tmp_path: Path) -> None:

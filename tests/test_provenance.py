@@ -632,6 +632,9 @@ def test_records_that_no_one_here_wrote_are_named(logs: Path, dataset_dir: Path,
     def label_above(example: tf.train.Example) -> None:
         example.features.feature["image/class/label"].int64_list.value[0] = 3
 
+    def label_below(example: tf.train.Example) -> None:
+        example.features.feature["image/class/label"].int64_list.value[0] = -1
+
     def png(example: tf.train.Example) -> None:
         path = tmp_path / "a.png"
         Image.new("RGB", (40, 40)).save(path)
@@ -639,6 +642,7 @@ def test_records_that_no_one_here_wrote_are_named(logs: Path, dataset_dir: Path,
 
     for change, split, complaint in (
         (label_above, "train", "has the label number 3, labels.txt names 3; run convert.py again"),
+        (label_below, "train", "has the label number -1, labels.txt names 3; run convert.py again"),
         (label_above, "validation", "has the label number 3, labels.txt names 3; run convert.py again"),
         (png, "train", "cannot be used .a PNG, the records hold JPEGs."),
     ):

@@ -121,7 +121,7 @@ def exclusive_lock(path: Path) -> Iterator[str]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            yield _holder(os.fstat(file.fileno()).st_ino)
+            yield _holder(os.fstat(file.fileno()))
             return
         except OSError:
             pass
@@ -132,13 +132,15 @@ def exclusive_lock(path: Path) -> Iterator[str]:
         yield "" if is_there else "another process"
 
 
-def _holder(inode: int) -> str:
+def _holder(status: os.stat_result) -> str:
     """Returns the process that has a lock on a file, as far as the system tells."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             # As in "1: FLOCK ADVISORY READ 4711 08:01:1234567 0 EOF"; "->" stands for one that waits.
             fields = line.split()
-            if fields[1] == "FLOCK" and int(fields[5].rpartition(":")[2]) == inode:
+            major, minor, inode = fields[5].split(":")
+            device = os.makedev(int(major, 16), int(minor, 16))
+            if fields[1] == "FLOCK" and (device, int(inode)) == (status.st_dev, status.st_ino):
                 words = Path(f"/proc/{fields[4]}/cmdline").read_bytes().decode(errors="replace").split("\0")
                 script = next((Path(word).name for word in words if word.endswith(".py")), "another program")
                 return f"{script} (process {fields[4]})"
@@ -247,11 +249,13 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder beside `folder`; it takes its place when the block ends, and is removed if it raises."""
     partial, former = (folder.with_name(f"{word}-{folder.name}") for word in ("partial", "former"))
-    for left_over in (partial, former):  # Of a run that was killed.
-        shutil.rmtree(left_over, ignore_errors=True)
+    if former.exists() and not folder.exists():  # A run was killed between the two renames below.
+        former.rename(folder)
+    shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
+        shutil.rmtree(former, ignore_errors=True)
         if folder.exists():
             folder.rename(former)  # A deletion takes time, in which the run may be killed.
         partial.rename(folder)

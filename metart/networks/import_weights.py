@@ -21,7 +21,7 @@ import hashlib
 import numpy as np
 
 from metart.networks.slim_compat import slim, tf
-from metart.common.files import make_folder
+from metart.common.files import locked
 from metart.common.flags import Parser, UserError, path, run
 from metart.networks import checkpoints, registry, state_dict
 from metart.records import seen_pictures
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     folder = arguments.output_dir
     former = checkpoints.settings(str(folder / checkpoints.BASENAME))
-    if checkpoints.all_in(folder) and "weights_file" not in former:
+    if (former or checkpoints.all_in(folder)) and "weights_file" not in former:
         raise UserError(f"{folder} holds a training run; name another --output_dir")
     weights = state_dict.read(arguments.weights_file)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
@@ -103,16 +103,16 @@ def main(argv: Sequence[str] | None = None) -> None:
                 )
             feeds[variable.initializer.inputs[1]] = values
         session.run([variable.initializer for variable in variables], feeds)
-        make_folder(folder)
         saver = tf.compat.v1.train.Saver(variables, save_relative_paths=True)
-        checkpoint = checkpoints.save(session, saver, folder, 0)
-    origin = {
-        "model_name": arguments.model_name,
-        "weights_file": arguments.weights_file.name,
-        "sha256": hashlib.sha256(arguments.weights_file.read_bytes()).hexdigest(),
-    }
-    checkpoints.write_settings(folder, origin)
-    seen_pictures.write(folder, np.empty(0, np.uint64))
+        origin = {
+            "model_name": arguments.model_name,
+            "weights_file": arguments.weights_file.name,
+            "sha256": hashlib.sha256(arguments.weights_file.read_bytes()).hexdigest(),
+        }
+        with locked(folder):
+            checkpoints.write_settings(folder, origin)  # Before the checkpoint, so that the same command may go on.
+            seen_pictures.write(folder, np.empty(0, np.uint64))
+            checkpoint = checkpoints.save(session, saver, folder, 0)
     print(f"{len(variables)} variables of {arguments.weights_file} are in {checkpoint}")
 
 

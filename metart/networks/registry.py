@@ -161,7 +161,7 @@ def build(
     weight_decay: float = 0.0,
     with_auxiliary_head: bool = False,
 ) -> tuple[tf.Tensor, tf.Tensor | None]:
-    """Builds a network in the current graph, with the variable names of its published checkpoint.
+    """Builds a network in the current graph, with the variable names of its published checkpoint, if it has one.
 
     Args:
         model_name: A key of NETWORKS.

@@ -2,8 +2,8 @@
 
 tf-slim was last released for TensorFlow 2.4. Two things it relies on have gone since:
 `tensorflow.python.framework.ops.Tensor`, restored here, and the Keras layer behind its default batch norm,
-avoided by `registry.py` (see BATCH_NORM_UPDATES there). Two more, dropout and every second place of ResNet, are there
-but slow on GPUs. TensorFlow itself loads faster, builds faster and says less than by default.
+avoided by `registry.py` (see BATCH_NORM_UPDATES there). Two more are replaced because they are slow on GPUs: dropout,
+and the subsampling in ResNet's shortcuts. TensorFlow also loads and builds faster here than by default, and says less.
 """
 
 from collections.abc import Callable, Iterator

@@ -96,6 +96,10 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         if not {splits.TRAIN, splits.VALIDATION}.issuperset(former_sides.values()):
             raise ValueError
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
+        counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())
+        for split in (splits.TRAIN, splits.VALIDATION):
+            if any(counts[split, label] != number for label, number in described["counts"][split].items()):
+                raise ValueError
         fingerprint = _fingerprint(settings, labels, folders, sources)
         # Sets of before the fingerprint have none; a hand that changed the rest would change it.
         if labels != in_validation or described.get("fingerprint", fingerprint) != fingerprint:
@@ -107,6 +111,11 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
             f"{path} is damaged; move it away and run convert.py --dataset_dir={dataset_dir} again, for a new split"
         ) from None
     return RecordSet(fingerprint, settings, labels, folders, shards, sources, former_sides)
+
+
+def _label(path: str, folders: Mapping[str, str]) -> str:
+    folder = path.partition("/")[0]
+    return folders.get(folder, folder)
 
 
 def _source(split: str | None, sha256: str, **_: object) -> Source:
@@ -271,7 +280,7 @@ def write(
             shards = {name: task.result() for name, task in tasks.items()}
         finally:
             wait([task for task in tasks.values() if not task.cancel()])  # Nobody writes to a file that is given up.
-        store.unlink()  # After this line the next reader finishes what a killed run has left.
+        store.unlink()  # From here on the next reader completes what a killed run has left.
         former_sides = {path: side for path, side in known.items() if path not in sources or not sources[path].split}
         records = RecordSet(fingerprint, settings, names, folders, shards, sources, former_sides)
         _write_text(new[LABELS_FILENAME], labels_text(names))

@@ -12,6 +12,7 @@ import numpy as np
 
 from metart.networks.slim_compat import tf
 from metart.common.files import open_replacing
+from metart.common.flags import UserError
 from metart.common.progress import Progress
 
 FOLDER = "features"  # In TRAIN_DIR.
@@ -87,13 +88,16 @@ def kept_features(
             if path.is_file():
                 continue
             labels: list[np.ndarray] = []
-            with open_replacing(path, "wb") as file:  # Not through memory: on a full disk that ends the process.
+            with open_replacing(path, "wb") as file:  # Not a memory map: on a full disk, one ends the process.
                 header = {"descr": "<f2", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(file, header)
                 for of_batch, labels_of_batch in compute(view):
                     file.write(of_batch.astype("<f2").tobytes())
                     labels.append(labels_of_batch)
                     progress.update(len(of_batch))
+                found = sum(map(len, labels))
+                if found != shape[0]:
+                    raise UserError(f"the records hold {found:,} pictures, not {shape[0]:,}; run convert.py again")
                 with open_replacing(labels_path, "wb") as labels_file:
                     np.save(labels_file, np.concatenate(labels))
     return Features([np.load(path, mmap_mode="r") for path in paths], np.load(labels_path))

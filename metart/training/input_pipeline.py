@@ -204,10 +204,11 @@ def view_batches(
 
 @without_autograph
 def with_known_labels(batches: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
-    """Returns (images, labels) as they are; reading the number of no label raises an InvalidArgumentError."""
+    """Returns the same (images, labels); a label number that labels.txt does not have is an InvalidArgumentError."""
 
     def checked(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        with tf.control_dependencies([tf.debugging.assert_less(labels, tf.constant(num_classes, labels.dtype))]):
+        below = tf.debugging.assert_less(labels, tf.constant(num_classes, labels.dtype))
+        with tf.control_dependencies([below, tf.debugging.assert_non_negative(labels)]):
             return images, tf.identity(labels)
 
     return batches.map(checked)

@@ -171,6 +171,8 @@ def label_weights(counts: Sequence[int], balance: float) -> list[float]:
         counts: Training pictures of each label.
         balance: 0 lets every picture count the same, 1 every label.
     """
+    if not balance:
+        return [1.0] * len(counts)
     weights = np.array([count**-balance if count else 0.0 for count in counts])
     return (weights * sum(counts) / (weights @ counts)).tolist()
 
