@@ -491,6 +491,10 @@ def test_a_set_that_knew_no_series_keeps_its_sides_and_says_so(
     generator = random.Random(0)
     for source in old["pictures"].values():
         source["split"] = generator.choice(["train", "train", "train", "validation"])
+    sides = Counter((source["split"], name.split("/")[0]) for name, source in old["pictures"].items())
+    old["counts"] = {
+        split: {label: sides[split, label] for label in of_split} for split, of_split in old["counts"].items()
+    }
     path.write_text(json.dumps(old, indent=1))
     kept = (
         "kept: the side that each picture had before series were kept together; for a new split move "
@@ -504,8 +508,8 @@ def test_a_set_that_knew_no_series_keeps_its_sides_and_says_so(
     for _ in range(2):  # It is said every time: also when the set was written anew with those sides.
         run(tmp_path)
         assert capsys.readouterr().out.startswith(kept)
-    sides = {name: source["split"] for name, source in json.loads(path.read_text())["pictures"].items()}
-    assert {name: sides[name] for name in old["pictures"]} == {n: s["split"] for n, s in old["pictures"].items()}
+    now = {name: source["split"] for name, source in json.loads(path.read_text())["pictures"].items()}
+    assert {name: now[name] for name in old["pictures"]} == {n: s["split"] for n, s in old["pictures"].items()}
 
     path.unlink()
     shutil.rmtree(tmp_path / "met_art")

@@ -104,7 +104,9 @@ def test_a_folder_without_a_description(tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
 
 
-@pytest.mark.parametrize("spoil", [("train", "validation"), ('"A"', '"D"'), ('"max_side"', '"min_side"'), ("{", "[")])
+@pytest.mark.parametrize(
+    "spoil", [("train", "validation"), ('"A"', '"D"'), ('"A": ', '"A": 1'), ('"max_side"', '"min_side"'), ("{", "[")]
+)
 def test_a_description_that_was_changed_is_refused(folder: Path, spoil: tuple[str, str]) -> None:
     run(folder)
     path = folder / "splits.json"
