@@ -25,12 +25,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 import contextlib
-import operator
 import os
+from typing import NamedTuple
 
 from metart.common.cores import available_cores
 from metart.common.files import PARTIAL_SUFFIX, locked
-from metart.common.flags import Parser, UserError, number, path, run, select
+from metart.common.flags import Parser, Retry, UserError, number, path, run, select
 from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, is_text, label_of_folder
 from metart.records import near_duplicates, record_set, splits
 from metart.records.decoding import read_pictures, start_workers
@@ -39,6 +39,7 @@ from metart.records.record_set import Picture, RecordSet, Settings
 from metart.records.splits import Shown
 
 STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
+IS_UTF8, SET_UTF8 = sys.getfilesystemencoding() == "utf-8", "set PYTHONUTF8=1"  # Otherwise no name is read as it is.
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
 
@@ -48,7 +49,9 @@ def build_parser() -> Parser:
     add("--dataset_dir", type=path, required=True, help="folder with met_art/; gets the records")
     add("--percent_validation", type=number(int, 1, 90), default=25, help="share of the pictures for validation")
     add("--num_shards", type=number(int, 1, 99_999), default=5, help="record files of each split")
-    add("--random_seed", type=number(int), default=0, help="another seed gives another split and order")
+    add(
+        "--random_seed", type=number(int, None, 2**63 - 1), default=0, help="another seed gives another split and order"
+    )
     longest = number(int, 32, 65_000)
     add("--max_side", type=longest, default=MAX_SIDE, help="longest side of a picture in the records, pixels")
     add("--min_images_per_label", type=number(int, 1), default=1, help="leave out labels with fewer pictures")
@@ -81,7 +84,7 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
         for file in sorted(os.scandir(folder), key=lambda entry: entry.name):  # Three times as fast as iterdir().
             name = f"{folder.name}/{file.name}"
             if not is_text(name):
-                raise UserError(f"{root}: the name {name!r} is not UTF-8; rename it")
+                raise UserError(f"{root}: the name {name!r} is not UTF-8; {'rename it' if IS_UTF8 else SET_UTF8}")
             if file.name == FULL_LABEL_FILENAME:
                 continue
             not_meant = file.name.startswith(".") or file.name.lower() in SYSTEM_FILES
@@ -104,7 +107,7 @@ def _is_file(entry: os.DirEntry[str]) -> bool:
 
 def _label(folder: Path) -> str:
     """Returns the label of a folder, one that labels.txt can hold on a line."""
-    file, advice = folder / FULL_LABEL_FILENAME, "rename the folder"
+    file, advice = folder / FULL_LABEL_FILENAME, "rename the folder" if IS_UTF8 else SET_UTF8
     try:
         label = label_of_folder(folder)
         if file.is_file():
@@ -113,6 +116,8 @@ def _label(folder: Path) -> str:
         raise UserError(f"{file} is not UTF-8 text; write the label into it") from None
     if not label.strip() or not is_text(label) or not {"\n", "\r"}.isdisjoint(label):
         raise UserError(f"{str(folder)!r} stands for the label {label!r}, which is not one line of text; {advice}")
+    if label != label.strip():
+        raise UserError(f"{str(folder)!r} stands for the label {label!r}, with a blank around it; {advice}")
     return label
 
 
@@ -139,14 +144,19 @@ def choose_labels(pictures: Iterable[Picture], names: Iterable[str], minimum: in
     return chosen
 
 
-def split_pictures(
-    pictures: Iterable[Picture], known: Mapping[str, str], settings: Settings
-) -> dict[str, dict[str, Shown]]:
+class KnownSides(NamedTuple):
+    """The sides that pictures of earlier sets had."""
+
+    by_path: Mapping[str, str]  # Below met_art.
+    by_content: Mapping[str, str]  # SHA-256 of the file, which may have another name or folder now.
+
+
+def split_pictures(pictures: Iterable[Picture], known: KnownSides, settings: Settings) -> dict[str, dict[str, Shown]]:
     """Sets `split` of each picture, label by label.
 
     Args:
         pictures: All usable ones.
-        known: The side of those that keep one, by path.
+        known: The sides to keep.
         settings: Of the set.
 
     Returns:
@@ -155,6 +165,9 @@ def split_pictures(
     by_label = defaultdict(list)
     for picture in pictures:
         by_label[picture.label].append(picture)
+    of_folder: dict[str, dict[str, str]] = defaultdict(dict)
+    for name, side in known.by_path.items():
+        of_folder[name.partition("/")[0]][name] = side
     shown = {}
     for label, group in sorted(by_label.items()):
         near = [
@@ -162,18 +175,31 @@ def split_pictures(
             for one, other in near_duplicates.pairs([p.perceptual_hash for p in group])
         ]
         shown[label] = splits.find_objects({p.path: p.sha256 for p in group}, near)
-        sides = splits.assign(label, shown[label], known, settings.percent_validation / 100, settings.random_seed)
+        former = {p.path: known.by_content[p.sha256] for p in group if p.sha256 in known.by_content}
+        for folder in {p.path.partition("/")[0] for p in group}:
+            former |= of_folder[folder]
+        sides = splits.assign(label, shown[label], former, settings.percent_validation / 100, settings.random_seed)
         for picture in group:
             picture.split = sides[picture.path]
     return shown
 
 
-def known_sides(former: RecordSet | None, settings: Settings) -> dict[str, str]:
+def known_sides(former: RecordSet | None, settings: Settings) -> KnownSides:
     """Returns the side of each picture of the set before, and of those that it left out, if they are to be kept."""
-    decisive = operator.attrgetter("percent_validation", "random_seed")
-    if former is None or decisive(former.settings) != decisive(settings):
-        return {}
-    return former.former_sides | {path: source.split for path, source in former.sources.items() if source.split}
+    if former is None:
+        return KnownSides({}, {})
+    before, now = (
+        f"--percent_validation={each.percent_validation} --random_seed={each.random_seed}"
+        for each in (former.settings, settings)
+    )
+    if before != now:
+        print(f"a new split: the sides of {before} are forgotten")
+        return KnownSides({}, {})
+    by_path, by_content = dict(former.former_sides), {}
+    for name, source in former.sources.items():
+        if source.split:
+            by_path[name] = by_content[source.sha256] = source.split
+    return KnownSides(by_path, by_content)
 
 
 def listing(items: Sequence[str], at_most: int = 10) -> str:
@@ -220,6 +246,12 @@ def report(
         f"objects that look like another: {sum(thing.object != thing.representative for _, thing in objects):,}"
     )
     sides = {side: Counter(p.label for p in pictures if p.split == side) for side in (splits.TRAIN, splits.VALIDATION)}
+    untrained = [label for label in shown if not sides[splits.TRAIN][label]]
+    if untrained:
+        print(
+            f"labels without a training picture: {len(untrained)} ({listing(untrained)}); for a new split move "
+            f"{root.parent / record_set.SPLITS_FILENAME} away and run convert.py again"
+        )
     without = [label for label in shown if not sides[splits.VALIDATION][label]]
     if without:
         print(f"labels without a validation picture: {len(without)} ({listing(without)})")
@@ -242,7 +274,8 @@ def make_records(
     labels: Mapping[str, str],
     names: Sequence[str],
     settings: Settings,
-    known: Mapping[str, str],
+    former: RecordSet | None,
+    known: KnownSides,
     num_workers: int,
 ) -> None:
     """Makes the records of the pictures below `root`, in the folder above it.
@@ -252,11 +285,14 @@ def make_records(
         labels: Label of each file, by its path below root.
         names: All labels.
         settings: Of the records.
+        former: The set that is there.
         known: See `split_pictures`.
         num_workers: Processes.
     """
     record_set.raise_if_read(root.parent)
     with locked(root.parent), start_workers(num_workers) as workers, contextlib.ExitStack() as at_the_end:
+        if not (record_set.is_still(root.parent, former) if former else record_set.read(root.parent) is None):
+            raise Retry(f"another process has made records in {root.parent} meanwhile; run the same command again")
         store = root.parent / STORE_FILENAME
         at_the_end.callback(store.unlink, missing_ok=True)
         pictures = read_pictures(root, labels, settings.max_side, workers, store)
@@ -266,7 +302,7 @@ def make_records(
             raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
         left_out = set(names).difference(chosen)
         shown = split_pictures([p for p in pictures if not p.problem and p.label not in left_out], known, settings)
-        record_set.write(root.parent, pictures, chosen, settings, known, workers, store)
+        record_set.write(root.parent, pictures, chosen, settings, known.by_path, workers, store)
     report(root, pictures, shown, settings)
 
 
@@ -287,7 +323,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     known = known_sides(former, settings)
     if former:
         record_set.finish_exchange(dataset_dir, former)
-        if known:  # Sides once given are kept.
+        if known.by_path:  # Sides once given are kept.
             settings = settings._replace(series=former.settings.series)
         if not settings.series:
             print(
@@ -298,7 +334,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (may_be_empty or not empty) and record_set.is_current(dataset_dir, former, settings, labels):
             print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
             return None
-    make_records(root, labels, names, settings, known, flags.num_workers)
+    make_records(root, labels, names, settings, former, known, flags.num_workers)
     return None
 
 

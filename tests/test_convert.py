@@ -1,6 +1,7 @@
 """Pictures to records: compared with Pillow's own decode, killed, repeated, and given what is wrong."""
 
 from collections import Counter
+from collections.abc import Iterable
 import contextlib
 import csv
 import io
@@ -519,6 +520,84 @@ def test_a_set_that_knew_no_series_keeps_its_sides_and_says_so(
     assert written(tmp_path) == new
 
 
+def sides(folder: Path) -> dict[str, str]:
+    """Returns the side of each picture that has one, by path."""
+    pictures = json.loads((folder / "splits.json").read_text())["pictures"]
+    return {name: source["split"] for name, source in pictures.items() if source["split"]}
+
+
+def draw_numbered(folder: Path, label: str, numbers: Iterable[int]) -> None:
+    """Draws pictures of objects far from each other, or adds some."""
+    (folder / "met_art" / label).mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        (folder / "met_art" / label / f"{100 * number}.jpg").write_bytes(picture(f"{label} {number}"))
+
+
+def test_a_set_keeps_its_sides_when_a_label_or_a_file_gets_another_name(tmp_path: Path) -> None:
+    root = tmp_path / "met_art"
+    draw(tmp_path, French=20)
+    draw_numbered(tmp_path, "Japan", range(8))
+    run(tmp_path)
+    draw_numbered(tmp_path, "Japan", range(60))
+    run(tmp_path)
+    before = sides(tmp_path)
+    (root / "Japan").rename(root / "Japanese")
+    run(tmp_path)
+    assert sides(tmp_path) == {name.replace("Japan/", "Japanese/"): side for name, side in before.items()}
+    for path in (root / "Japanese").iterdir():  # Nothing but the number tells that these are the same.
+        Image.open(path).save(path.with_suffix(".png"))
+        path.unlink()
+    run(tmp_path)
+    after = {Path(name).stem: side for name, side in sides(tmp_path).items() if name.startswith("Japanese/")}
+    assert after == {Path(name).stem: side for name, side in before.items() if name.startswith("Japan/")}
+
+
+def test_an_object_that_comes_back_finds_its_photographs_on_its_side(tmp_path: Path) -> None:
+    draw(tmp_path, French=24)
+    draw_numbered(tmp_path, "Japan", range(24))
+    run(tmp_path)
+    root = tmp_path / "met_art" / "Japan"
+    for name in [Path(name).stem for name, side in sides(tmp_path).items() if name.startswith("Japan/")]:
+        (root / f"{name}.jpg").rename(tmp_path / f"{name}.jpg")
+        (root / f"{name}_1.jpg").write_bytes(picture(f"another view of {name}"))
+        run(tmp_path)
+        (tmp_path / f"{name}.jpg").rename(root / f"{name}.jpg")
+        run(tmp_path)
+        found = sides(tmp_path)
+        assert found[f"Japan/{name}.jpg"] == found[f"Japan/{name}_1.jpg"]
+        if name > "15":
+            break
+
+
+def test_a_new_split_is_announced_and_a_label_without_training_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    draw(tmp_path, French=12, Japan=12)
+    run(tmp_path)
+    run(tmp_path, "--percent_validation=30")
+    said = "a new split: the sides of --percent_validation=25 --random_seed=0 are forgotten\n"
+    assert said in capsys.readouterr().out
+    for name, side in sides(tmp_path).items():
+        if side == "train" and name.startswith("Japan/"):
+            (tmp_path / "met_art" / name).unlink()
+    run(tmp_path, "--percent_validation=30")
+    assert f"labels without a training picture: 1 (Japan); for a new split move {tmp_path}/splits.json away" in (
+        capsys.readouterr().out
+    )
+
+
+def test_an_old_set_with_folders_of_other_names_is_whole(tmp_path: Path) -> None:
+    draw(tmp_path, **{"Roman%2FCypriot": 8, "French": 8})
+    run(tmp_path)
+    before = sides(tmp_path)
+    described = json.loads((tmp_path / "splits.json").read_text())
+    for name in ("folders", "fingerprint", "former_sides"):
+        del described[name]
+    (tmp_path / "splits.json").write_text(json.dumps(described))
+    run(tmp_path)
+    assert sides(tmp_path) == before
+
+
 def test_linked_folders_and_folders_with_any_name(tmp_path: Path) -> None:
     """Brackets and stars are no patterns, links are followed, wherever they are."""
     data = tmp_path / "a [1] * ? {b}"
@@ -726,7 +805,7 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     settings = Settings(1, 1, 1, 1, 1)
     with decoding.start_workers(1) as workers:
         pictures = decoding.read_pictures(root, labels, 100, workers, store)
-        convert.split_pictures(pictures, {}, settings)
+        convert.split_pictures(pictures, convert.KnownSides({}, {}), settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
             record_set.write(tmp_path, pictures, names, settings, {}, workers, store)

@@ -70,6 +70,15 @@ def test_a_plain_or_tiny_picture_has_no_hash(picture: Image.Image) -> None:
     assert perceptual_hash(resaved(80)(picture)) == b""
 
 
+def groups(joined: set[tuple[int, int]]) -> set[frozenset[int]]:
+    """Returns what pairs join."""
+    found = {frozenset(pair) for pair in joined}
+    for pair in joined:
+        touched = {group for group in found if not group.isdisjoint(pair)}
+        found = found - touched | {frozenset().union(*touched)}
+    return found
+
+
 def test_pairs_are_those_of_a_comparison_of_all_with_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("metart.records.near_duplicates.COMPARED_AT_ONCE", 1000)  # Several blocks.
     generator = random.Random(0)
@@ -87,8 +96,8 @@ def test_pairs_are_those_of_a_comparison_of_all_with_all(monkeypatch: pytest.Mon
         near = one != other and first[one] == i and first[other] == j and (one ^ other).bit_count() <= MAX_DISTANCE
         if same or near:
             expected.add((i + 1, j + 1))
-    assert found == expected
-    assert len(expected) >= 5
+    assert found <= expected and len(found) < len(expected)  # Some of the expected follow from others.
+    assert groups(found) == groups(expected) and len(found) >= 5
     assert list(pairs([])) == list(pairs([b"", b""])) == []
 
 

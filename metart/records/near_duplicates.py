@@ -38,7 +38,11 @@ def perceptual_hash(picture: Image.Image) -> bytes:
 
 
 def pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Yields the positions of hashes that are the same or near; of many that are the same, each with the first."""
+    """Yields the positions of hashes that are the same or near, without those that follow from pairs before.
+
+    Of many that are the same, each with the first. Otherwise a thousand pictures that look alike would be half a
+    million pairs.
+    """
     first: dict[bytes, int] = {}
     for position, of_picture in enumerate(hashes):
         if of_picture and first.setdefault(of_picture, position) != position:
@@ -47,8 +51,12 @@ def pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
     bits = np.unpackbits(np.frombuffer(b"".join(first), np.uint8)).reshape(-1, SIGNS)
     signs = bits.astype(np.float32) * 2 - 1  # The product of two is the number of equal signs less that of others.
     rows = max(1, COMPARED_AT_ONCE // max(1, len(signs)))
+    groups = np.arange(len(signs))  # What is joined has one number.
     for start in range(0, len(signs), rows):
         near = signs[start : start + rows] @ signs[start:].T >= SIGNS - 2 * MAX_DISTANCE
-        for one, other in np.argwhere(near).tolist():
-            if one < other:
-                yield positions[start + one], positions[start + other]
+        for row in range(len(near)):
+            one = start + row
+            for other in (one + 1 + np.flatnonzero(near[row, row + 1 :])).tolist():
+                if groups[one] != groups[other]:
+                    yield positions[one], positions[other]
+                    groups[groups == groups[other]] = groups[one]

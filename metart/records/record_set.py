@@ -97,8 +97,9 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
             raise ValueError
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
         counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())
-        for split in (splits.TRAIN, splits.VALIDATION):
-            if any(counts[split, label] != number for label, number in described["counts"][split].items()):
+        for split, of_split in described["counts"].items():
+            # Older sets do not name the folders of labels.
+            if "folders" in described and any(counts[split, label] != number for label, number in of_split.items()):
                 raise ValueError
         fingerprint = _fingerprint(settings, labels, folders, sources)
         # Sets of before the fingerprint have none; a hand that changed the rest would change it.

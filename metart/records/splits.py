@@ -115,7 +115,8 @@ def assign(
     Args:
         label: Part of the hash of objects without a number.
         shown: What each picture shows, by path; see `find_objects`.
-        former: The split of pictures that had one before, by path; they keep it.
+        former: The split of pictures that had one before, by path; they keep it. Those that are gone decide for what
+            shows the same object.
         validation_share: Of the pictures, between 0 and 1. One object at least stays in training.
         seed: Part of every hash.
 
@@ -124,8 +125,10 @@ def assign(
     """
     sizes = Counter(of_picture.object for of_picture in shown.values())
     representatives = {of_picture.object: of_picture.representative for of_picture in shown.values()}
+    gone = {_number(path): former[path] == VALIDATION for path in former if path not in shown}
     side_of = {shown[path].representative: former[path] == VALIDATION for path in shown if path in former}
-    settled = {name: side_of[first] for name, first in representatives.items() if first in side_of}
+    settled = {name: gone[name] for name in sizes if name in gone}
+    settled |= {name: side_of[first] for name, first in representatives.items() if first in side_of}
     settled |= {shown[path].object: former[path] == VALIDATION for path in shown if path in former}
     hash_of = functools.cache(functools.partial(stable_hash, seed))
     hashes = {
@@ -152,6 +155,12 @@ def assign(
         path: former.get(path, VALIDATION if of_picture.object in validating else TRAIN)
         for path, of_picture in shown.items()
     }
+
+
+def _number(path: str) -> str | None:
+    """Returns the number of the object that a file is named after."""
+    match = _OBJECT_FILE.fullmatch(PurePosixPath(path).stem)
+    return match and match[1]
 
 
 def _follow(representatives: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, bool]:
