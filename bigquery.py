@@ -100,7 +100,7 @@ def build_parser() -> Parser:
     parser.add_boolean("before_comma", False, "keep what stands before the comma: Italian, Florence -> Italian")
     add("--min_images", type=number(int, 0), default=0, help="drop labels with fewer artworks")
     limit = "refuse queries that read more; default: 1 GiB"
-    add("--maximum_bytes_billed", type=number(int, 1), default=MAXIMUM_BYTES_BILLED, help=limit)
+    add("--maximum_bytes_billed", type=number(int, 1, 2**63 - 1), default=MAXIMUM_BYTES_BILLED, help=limit)
     add("--output", metavar="FILE", type=path, help="default: stdout")
     add("--api_endpoint", metavar="URL", help="a mirror of the BigQuery service, used without credentials")
     return parser

@@ -81,7 +81,11 @@ def test_a_blank_is_no_label(blank: str, tmp_path: Path) -> None:
         (f"(u'A', u'Chin\xe9', u'{LINK}2')\n".encode("latin-1"), ":1 is not text in UTF-8"),
         (f"label,link_resource\nChina,{LINK}1\n".encode("utf-16"), "1 is not text in UTF-8"),
         (f"label,link_resource\nChina,{LINK}1\n".encode("utf-16-be"), "the first line of"),
-        (f'label,link_resource\n"Chi\nna",{LINK}1\n"no end'.encode(), ":4 has 1 fields"),
+        (
+            f'label,link_resource\n"Chi\nna",{LINK}1\n"no end'.encode(),
+            ":4 is not a line of a CSV file: unexp",
+        ),
+        (f'label,link_resource\nFrench,"{LINK}2\nFrench,{LINK}3"\n'.encode(), ":3 ends an address of several lines"),
         (b"label,link_resource\n" + 140_000 * b"x" + f",{LINK}1\n".encode(), ":2 is not a line of a CSV file"),
     ],
 )

@@ -366,11 +366,31 @@ def test_rules_rename_cut_and_drop(metadata_csv: Path, tmp_path: Path, capsys: p
         '"Japan" -> "Japanese": 2 artworks, 1 label',
         '"Ital*" -> "Roman": 3 artworks, 2 labels',
         "min_images=2 dropped: 2 artworks, 2 labels",
-        "kept: 6 artworks, 4 labels as 2",
+        'matched nothing: 1 rule: "Italian" -> "Tuscan"',
     ]
     labels_map.write_text("from,to\nItalian,Tuscan\n", encoding="utf-8")
     rows = listing(capsys, *flags, "--before_comma")
     assert ["Tuscan", "3"] in rows and ["French", "2"] in rows and ["People's", "1"] in rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "complaint"),
+    [
+        ('Japan,"Japanese\nChina,Chinese\n', "is not a CSV file: unexpected end"),
+        ("Ja*,*\n", r"row 2 .* has \* in `to`"),
+    ],
+)
+def test_a_rule_that_would_spoil_labels_is_refused(rows: str, complaint: str, tmp_path: Path) -> None:
+    (tmp_path / "map.csv").write_text(f"from,to\n{rows}")
+    with pytest.raises(UserError, match=complaint):
+        read_labels_map(tmp_path / "map.csv")
+
+
+def test_a_list_of_nothing_replaces_none(metadata_csv: Path, tmp_path: Path) -> None:
+    (tmp_path / "arts.list").write_text("good")
+    with pytest.raises(UserError, match="no label is left; lower --min_images"):
+        bigquery.main([f"--metadata_csv={metadata_csv}", "--min_images=1000", f"--output={tmp_path / 'arts.list'}"])
+    assert (tmp_path / "arts.list").read_text() == "good"
 
 
 def test_only_a_comma_outside_parentheses_cuts_a_label() -> None:

@@ -73,7 +73,7 @@ def _read_tuples(file: IO[str], name: Path) -> Iterator[Artwork]:
 
 
 def _read_csv(file: IO[str], name: Path) -> Iterator[Artwork]:
-    lines = csv.reader(file)
+    lines = csv.reader(file, strict=True)
     try:
         header = _header(next(lines, []), name)
         for line in lines:
@@ -119,6 +119,8 @@ def _require_text(text: str, where: str) -> None:
 
 def _artwork(where: str, label: object, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
     name = normalise_label(str(label or ""))
+    if not {"\n", "\r"}.isdisjoint(f"{str(link).strip()}{image_url}"):
+        raise UserError(f"{where} ends an address of several lines; a quotation mark is missing or too many before it")
     number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link).strip())
     if not name:
         raise UserError(f"{where} has no label; remove the line")

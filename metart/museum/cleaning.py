@@ -16,6 +16,7 @@ from metart.common.files import read_text
 from metart.common.flags import UserError
 from metart.common.labels import normalise_label
 
+IDLE_SHOWN = 3  # Rules that matched nothing.
 BEFORE_COMMA = re.compile(r"((?:\([^()]*\)|[^,(])*),")  # Not in "Pakistan (ancient region of Gandhara, Bajaur)".
 
 
@@ -36,7 +37,7 @@ def read_labels_map(path: Path) -> list[Rule]:
         UserError: No such file, or a line without `from`.
     """
     try:
-        lines = list(csv.reader(io.StringIO(read_text(path), newline="")))
+        lines = list(csv.reader(io.StringIO(read_text(path), newline=""), strict=True))
     except FileNotFoundError:
         raise UserError(f"--labels_map: {path} does not exist; the one for culture is culture-labels.csv") from None
     except csv.Error as error:
@@ -53,6 +54,8 @@ def read_labels_map(path: Path) -> list[Rule]:
             raise UserError(
                 f'--labels_map: row {number} of {path} is not {",".join(header)}; quote what has a comma: "a, b",c'
             )
+        if "*" in named["to"]:
+            raise UserError(f"--labels_map: row {number} of {path} has * in `to`, which is a label; write it out")
         rule = Rule(named["from"], named["to"])
         if any(rule.source == other.source and rule != other for other in rules):
             raise UserError(f"--labels_map: row {number} of {path} says {rule}, and a row before it something else")
@@ -109,7 +112,13 @@ def clean_labels(counts: Mapping[str, int], rules: list[Rule], before_comma: boo
     for rule_text, labels in touched.items():
         if labels:
             print(f"{rule_text}: {size(labels)}", file=sys.stderr)
+    idle = [str(rule) for rule in rules if not touched[str(rule)]]
+    if idle:
+        more = ", …" if len(idle) > IDLE_SHOWN else ""
+        print(f"matched nothing: {_count(len(idle), 'rule')}: {', '.join(idle[:IDLE_SHOWN])}{more}", file=sys.stderr)
     print(f"kept: {size(kept)} as {len(set(kept.values())):,}", file=sys.stderr)
+    if counts and not kept:
+        raise UserError("no label is left; lower --min_images, or change --labels_map")
     return kept
 
 

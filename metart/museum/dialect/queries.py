@@ -154,6 +154,8 @@ class Queries(Windows):
         columns = self._columns(node, scope)
         if not node.args.get("from_") and any(column.value.many for column in columns):
             invalid("an aggregate or window function without FROM")
+        if node.args.get("having") and not node.args.get("group") and not scope.aggregates:
+            invalid("HAVING needs GROUP BY, or an aggregate in the SELECT list")
         group, keys = self._group(node.args.get("group"), scope, columns)
         scope.aliases = [
             Column(name, value._replace(columns=frozenset()) if value.sql in keys else value)
@@ -379,7 +381,10 @@ class Queries(Windows):
             if using:
                 condition = " AND ".join(self._using(self.name(name), side, earlier, scope) for name in using)
             else:
-                condition = str(self._filter(on, scope)) if on else "TRUE"
+                value = self._filter(on, scope) if on else Value("TRUE", BOOL)
+                condition = str(value)
+                if is_array and side and not value.columns and condition != "TRUE":  # DuckDB has no such join.
+                    refuse(self.spell(join))
             sql += f" CROSS JOIN {source}" if kind == "CROSS" else f" {side} JOIN {source} ON {condition}"
         return sql
 
