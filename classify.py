@@ -38,7 +38,7 @@ from metart.common.flags import Parser, UserError, number, path, run
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
-from metart.networks.preprocessing import Looks, evaluation_image
+from metart.networks.preprocessing import IMAGE_SIZES, Looks, evaluation_image
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, splits
 from metart.records.pictures import FORMATS, BadPicture, declared_pixels, normalise, read_file
@@ -68,7 +68,7 @@ def build_parser() -> Parser:
     add("--dataset_dir", type=path, help="folder with labels.txt; default: beside the checkpoint")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set, for --explain_dir")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
-    add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
+    add("--eval_image_size", type=number(int, *IMAGE_SIZES), help="side of the input, pixels; default: as trained")
     add("--batch_size", type=number(int, 1), default=32, help="images at once; changes nothing but memory and speed")
     add("--format", default="text", choices=ROW_FORMATS, help="format of the rows")
     add("--top_k", type=number(int, 1), default=5, help="labels to name")
@@ -141,7 +141,11 @@ def find_files(named: Sequence[Path]) -> list[Path]:
 def files_below(folder: Path) -> Iterator[Path]:
     """Yields all files in a folder and in those in it; linked ones as well, which convert.py reads, each once."""
     visited: set[str] = set()
-    for place, folders, names in os.walk(folder, followlinks=True):
+
+    def give_up(error: OSError) -> None:
+        raise error
+
+    for place, folders, names in os.walk(folder, onerror=give_up, followlinks=True):
         if os.path.realpath(place) in visited:
             folders.clear()
             continue

@@ -43,6 +43,7 @@ from metart.evaluation.inference import (
     write_temperature,
 )
 from metart.networks import checkpoints, registry
+from metart.networks.preprocessing import IMAGE_SIZES
 from metart.networks.session import PRECISIONS, Device
 from metart.records import record_set, seen_pictures, splits
 from metart.records.record_set import RecordSet
@@ -64,7 +65,7 @@ def build_parser() -> Parser:
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="validation", help="split to evaluate on")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
-    add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
+    add("--eval_image_size", type=number(int, *IMAGE_SIZES), help="side of the input, pixels; default: as trained")
     add("--batch_size", type=number(int, 1), default=100, help="images at once; changes nothing but memory")
     add("--max_num_batches", type=number(int, 1), help="stop after this many; default: the whole split")
     parser.add_boolean("calibrate", False, "fit a temperature to this split and save it for classify.py")
@@ -172,6 +173,12 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
         calibrated=not settings.calibrate,
         device=settings.device,
     ) as classifier:
+        max_side = records.settings.max_side if records else classifier.looks.max_side
+        if max_side != classifier.looks.max_side:
+            shown = f"these pictures have up to {max_side} pixels a side, those of the run {classifier.looks.max_side}"
+            if settings.calibrate:
+                raise UserError(f"{shown}; --calibrate needs records made with the same --max_side")
+            print(f"notice: {shown}; classify.py and exports see pictures as the run did", file=sys.stderr)
         answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
     temperature = classifier.temperature
     if settings.calibrate:
@@ -184,6 +191,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
         "pictures_seen_in_training": seen,
         "model_name": classifier.model_name,
         **classifier.looks.described(),
+        "max_side": max_side,
         "split": split,
         "neighbours_in_training": neighbours,
         "pictures": len(answers.truth),

@@ -39,6 +39,7 @@ from metart.common.flags import Parser, UserError, number, path, run
 from metart.common.labels import LABELS_FILENAME, write_labels
 from metart.evaluation.inference import METRICS_FILENAME, Classifier, open_classifier
 from metart.networks import checkpoints, registry
+from metart.networks.preprocessing import IMAGE_SIZES
 from metart.networks.session import Device
 from metart.networks.uploads import uploaded_image
 from metart.records import record_set, splits
@@ -61,7 +62,7 @@ def build_parser() -> Parser:
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--eval_dir", type=path, help="folder of its evaluation; default: no figures in the card")
     add("--model_name", choices=registry.NETWORKS, metavar="NAME", help="network; default: the one trained")
-    add("--eval_image_size", type=number(int, 32), help="side of the input, pixels; default: as trained")
+    add("--eval_image_size", type=number(int, *IMAGE_SIZES), help="side of the input, pixels; default: as trained")
     parser.add_boolean("tflite", True, "also for TensorFlow Lite, which takes some minutes")
     return parser
 
@@ -151,7 +152,7 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
         raise UserError(f"{path} is missing; {evaluate}")
     try:
         figures = read_json(path)
-        about = Path(figures["checkpoint"])
+        about, _, _ = Path(figures["checkpoint"]), figures["pictures"], figures["split"]
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; {evaluate}") from None
     if about.name != Path(classifier.checkpoint).name:
@@ -162,6 +163,8 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
         **classifier.looks.described(),
         "temperature": classifier.temperature,
     }
+    figures.setdefault("max_side", classifier.looks.max_side)  # Figures of earlier states lack it.
+    measured["max_side"] = classifier.looks.max_side
     for name, value in measured.items():
         if figures.get(name) != value:
             raise UserError(

@@ -34,9 +34,10 @@ from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels
 from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint
 from metart.networks import checkpoints, registry
-from metart.networks.preprocessing import CENTRAL_FRACTION, MIN_CROP_AREA
+from metart.networks.preprocessing import CENTRAL_FRACTION, IMAGE_SIZES, MIN_CROP_AREA
 from metart.networks.session import PRECISIONS, Device, enough_memory
 from metart.records import record_set, splits
+from metart.records.record_set import RecordSet
 from metart.training import cluster, input_pipeline, optimizers, training_graph
 from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
@@ -57,6 +58,7 @@ from metart.training.start import (
 from metart.training.summaries import Summaries
 from metart.training.training_graph import Recipe
 
+MAX_EPOCHS = 1e6
 EVALUATION_FLAGS = ("eval_image_sizes", "eval_central_fraction")
 MAX_SEED = 2**31 - 1  # TensorFlow's random numbers take no larger one.
 
@@ -64,22 +66,27 @@ MAX_SEED = 2**31 - 1  # TensorFlow's random numbers take no larger one.
 def build_parser() -> Parser:
     parser = Parser(__doc__)
     add = parser.add_argument
+    epochs = number(float, 0, MAX_EPOCHS)
     add("--train_dir", type=path, required=True, help="folder for checkpoints and event files")
     add("--dataset_dir", type=path, required=True, help="folder with the records and labels.txt")
     add("--dataset_name", default="arts", choices=dataset_factory.DATASETS, help="kind of data set")
     add("--dataset_split_name", default="train", help="split to train on")
     add("--model_name", default="inception_v3", choices=registry.NETWORKS, help="network", metavar="NAME")
-    add("--train_image_size", type=number(int, 32), help="side of the input, pixels; default: the network's own")
+    add(
+        "--train_image_size",
+        type=number(int, *IMAGE_SIZES),
+        help="side of the input, pixels; default: the network's own",
+    )
     add(
         "--first_image_sizes",
-        type=numbers(int, 32),
+        type=numbers(int, *IMAGE_SIZES),
         default=[],
         help="smaller sides for the first parts of a run, all as long as the last; default: one size",
         metavar="PIXELS,PIXELS",
     )
     add(
         "--eval_image_sizes",
-        type=numbers(int, 32),
+        type=numbers(int, *IMAGE_SIZES),
         help="sides in which evaluation looks at a picture and its mirror image; default: one look, as trained",
         metavar="PIXELS,PIXELS",
     )
@@ -91,16 +98,16 @@ def build_parser() -> Parser:
     )
     add("--batch_size", type=number(int, 1), default=32, help="images in a step")
     add("--max_number_of_steps", type=number(int, 1), help="train up to this step; default: by --num_epochs")
-    add("--num_epochs", type=number(float, 0), default=10, help="passes over the data without --max_number_of_steps")
+    add("--num_epochs", type=epochs, default=10, help="passes over the data without --max_number_of_steps")
     add("--optimizer", default="adam", choices=optimizers.OPTIMIZERS, help="how the weights are updated")
     add("--learning_rate", type=number(float, 0), default=0.001, help="the rate after the warm-up")
     add("--learning_rate_decay_type", default="cosine", choices=optimizers.SCHEDULES, help="how the rate changes")
     add("--end_learning_rate", type=number(float, 0), default=0.00001, help="for cosine and polynomial")
     add("--learning_rate_decay_factor", type=number(float, 0), default=0.94, help="for exponential")
-    add("--num_epochs_per_decay", type=number(float, 0), default=2.0, help="for exponential")
+    add("--num_epochs_per_decay", type=epochs, default=2.0, help="for exponential")
     add(
         "--warmup_epochs",
-        type=number(float, 0),
+        type=epochs,
         help="epochs in which the rate rises; default: a tenth of the run, at most one",
     )
     add("--momentum", type=number(float, 0, 1), default=0.9, help="for momentum, muon and rmsprop")
@@ -120,7 +127,7 @@ def build_parser() -> Parser:
     parser.add_boolean("ignore_missing_vars", False, "leave out what --checkpoint_path does not have")
     parser.add_boolean("allow_seen_pictures", False, "continue although validation pictures were trained on")
     add("--feature_views", type=number(int, 0), default=4, help="crops of each picture if the head alone is trained")
-    add("--validation_epochs", type=number(float, 0), help="epochs between two measurements on the validation split")
+    add("--validation_epochs", type=epochs, help="epochs between two measurements on the validation split")
     add("--early_stop", type=number(int, 1), help="stop after this many measurements without a better one")
     add("--precision", default="auto", choices=PRECISIONS, help="number format of the arithmetic")
     add("--random_seed", type=number(int, 0, MAX_SEED), default=0, help="for the first weights, order and crops")
@@ -157,7 +164,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     newest = newest_checkpoint(train_dir, data.label_names)
     former = checkpoints.settings(newest) if newest else {}
     if newest:
-        written_flags = continued(settings, former, written_flags)
+        written_flags = continued(settings, newest, data.records, written_flags)
     plan = make_plan(settings, data.training.num_samples, newest, workers)
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
@@ -213,22 +220,29 @@ def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
     """
     if not checkpoints.all_in(train_dir):
         return None
-    if (train_dir / LABELS_FILENAME).is_file() and read_labels(train_dir) != label_names:
+    newest = checkpoints.newest(str(train_dir))
+    former = read_labels(train_dir) if (train_dir / LABELS_FILENAME).is_file() else label_names
+    if not former == checkpoints.settings(newest).get("labels", label_names) == label_names:
         raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
-    return checkpoints.newest(str(train_dir))
+    return newest
 
 
-def continued(settings: Settings, former: Mapping[str, Any], written_flags: Mapping[str, Any]) -> dict[str, Any]:
+def continued(
+    settings: Settings, newest: str, records: RecordSet | None, written_flags: Mapping[str, Any]
+) -> dict[str, Any]:
     """Returns what flags.json shall say of a run that goes on.
 
     Args:
         settings: What the run is asked for now.
-        former: What flags.json says.
-        written_flags: What it would say of a new run.
+        newest: Its newest checkpoint.
+        records: What it goes on with.
+        written_flags: What flags.json would say of a new run.
 
     Raises:
-        UserError: Its network, or the size of its images, was another: what the checkpoints answer would change.
+        UserError: Its network, the size of its images or of the pictures in its records was another, or it kept
+            averaged weights: what the checkpoints answer would change. Or what it has seen would be forgotten.
     """
+    former = checkpoints.settings(newest)
     train_dir, model_name, size = settings.train_dir, settings.recipe.model_name, settings.augmentation.image_size
     if former.get("model_name", model_name) != model_name:
         raise UserError(
@@ -242,6 +256,18 @@ def continued(settings: Settings, former: Mapping[str, Any], written_flags: Mapp
                 f"{train_dir} holds a run on images of {former_size} pixels, not {size}; give --train_image_size="
                 f"{former_size}, or another --train_dir with --checkpoint_path={train_dir}"
             )
+    if not settings.recipe.moving_average_decay and any(map(checkpoints.is_average, checkpoints.shapes(newest))):
+        raise UserError(f"{newest} has averaged weights, which would be lost; give its --moving_average_decay")
+    if former_records := former.get("records"):
+        if records is None:
+            raise UserError(f"{train_dir} was trained on records with a splits.json, which is missing; restore it")
+        if former_records.get("max_side", records.settings.max_side) != records.settings.max_side:
+            raise UserError(
+                f"{train_dir} was trained on records made with --max_side={former_records['max_side']}, these are of "
+                f"{records.settings.max_side}; make them in the same way, or give another --train_dir"
+            )
+    if any(name in former and former[name] != written_flags.get(name) for name in EVALUATION_FLAGS):
+        print("notice: evaluation looks as these flags say from now on, also at earlier checkpoints", file=sys.stderr)
     start = former.get("checkpoint_path")
     if settings.warm_start.checkpoint_path and str(settings.warm_start.checkpoint_path) != start:
         print(f"notice: --checkpoint_path is not used, as {train_dir} holds a checkpoint", file=sys.stderr)

@@ -154,6 +154,9 @@ def test_an_unsure_answer_is_unknown() -> None:
 def test_a_label_named_unknown_is_no_unsure_answer(folder: Path, train_dir: Path, tmp_path: Path) -> None:
     logs = shutil.copytree(train_dir, tmp_path / "logs")
     write_labels(["unknown", *LABELS[1:]], logs)
+    with pytest.raises(UserError, match=f"{logs}/labels.txt has other labels than {logs}/flags.json"):
+        classify.main([f"--checkpoint_path={logs}", f"--image_file={folder}/0.jpg"])
+    (logs / "flags.json").unlink()
     with pytest.raises(UserError, match="one of the labels is 'unknown', as is an unsure answer; leave out --min_prob"):
         classify.main([f"--checkpoint_path={logs}", f"--image_file={folder}/0.jpg", "--min_probability=0.2"])
     row = classify.Row("0", "unknown", True, [("unknown", 0.6)], "")

@@ -72,6 +72,11 @@ def test_a_folder_is_replaced_as_a_whole_or_stays(tmp_path: Path) -> None:
         with pytest.raises(OSError, match="disk"):
             write("broken")
         assert sorted(path.name for path in tmp_path.rglob("*")) == sorted(["model", text])
+    (tmp_path / "link").symlink_to("model")
+    with replacing_folder(tmp_path / "link") as new:
+        (new / "second").touch()
+    assert (tmp_path / "link").is_symlink() and [path.name for path in (tmp_path / "model").iterdir()] == ["second"]
+    (tmp_path / "link").unlink()
     (tmp_path / "model").rename(tmp_path / "former-model")  # Killed when the new one had not taken its place yet.
     with pytest.raises(OSError, match="disk"):
         write("broken")

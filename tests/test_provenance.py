@@ -206,12 +206,66 @@ def test_what_is_not_known_of_a_part_of_the_run_is_not_known(
     ignored = shutil.ignore_patterns("splits.json", "met_art")
     bare = shutil.copytree(dataset_dir, tmp_path / "bare", ignore=ignored)
     seen = seen_pictures.read(logs)
+    with pytest.raises(UserError, match=f"{logs} was trained on records with a splits.json, which is missing"):
+        train(logs, bare, 21)
+    np.testing.assert_array_equal(seen_pictures.read(logs), seen)
     (logs / "flags.json").unlink()  # Without it a run is still no published weights.
     train(logs, dataset_dir, 21)
     np.testing.assert_array_equal(seen_pictures.read(logs), seen)
+    (logs / "flags.json").unlink()
     train(logs, bare, 22, "--dataset_split_name=validation")
     assert f"notice: no {bare}/splits.json: evaluation will not know which" in capsys.readouterr().err
     assert evaluate(logs, dataset_dir, tmp_path / "eval")["pictures_seen_in_training"] is None
+
+
+def test_a_run_goes_on_with_pictures_of_its_size_and_its_averages(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shutil.copytree(dataset_dir, tmp_path / "data")
+    convert.main([f"--dataset_dir={data}", "--max_side=50", "--num_workers=1"])
+    with pytest.raises(UserError, match=f"{logs} was trained on records made with --max_side=640, these are of 50"):
+        train(logs, data, 21)
+    measured = evaluate(logs, data, tmp_path / "eval", "--allow_seen_pictures")
+    assert "these pictures have up to 50 pixels a side, those of the run 640" in capsys.readouterr().err
+    assert measured["max_side"] == 50
+    with pytest.raises(UserError, match="--calibrate needs records made with the same --max_side"):
+        evaluate(logs, data, tmp_path / "eval", "--calibrate")
+    with pytest.raises(UserError, match=r"is about max side 50, not 640; run eval_image_classifier"):
+        export_model.main(
+            [
+                f"--checkpoint_path={logs}",
+                f"--export_dir={tmp_path}/export",
+                f"--eval_dir={tmp_path}/eval",
+                "--notflite",
+            ]
+        )
+    train(tmp_path / "averaged", dataset_dir, 1, "--moving_average_decay=0.9")
+    with pytest.raises(UserError, match="has averaged weights, which would be lost; give its --moving_average_decay"):
+        train(tmp_path / "averaged", dataset_dir, 2)
+
+
+def test_other_labels_than_those_of_the_run_are_refused(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    (logs / "labels.txt").unlink()
+    data = shutil.copytree(dataset_dir, tmp_path / "data", ignore=shutil.ignore_patterns("splits.json"))
+    names = (data / "labels.txt").read_text().splitlines()
+    (data / "labels.txt").write_text("\n".join([f"0:{names[1][2:]}", f"1:{names[0][2:]}", names[2]]) + "\n")
+    with pytest.raises(UserError, match=f"{data}/labels.txt has other labels than {logs}/flags.json"):
+        evaluate(logs, data, tmp_path / "eval")
+    with pytest.raises(UserError, match=f"{logs} holds a run on other labels"):
+        train(logs, data, 21)
+    evaluate(logs, dataset_dir, tmp_path / "eval")
+
+
+def test_a_copy_of_ones_own_weights_is_not_taken_for_published_ones(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in logs.glob("model.ckpt-20.*"):
+        shutil.copy(file, copy)
+    train(tmp_path / "new", dataset_dir, 1, f"--checkpoint_path={copy}")
+    assert "does not tell which pictures it has seen" in capsys.readouterr().err
+    assert seen_pictures.read(tmp_path / "new") is None
 
 
 def test_a_run_goes_on_with_images_of_its_size(
@@ -550,7 +604,8 @@ def test_the_best_checkpoint_stays_when_a_run_goes_back_to_an_earlier_one(datase
     (logs / "best").mkdir()
     for file in logs.glob("model.ckpt-4.*"):
         file.rename(logs / "best" / file.name)  # And nothing of it is left in TRAIN_DIR.
-    best = {file.name: file.read_bytes() for file in (logs / "best").iterdir()}
+    shutil.copy(logs / "labels.txt", logs / "best")
+    best = {file.name: file.read_bytes() for file in (logs / "best").glob("model.ckpt-*")}
     for of_best, is_kept in ((1.0, True), (0.0, False)):
         path.write_text(json.dumps(record | {"top_1": {"2": 0.0, "4": of_best}}))
         for file in logs.glob("model.ckpt-4.*"):
@@ -559,6 +614,31 @@ def test_the_best_checkpoint_stays_when_a_run_goes_back_to_an_earlier_one(datase
         assert (json.loads(path.read_text())["top_1"]["4"] == of_best) == is_kept
         there = {file.name: file.read_bytes() for file in (logs / "best").glob("model.ckpt-*")}
         assert (there == best) == is_kept
+
+
+@pytest.mark.parametrize("why", ["looks", "records", "nothing known"])
+def test_a_best_checkpoint_is_measured_again_before_another_replaces_it(
+    why: str, dataset_dir: Path, train_dir: Path, tmp_path: Path
+) -> None:
+    """Nothing is as good as the trained one; its figures of before do not count."""
+    logs = tmp_path / "logs"
+    train(logs, dataset_dir, 2, "--validation_epochs=0.3")
+    for file in train_dir.glob("model.ckpt-20.*"):
+        shutil.copy(file, logs / "best" / file.name.replace("-20", "-1"))
+    for file in (logs / "best").glob("model.ckpt-2.*"):
+        file.unlink()
+    path = logs / "validation.json"
+    record = json.loads(path.read_text())
+    if why == "records":
+        path.write_text(json.dumps(record | {"records_fingerprint": "0123456789abcdef"}))
+    elif why == "nothing known":
+        path.unlink()
+    (logs / "best" / "eval").mkdir()
+    train(logs, dataset_dir, 4, "--validation_epochs=0.3", f"--eval_central_fraction={1 if why == 'looks' else 0.875}")
+    measured = json.loads(path.read_text())["top_1"]
+    assert measured["1"] == max(measured.values()) > measured["4"]
+    assert [checkpoints.step(each) for each in checkpoints.all_in(logs / "best")] == [1]
+    assert (logs / "best" / "eval").is_dir()
 
 
 def test_what_was_measured_on_other_records_does_not_count(
@@ -583,7 +663,7 @@ def test_what_was_measured_with_other_looks_does_not_count(
     train(logs, dataset_dir, 4, "--validation_epochs=0.3", "--eval_central_fraction=1")
     assert "what was measured then does not count" in capsys.readouterr().err
     record = json.loads((logs / "validation.json").read_text())
-    assert (list(record["top_1"]), record["looks"]["eval_central_fraction"]) == (["4"], 1.0)
+    assert (list(record["top_1"]), record["looks"]["eval_central_fraction"]) == (["2", "4"], 1.0)  # Both measured so.
     shutil.rmtree(logs / "best")
     train(logs, dataset_dir, 6, "--validation_epochs=0.3")
     assert list(json.loads((logs / "validation.json").read_text())["top_1"]) == ["6"]

@@ -374,6 +374,7 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
     assert reached.startswith("trained to step 2: loss ") and reached.endswith(f"checkpoint {tmp_path}/model.ckpt-2")
     assert json.loads((tmp_path / "flags.json").read_text()) == {
         "finished_step": 2,
+        "labels": sorted(LABEL_COLOURS),
         "max_number_of_steps": 2,
         "model_name": MODEL_NAME,
     }

@@ -248,6 +248,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder beside `folder`; it takes its place when the block ends, and is removed if it raises."""
+    folder = Path(os.path.realpath(folder))  # A link stays.
     partial, former = (folder.with_name(f"{word}-{folder.name}") for word in ("partial", "former"))
     if former.exists() and not folder.exists():  # A run was killed between the two renames below.
         former.rename(folder)

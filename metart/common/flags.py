@@ -95,7 +95,9 @@ def path(text: str) -> Path:
 def number(
     kind: type[int] | type[float], minimum: float | None = None, maximum: float | None = None
 ) -> Callable[[str], float]:
-    """Returns an argparse type: a finite `kind` within [minimum, maximum]."""
+    """Returns an argparse type: a finite `kind` within [minimum, maximum]; an int is below 2 ** 31 in any case."""
+    if kind is int and maximum is None:
+        maximum = 2**31 - 1
 
     def parse(text: str) -> float:
         try:
@@ -113,9 +115,11 @@ def number(
     return parse
 
 
-def numbers(kind: type[int] | type[float], minimum: float | None = None) -> Callable[[str], list[float]]:
+def numbers(
+    kind: type[int] | type[float], minimum: float | None = None, maximum: float | None = None
+) -> Callable[[str], list[float]]:
     """Returns an argparse type: comma-separated numbers, each as `number` takes it."""
-    one = number(kind, minimum)
+    one = number(kind, minimum, maximum)
     return lambda text: [one(each) for each in text.split(",")]
 
 

@@ -57,6 +57,7 @@ class BestCheckpoint:
         self._batch_size = batch_size
         self._device = device
         self._early_stop = early_stop
+        self._goes_on = first_step > 0
         path = self._folder / HISTORY_FILENAME
         self._top_1: dict[int, float] = {}
         self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
@@ -97,16 +98,22 @@ class BestCheckpoint:
         """Measures a checkpoint, and keeps it if it is the best; the figures are those of `metrics.summary`."""
         with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
             figures, looks = thread.submit(self._figures, checkpoint).result()
-        step = checkpoints.step(checkpoint)
-        if self._looks not in ({}, looks):
-            print(
-                "notice: evaluation looks otherwise than before; what was measured then does not count", file=sys.stderr
-            )
-            self._top_1 = {}
-        self._looks = looks
-        if self._top_1 and self.best_step not in self._kept_steps():
-            print(f"notice: {self}; the best is looked for again", file=sys.stderr)
-            self._top_1 = {}
+            step = checkpoints.step(checkpoint)
+            if self._looks not in ({}, looks):
+                print(
+                    "notice: evaluation looks otherwise than before; what was measured then does not count",
+                    file=sys.stderr,
+                )
+                self._top_1 = {}
+            self._looks = looks
+            if self._top_1 and self.best_step not in self._kept_steps():
+                print(f"notice: {self}; the best is looked for again", file=sys.stderr)
+                self._top_1 = {}
+            for kept in checkpoints.all_in(self._folder / BEST_FOLDER) if self._goes_on else ():
+                if not self.has_measured(checkpoints.step(kept)):  # On these records, with these looks.
+                    again, _ = thread.submit(self._figures, kept).result()
+                    self._top_1[checkpoints.step(kept)] = again["top_1"]
+            self._goes_on = True
         is_best = (figures["top_1"], -step) > (self._top_1.get(self.best_step, -1.0), -self.best_step)
         self._top_1[step] = max(figures["top_1"], self._top_1.get(step, 0.0))
         if is_best:
@@ -126,14 +133,16 @@ class BestCheckpoint:
 
     def _keep(self, checkpoint: str) -> None:
         """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best."""
-        with replacing_folder(self._folder / BEST_FOLDER) as best:
-            for path in [
-                *self._folder.glob(Path(checkpoint).name + ".*"),
-                self._folder / LABELS_FILENAME,
-                self._folder / checkpoints.SETTINGS_FILENAME,
-                self._folder / seen_pictures.FILENAME,
-            ]:
+        beside = (LABELS_FILENAME, checkpoints.SETTINGS_FILENAME, seen_pictures.FILENAME)
+        former = self._folder / BEST_FOLDER
+        with replacing_folder(former) as best:
+            for path in [*self._folder.glob(Path(checkpoint).name + ".*"), *(self._folder / name for name in beside)]:
                 if path.is_file():  # Runs on records without splits.json note no pictures.
+                    shutil.copy2(path, best)
+            for path in former.iterdir() if former.is_dir() else ():  # Such as somebody's evaluation of the former.
+                if path.is_dir():
+                    shutil.copytree(path, best / path.name)
+                elif path.name not in beside and not path.name.startswith(checkpoints.BASENAME):
                     shutil.copy2(path, best)
 
     def _kept_steps(self) -> list[int]:

@@ -28,6 +28,7 @@ _READ_SETTINGS: dict[str, Callable[[Any], bool]] = {
     "records": lambda value: isinstance(value, dict) and _is_size(value.get("max_side", 1)),
     "max_number_of_steps": lambda value: value is None or _is_size(value),
     "finished_step": lambda value: _is_size(value),
+    "labels": lambda value: isinstance(value, list),
 }
 AVERAGE_SUFFIX = "/ExponentialMovingAverage"  # The averaged value of a weight, as slim stores it.
 
@@ -125,6 +126,9 @@ def _damaged(checkpoint: str, error: Exception) -> UserError:
     if not beside:
         what = "is no checkpoint" if Path(checkpoint).is_file() else "is gone, perhaps replaced by a newer one"
         return UserError(f"{checkpoint} {what}; name a folder with {BASENAME}-N.index, or such a file")
+    data = f"{Path(checkpoint).name}.data-00000-of-00001"
+    if [file.name for file in beside if ".data-" in file.name] == [] and Path(f"{checkpoint}.index") in beside:
+        return UserError(f"{checkpoint} is incomplete: there is no {data} beside its index; copy that, too")
     return UserError(
         f"{checkpoint} is damaged or incomplete ({str(error).splitlines()[0]}); delete {checkpoint}.* and run the same "
         "command again: a folder stands for the newest checkpoint in it"
@@ -239,15 +243,35 @@ def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:
     """
     beside = Path(checkpoint).parent
     has_own = (beside / LABELS_FILENAME).is_file()
-    if dataset_dir is None or (has_own and not (dataset_dir / LABELS_FILENAME).is_file()):
-        return read_labels(beside)
-    names = read_labels(dataset_dir)
+    folder = dataset_dir or beside
+    if has_own and not (folder / LABELS_FILENAME).is_file():
+        folder = beside
+    names = read_labels(folder)
     if has_own and read_labels(beside) != names:
         raise UserError(
-            f"{dataset_dir / LABELS_FILENAME} differs from {beside / LABELS_FILENAME}, which the checkpoint was "
+            f"{folder / LABELS_FILENAME} differs from {beside / LABELS_FILENAME}, which the checkpoint was "
             "trained with; use the data set it was trained on"
         )
+    require_labels(checkpoint, names, folder)
     return names
+
+
+def require_labels(checkpoint: str, names: list[str], folder: Path) -> None:
+    """Makes sure that labels are those that a checkpoint was trained with, as far as flags.json tells.
+
+    Raises:
+        UserError: They are others, or in another order.
+    """
+    if settings(checkpoint).get("labels", names) != names:
+        raise UserError(
+            f"{folder / LABELS_FILENAME} has other labels than {Path(checkpoint).parent / SETTINGS_FILENAME}, which "
+            "the checkpoint was trained with; use those of the data set it was trained on"
+        )
+
+
+def is_average(name: str) -> bool:
+    """Returns whether a variable is the moving average of a weight."""
+    return name.endswith(AVERAGE_SUFFIX)
 
 
 def averaged(checkpoint: str, variables: Iterable[tf.Variable]) -> dict[str, tf.Variable]:

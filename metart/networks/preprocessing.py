@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from metart.networks.slim_compat import tf
 from metart.records.pictures import MAX_SIDE
 
+IMAGE_SIZES = 32, 4096  # What the side of an image may be, pixels: from and to.
 # A training crop shows at least this share of the picture, unless told otherwise. Slim's 0.05 suits ImageNet's single
 # objects and weeks of training; an artwork's culture shows in the whole, and a short run learns it from milder changes.
 MIN_CROP_AREA = 0.6

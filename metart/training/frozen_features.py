@@ -72,7 +72,7 @@ def kept_features(
         compute: Yields (features float32 [n, depth], labels int64 [n]) of all pictures, in order, for a view's number.
     """
     source = folder / "made-of.json"
-    if not source.is_file() or source.read_text(encoding="utf-8") != made_of:
+    if not source.is_file() or source.read_bytes() != made_of.encode():
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         source.write_text(made_of, encoding="utf-8")

@@ -14,7 +14,7 @@ from metart.common.cores import available_cores
 from metart.common.files import locked
 from metart.common.flags import Retry, UserError
 from metart.common.interruption import Interruption
-from metart.common.labels import write_labels
+from metart.common.labels import LABELS_FILENAME, write_labels
 from metart.networks import checkpoints, registry, warm_start
 from metart.networks.session import Device
 from metart.records import record_set, seen_pictures, splits
@@ -256,8 +256,8 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
     seen: np.ndarray | None = np.empty(0, np.uint64)
     if start:
         seen = seen_pictures.read(Path(start).parent)
-        if seen is None and Path(start).parent != train_dir and not checkpoints.settings(start):
-            seen = np.empty(0, np.uint64)  # Published weights, which have no flags.json, have seen none of these.
+        if seen is None and Path(start).parent != train_dir and is_published(start, len(data.label_names)):
+            seen = np.empty(0, np.uint64)  # They have seen none of these.
     if not seen_pictures.note(train_dir, seen, data.records, data.split_name):
         unknown = "evaluation will not know which pictures this run was trained on"
         if data.records:
@@ -267,10 +267,19 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
             print(f"notice: no {missing}: {unknown}, nor classify.py how large they were", file=sys.stderr)
 
 
+def is_published(checkpoint: str, num_classes: int) -> bool:
+    """Returns whether weights come from elsewhere: nothing of a run lies beside them, their head has other labels."""
+    if checkpoints.settings(checkpoint) or (Path(checkpoint).parent / LABELS_FILENAME).is_file():
+        return False
+    heads = ",".join(registry.head_scopes())
+    sizes = {shape[-1] for name, shape in checkpoints.shapes(checkpoint).items() if registry.is_in_scopes(name, heads)}
+    return num_classes not in sizes
+
+
 def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> None:
     """Leaves beside the checkpoints what evaluation and inference need to know of the run."""
     write_labels(run.label_names, run.train_dir)
-    settings = {**written_flags, "max_number_of_steps": run.plan.total_steps}
+    settings = {**written_flags, "max_number_of_steps": run.plan.total_steps, "labels": run.label_names}
     if data.records:
         settings["records"] = {"fingerprint": data.records.fingerprint, **data.records.settings._asdict()}
     checkpoints.write_settings(run.train_dir, settings)
