@@ -161,14 +161,14 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
         "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
         "model_name": classifier.model_name,
         **classifier.looks.described(),
+        "max_side": classifier.looks.max_side,
         "temperature": classifier.temperature,
     }
-    figures.setdefault("max_side", classifier.looks.max_side)  # Figures of earlier states lack it.
-    measured["max_side"] = classifier.looks.max_side
+    known = {"max_side": classifier.looks.max_side, **figures}  # Figures of earlier states lack it.
     for name, value in measured.items():
-        if figures.get(name) != value:
+        if known.get(name) != value:
             raise UserError(
-                f"{path} is about {name.replace('_', ' ')} {figures.get(name, 'unknown')}, not {value}; {evaluate}"
+                f"{path} is about {name.replace('_', ' ')} {known.get(name, 'unknown')}, not {value}; {evaluate}"
             )
     return figures
 
