@@ -117,7 +117,7 @@ def _label(folder: Path) -> str:
     if not label.strip() or not is_text(label) or not {"\n", "\r"}.isdisjoint(label):
         raise UserError(f"{str(folder)!r} stands for the label {label!r}, which is not one line of text; {advice}")
     if label != label.strip():
-        raise UserError(f"{str(folder)!r} stands for the label {label!r}, with a blank around it; {advice}")
+        raise UserError(f"{str(folder)!r} stands for {label!r}, which begins or ends with a blank; rename the folder")
     return label
 
 
@@ -149,6 +149,7 @@ class KnownSides(NamedTuple):
 
     by_path: Mapping[str, str]  # Below met_art.
     by_content: Mapping[str, str]  # SHA-256 of the file, which may have another name or folder now.
+    content: Mapping[str, str]  # SHA-256 by path.
 
 
 def split_pictures(pictures: Iterable[Picture], known: KnownSides, settings: Settings) -> dict[str, dict[str, Shown]]:
@@ -175,9 +176,12 @@ def split_pictures(pictures: Iterable[Picture], known: KnownSides, settings: Set
             for one, other in near_duplicates.pairs([p.perceptual_hash for p in group])
         ]
         shown[label] = splits.find_objects({p.path: p.sha256 for p in group}, near)
-        former = {p.path: known.by_content[p.sha256] for p in group if p.sha256 in known.by_content}
+        former: dict[str, str] = {}
         for folder in {p.path.partition("/")[0] for p in group}:
             former |= of_folder[folder]
+        for p in group:
+            if p.sha256 in known.by_content and p.sha256 != known.content.get(p.path):  # It had another name.
+                former[p.path] = known.by_content[p.sha256]
         sides = splits.assign(label, shown[label], former, settings.percent_validation / 100, settings.random_seed)
         for picture in group:
             picture.split = sides[picture.path]
@@ -186,20 +190,21 @@ def split_pictures(pictures: Iterable[Picture], known: KnownSides, settings: Set
 
 def known_sides(former: RecordSet | None, settings: Settings) -> KnownSides:
     """Returns the side of each picture of the set before, and of those that it left out, if they are to be kept."""
-    if former is None:
-        return KnownSides({}, {})
-    before, now = (
-        f"--percent_validation={each.percent_validation} --random_seed={each.random_seed}"
-        for each in (former.settings, settings)
-    )
-    if before != now:
-        print(f"a new split: the sides of {before} are forgotten")
-        return KnownSides({}, {})
-    by_path, by_content = dict(former.former_sides), {}
+    if former is None or decisive(former.settings) != decisive(settings):
+        return KnownSides({}, {}, {})
+    by_path, content = dict(former.former_sides), {}
+    by_content: dict[str, str] = {}
     for name, source in former.sources.items():
         if source.split:
-            by_path[name] = by_content[source.sha256] = source.split
-    return KnownSides(by_path, by_content)
+            by_path[name], content[name] = source.split, source.sha256
+            if by_content.get(source.sha256) != splits.TRAIN:  # What was trained on once does not validate.
+                by_content[source.sha256] = source.split
+    return KnownSides(by_path, by_content, content)
+
+
+def decisive(settings: Settings) -> str:
+    """Returns the settings that decide the split, as flags."""
+    return f"--percent_validation={settings.percent_validation} --random_seed={settings.random_seed}"
 
 
 def listing(items: Sequence[str], at_most: int = 10) -> str:
@@ -302,6 +307,8 @@ def make_records(
             raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
         left_out = set(names).difference(chosen)
         shown = split_pictures([p for p in pictures if not p.problem and p.label not in left_out], known, settings)
+        if former and decisive(former.settings) != decisive(settings):
+            print(f"a new split: the sides of {decisive(former.settings)} are forgotten")
         record_set.write(root.parent, pictures, chosen, settings, known.by_path, workers, store)
     report(root, pictures, shown, settings)
 

@@ -173,11 +173,13 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
         calibrated=not settings.calibrate,
         device=settings.device,
     ) as classifier:
-        max_side = records.settings.max_side if records else classifier.looks.max_side
-        if max_side != classifier.looks.max_side:
-            shown = f"these pictures have up to {max_side} pixels a side, those of the run {classifier.looks.max_side}"
+        max_side = of_run = classifier.looks.max_side
+        if records and "max_side" in trained_on:  # Older runs do not tell.
+            max_side = records.settings.max_side
+        if max_side != of_run:
+            shown = f"these pictures have up to {max_side} pixels a side, those of the run {of_run}"
             if settings.calibrate:
-                raise UserError(f"{shown}; --calibrate needs records made with the same --max_side")
+                raise UserError(f"{shown}; --calibrate needs records made with --max_side={of_run}")
             print(f"notice: {shown}; classify.py and exports see pictures as the run did", file=sys.stderr)
         answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
     temperature = classifier.temperature

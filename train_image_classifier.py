@@ -37,7 +37,6 @@ from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import CENTRAL_FRACTION, IMAGE_SIZES, MIN_CROP_AREA
 from metart.networks.session import PRECISIONS, Device, enough_memory
 from metart.records import record_set, splits
-from metart.records.record_set import RecordSet
 from metart.training import cluster, input_pipeline, optimizers, training_graph
 from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
@@ -164,7 +163,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     newest = newest_checkpoint(train_dir, data.label_names)
     former = checkpoints.settings(newest) if newest else {}
     if newest:
-        written_flags = continued(settings, newest, data.records, written_flags)
+        written_flags = continued(settings, newest, data, workers, written_flags)
     plan = make_plan(settings, data.training.num_samples, newest, workers)
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
@@ -194,6 +193,8 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             check = functools.partial(record_set.require_still, data.dataset_dir, data.records)
             names = data.label_names
             run = Run(train_dir, session, model, inputs.shown, saver, plan, workers, interruption, names, check)
+            if newest and workers.index == 0:
+                update_looks(train_dir, written_flags)
             start_together(run, start, inputs, data, written_flags)
             unpacked.close()
             try:
@@ -228,14 +229,15 @@ def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
 
 
 def continued(
-    settings: Settings, newest: str, records: RecordSet | None, written_flags: Mapping[str, Any]
+    settings: Settings, newest: str, data: Data, workers: Cluster, written_flags: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Returns what flags.json shall say of a run that goes on.
 
     Args:
         settings: What the run is asked for now.
         newest: Its newest checkpoint.
-        records: What it goes on with.
+        data: What it goes on with.
+        workers: All that train together.
         written_flags: What flags.json would say of a new run.
 
     Raises:
@@ -256,18 +258,23 @@ def continued(
                 f"{train_dir} holds a run on images of {former_size} pixels, not {size}; give --train_image_size="
                 f"{former_size}, or another --train_dir with --checkpoint_path={train_dir}"
             )
+    other_folder = f"or give another --train_dir with --checkpoint_path={train_dir}"
     if not settings.recipe.moving_average_decay and any(map(checkpoints.is_average, checkpoints.shapes(newest))):
-        raise UserError(f"{newest} has averaged weights, which would be lost; give its --moving_average_decay")
-    if former_records := former.get("records"):
-        if records is None:
-            raise UserError(f"{train_dir} was trained on records with a splits.json, which is missing; restore it")
-        if former_records.get("max_side", records.settings.max_side) != records.settings.max_side:
+        decay = former.get("moving_average_decay") or "…"
+        raise UserError(f"{newest} has averaged weights; give --moving_average_decay={decay}, {other_folder}")
+    former_records = former.get("records")
+    if former_records and data.records:
+        max_side = data.records.settings.max_side
+        if former_records.get("max_side", max_side) != max_side:
             raise UserError(
-                f"{train_dir} was trained on records made with --max_side={former_records['max_side']}, these are of "
-                f"{records.settings.max_side}; make them in the same way, or give another --train_dir"
+                f"{train_dir} was trained on records made with --max_side={former_records['max_side']}, these with "
+                f"{max_side}; run convert.py --max_side={former_records['max_side']}, {other_folder}"
             )
-    if any(name in former and former[name] != written_flags.get(name) for name in EVALUATION_FLAGS):
-        print("notice: evaluation looks as these flags say from now on, also at earlier checkpoints", file=sys.stderr)
+    elif former_records and workers.index == 0:
+        raise UserError(
+            f"{data.dataset_dir / record_set.SPLITS_FILENAME} is missing, and {train_dir} was trained with one; "
+            f"restore it, {other_folder}"
+        )
     start = former.get("checkpoint_path")
     if settings.warm_start.checkpoint_path and str(settings.warm_start.checkpoint_path) != start:
         print(f"notice: --checkpoint_path is not used, as {train_dir} holds a checkpoint", file=sys.stderr)

@@ -552,12 +552,26 @@ def test_a_set_keeps_its_sides_when_a_label_or_a_file_gets_another_name(tmp_path
     assert after == {Path(name).stem: side for name, side in before.items() if name.startswith("Japan/")}
 
 
+def test_pictures_that_take_each_others_names_keep_their_sides(tmp_path: Path) -> None:
+    draw(tmp_path, French=12, Japan=40)
+    run(tmp_path)
+    before, root = sides(tmp_path), tmp_path / "met_art" / "Japan"
+    names = sorted(root.iterdir())
+    contents = {path.read_bytes(): before[f"Japan/{path.name}"] for path in names}
+    names[0].unlink()
+    for lower, upper in itertools.pairwise(names):
+        upper.rename(lower)
+    run(tmp_path)
+    after = sides(tmp_path)
+    assert {path.name for path in root.iterdir() if after[f"Japan/{path.name}"] != contents[path.read_bytes()]} == set()
+
+
 def test_an_object_that_comes_back_finds_its_photographs_on_its_side(tmp_path: Path) -> None:
     draw(tmp_path, French=24)
     draw_numbered(tmp_path, "Japan", range(24))
     run(tmp_path)
     root = tmp_path / "met_art" / "Japan"
-    for name in [Path(name).stem for name, side in sides(tmp_path).items() if name.startswith("Japan/")]:
+    for name in [Path(name).stem for name in sides(tmp_path) if name.startswith("Japan/")][::4]:
         (root / f"{name}.jpg").rename(tmp_path / f"{name}.jpg")
         (root / f"{name}_1.jpg").write_bytes(picture(f"another view of {name}"))
         run(tmp_path)
@@ -565,8 +579,6 @@ def test_an_object_that_comes_back_finds_its_photographs_on_its_side(tmp_path: P
         run(tmp_path)
         found = sides(tmp_path)
         assert found[f"Japan/{name}.jpg"] == found[f"Japan/{name}_1.jpg"]
-        if name > "15":
-            break
 
 
 def test_a_new_split_is_announced_and_a_label_without_training_named(
@@ -805,7 +817,7 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     settings = Settings(1, 1, 1, 1, 1)
     with decoding.start_workers(1) as workers:
         pictures = decoding.read_pictures(root, labels, 100, workers, store)
-        convert.split_pictures(pictures, convert.KnownSides({}, {}), settings)
+        convert.split_pictures(pictures, convert.KnownSides({}, {}, {}), settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
             record_set.write(tmp_path, pictures, names, settings, {}, workers, store)

@@ -206,7 +206,9 @@ def test_what_is_not_known_of_a_part_of_the_run_is_not_known(
     ignored = shutil.ignore_patterns("splits.json", "met_art")
     bare = shutil.copytree(dataset_dir, tmp_path / "bare", ignore=ignored)
     seen = seen_pictures.read(logs)
-    with pytest.raises(UserError, match=f"{logs} was trained on records with a splits.json, which is missing"):
+    with pytest.raises(
+        UserError, match=f"{bare}/splits.json is missing, and {logs} was trained with one; restore it, or"
+    ):
         train(logs, bare, 21)
     np.testing.assert_array_equal(seen_pictures.read(logs), seen)
     (logs / "flags.json").unlink()  # Without it a run is still no published weights.
@@ -223,12 +225,12 @@ def test_a_run_goes_on_with_pictures_of_its_size_and_its_averages(
 ) -> None:
     data = shutil.copytree(dataset_dir, tmp_path / "data")
     convert.main([f"--dataset_dir={data}", "--max_side=50", "--num_workers=1"])
-    with pytest.raises(UserError, match=f"{logs} was trained on records made with --max_side=640, these are of 50"):
+    with pytest.raises(UserError, match=f"{logs} was trained on records made with --max_side=640, these with 50; run"):
         train(logs, data, 21)
     measured = evaluate(logs, data, tmp_path / "eval", "--allow_seen_pictures")
     assert "these pictures have up to 50 pixels a side, those of the run 640" in capsys.readouterr().err
     assert measured["max_side"] == 50
-    with pytest.raises(UserError, match="--calibrate needs records made with the same --max_side"):
+    with pytest.raises(UserError, match="--calibrate needs records made with --max_side=640"):
         evaluate(logs, data, tmp_path / "eval", "--calibrate")
     with pytest.raises(UserError, match=r"is about max side 50, not 640; run eval_image_classifier"):
         export_model.main(
@@ -240,7 +242,7 @@ def test_a_run_goes_on_with_pictures_of_its_size_and_its_averages(
             ]
         )
     train(tmp_path / "averaged", dataset_dir, 1, "--moving_average_decay=0.9")
-    with pytest.raises(UserError, match="has averaged weights, which would be lost; give its --moving_average_decay"):
+    with pytest.raises(UserError, match=r"has averaged weights; give --moving_average_decay=0\.9, or give"):
         train(tmp_path / "averaged", dataset_dir, 2)
 
 
@@ -639,6 +641,9 @@ def test_a_best_checkpoint_is_measured_again_before_another_replaces_it(
     assert measured["1"] == max(measured.values()) > measured["4"]
     assert [checkpoints.step(each) for each in checkpoints.all_in(logs / "best")] == [1]
     assert (logs / "best" / "eval").is_dir()
+    looks = ("--eval_central_fraction=1",) if why == "looks" else ()
+    again = evaluate(logs / "best", dataset_dir, tmp_path / "eval")
+    assert (again["top_1"], again["eval_central_fraction"]) == (measured["1"], 1 if looks else 0.875)
 
 
 def test_what_was_measured_on_other_records_does_not_count(

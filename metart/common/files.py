@@ -248,21 +248,29 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 @contextlib.contextmanager
 def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder beside `folder`; it takes its place when the block ends, and is removed if it raises."""
-    folder = Path(os.path.realpath(folder))  # A link stays.
+    if not os.path.ismount(folder):
+        folder = Path(os.path.realpath(folder))  # Other links stay.
     partial, former = (folder.with_name(f"{word}-{folder.name}") for word in ("partial", "former"))
     if former.exists() and not folder.exists():  # A run was killed between the two renames below.
         former.rename(folder)
-    shutil.rmtree(partial, ignore_errors=True)
+    _remove_folder(partial)
     partial.mkdir()
     try:
         yield partial
-        shutil.rmtree(former, ignore_errors=True)
+        _remove_folder(former)
         if folder.exists():
             folder.rename(former)  # A deletion takes time, in which the run may be killed.
         partial.rename(folder)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    shutil.rmtree(former, ignore_errors=True)
+        _remove_folder(partial)
+    _remove_folder(former)
+
+
+def _remove_folder(path: Path) -> None:
+    if path.is_symlink():
+        path.unlink()
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _written_through(path: Path) -> Path | int | None:

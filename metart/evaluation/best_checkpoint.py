@@ -109,15 +109,16 @@ class BestCheckpoint:
             if self._top_1 and self.best_step not in self._kept_steps():
                 print(f"notice: {self}; the best is looked for again", file=sys.stderr)
                 self._top_1 = {}
-            for kept in checkpoints.all_in(self._folder / BEST_FOLDER) if self._goes_on else ():
-                if not self.has_measured(checkpoints.step(kept)):  # On these records, with these looks.
-                    again, _ = thread.submit(self._figures, kept).result()
-                    self._top_1[checkpoints.step(kept)] = again["top_1"]
-            self._goes_on = True
+            goes_on, self._goes_on = self._goes_on, True
+            for kept in checkpoints.all_in(self._folder / BEST_FOLDER) if goes_on else ():
+                if not self.has_measured(checkpoints.step(kept)):
+                    of_kept, its_looks = thread.submit(self._figures, kept).result()
+                    if its_looks == looks:
+                        self._top_1[checkpoints.step(kept)] = of_kept["top_1"]
         is_best = (figures["top_1"], -step) > (self._top_1.get(self.best_step, -1.0), -self.best_step)
         self._top_1[step] = max(figures["top_1"], self._top_1.get(step, 0.0))
         if is_best:
-            self._keep(checkpoint)
+            self._keep(checkpoint, goes_on)
         with open_replacing(self._folder / HISTORY_FILENAME) as file:
             about = {"records_fingerprint": self._records_fingerprint, "looks": self._looks}
             json.dump({**about, "top_1": self._top_1}, file)
@@ -131,19 +132,27 @@ class BestCheckpoint:
             answers = predict(classifier, self._held_out, self._batch_size)
         return metrics.summary(answers.truth, answers.probabilities), classifier.looks.described()
 
-    def _keep(self, checkpoint: str) -> None:
-        """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best."""
+    def _keep(self, checkpoint: str, goes_on: bool) -> None:
+        """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best.
+
+        What else lies there stays, such as an evaluation of the former best, unless the run begins anew.
+        """
         beside = (LABELS_FILENAME, checkpoints.SETTINGS_FILENAME, seen_pictures.FILENAME)
         former = self._folder / BEST_FOLDER
         with replacing_folder(former) as best:
             for path in [*self._folder.glob(Path(checkpoint).name + ".*"), *(self._folder / name for name in beside)]:
                 if path.is_file():  # Runs on records without splits.json note no pictures.
                     shutil.copy2(path, best)
-            for path in former.iterdir() if former.is_dir() else ():  # Such as somebody's evaluation of the former.
-                if path.is_dir():
-                    shutil.copytree(path, best / path.name)
-                elif path.name not in beside and not path.name.startswith(checkpoints.BASENAME):
-                    shutil.copy2(path, best)
+            for path in former.iterdir() if goes_on and former.is_dir() else ():
+                if path.name in beside or path.name.startswith(checkpoints.BASENAME):
+                    continue
+                try:
+                    if path.is_dir() and not path.is_symlink():
+                        shutil.copytree(path, best / path.name, symlinks=True)
+                    elif path.is_file() or path.is_symlink():
+                        shutil.copy2(path, best, follow_symlinks=False)
+                except OSError as error:
+                    print(f"notice: {path} is lost: {error}", file=sys.stderr)
 
     def _kept_steps(self) -> list[int]:
         """Returns what is in BEST_FOLDER, which a user may have moved away."""

@@ -126,9 +126,11 @@ def _damaged(checkpoint: str, error: Exception) -> UserError:
     if not beside:
         what = "is no checkpoint" if Path(checkpoint).is_file() else "is gone, perhaps replaced by a newer one"
         return UserError(f"{checkpoint} {what}; name a folder with {BASENAME}-N.index, or such a file")
-    data = f"{Path(checkpoint).name}.data-00000-of-00001"
-    if [file.name for file in beside if ".data-" in file.name] == [] and Path(f"{checkpoint}.index") in beside:
-        return UserError(f"{checkpoint} is incomplete: there is no {data} beside its index; copy that, too")
+    if not any(".data-" in file.name for file in beside):
+        return UserError(
+            f"{checkpoint} is incomplete: its .data file is missing; copy that, too, or delete {checkpoint}.* to go on "
+            "from the checkpoint before"
+        )
     return UserError(
         f"{checkpoint} is damaged or incomplete ({str(error).splitlines()[0]}); delete {checkpoint}.* and run the same "
         "command again: a folder stands for the newest checkpoint in it"

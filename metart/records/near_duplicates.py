@@ -56,7 +56,8 @@ def pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
         near = signs[start : start + rows] @ signs[start:].T >= SIGNS - 2 * MAX_DISTANCE
         for row in range(len(near)):
             one = start + row
-            for other in (one + 1 + np.flatnonzero(near[row, row + 1 :])).tolist():
+            others = one + 1 + np.flatnonzero(near[row, row + 1 :])
+            for other in others[groups[others] != groups[one]].tolist():
                 if groups[one] != groups[other]:
                     yield positions[one], positions[other]
                     groups[groups == groups[other]] = groups[one]

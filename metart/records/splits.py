@@ -125,7 +125,10 @@ def assign(
     """
     sizes = Counter(of_picture.object for of_picture in shown.values())
     representatives = {of_picture.object: of_picture.representative for of_picture in shown.values()}
-    gone = {_number(path): former[path] == VALIDATION for path in former if path not in shown}
+    gone: dict[str, bool] = {}
+    for path, name in _objects_by_name({*shown, *former}).items():
+        if path not in shown:  # What was trained on decides, if in doubt.
+            gone[name] = former[path] == VALIDATION and gone.get(name, True)
     side_of = {shown[path].representative: former[path] == VALIDATION for path in shown if path in former}
     settled = {name: gone[name] for name in sizes if name in gone}
     settled |= {name: side_of[first] for name, first in representatives.items() if first in side_of}
@@ -155,12 +158,6 @@ def assign(
         path: former.get(path, VALIDATION if of_picture.object in validating else TRAIN)
         for path, of_picture in shown.items()
     }
-
-
-def _number(path: str) -> str | None:
-    """Returns the number of the object that a file is named after."""
-    match = _OBJECT_FILE.fullmatch(PurePosixPath(path).stem)
-    return match and match[1]
 
 
 def _follow(representatives: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, bool]:

@@ -14,7 +14,7 @@ from metart.common.cores import available_cores
 from metart.common.files import locked
 from metart.common.flags import Retry, UserError
 from metart.common.interruption import Interruption
-from metart.common.labels import LABELS_FILENAME, write_labels
+from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
 from metart.networks import checkpoints, registry, warm_start
 from metart.networks.session import Device
 from metart.records import record_set, seen_pictures, splits
@@ -28,6 +28,7 @@ from metart.training.training_graph import Recipe
 
 CHECKPOINTS_TO_KEEP = 5
 PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
+IMAGENET_SIZES = {1000, 1001}  # Labels of published weights; some have one for "none of these".
 CLOSE_SECONDS = 5.0  # For the session to end by itself.
 
 
@@ -256,7 +257,7 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
     seen: np.ndarray | None = np.empty(0, np.uint64)
     if start:
         seen = seen_pictures.read(Path(start).parent)
-        if seen is None and Path(start).parent != train_dir and is_published(start, len(data.label_names)):
+        if seen is None and Path(start).parent != train_dir and is_published(start):
             seen = np.empty(0, np.uint64)  # They have seen none of these.
     if not seen_pictures.note(train_dir, seen, data.records, data.split_name):
         unknown = "evaluation will not know which pictures this run was trained on"
@@ -267,13 +268,13 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
             print(f"notice: no {missing}: {unknown}, nor classify.py how large they were", file=sys.stderr)
 
 
-def is_published(checkpoint: str, num_classes: int) -> bool:
-    """Returns whether weights come from elsewhere: nothing of a run lies beside them, their head has other labels."""
-    if checkpoints.settings(checkpoint) or (Path(checkpoint).parent / LABELS_FILENAME).is_file():
-        return False
+def is_published(checkpoint: str) -> bool:
+    """Returns whether weights are those of ImageNet, by their head; not where a run's files lie beside them."""
     heads = ",".join(registry.head_scopes())
     sizes = {shape[-1] for name, shape in checkpoints.shapes(checkpoint).items() if registry.is_in_scopes(name, heads)}
-    return num_classes not in sizes
+    labels = Path(checkpoint).parent / LABELS_FILENAME
+    is_of_run = checkpoints.settings(checkpoint) or (labels.is_file() and len(read_labels(labels.parent)) in sizes)
+    return not is_of_run and sizes <= IMAGENET_SIZES
 
 
 def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> None:
