@@ -1,5 +1,6 @@
 """The best checkpoint of a training run, by the validation split, and when to stop looking for a better one."""
 
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 import json
 from pathlib import Path
@@ -96,25 +97,23 @@ class BestCheckpoint:
 
     def measure(self, checkpoint: str) -> Verdict:
         """Measures a checkpoint, and keeps it if it is the best; the figures are those of `metrics.summary`."""
-        with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
-            figures, looks = thread.submit(self._figures, checkpoint).result()
-            step = checkpoints.step(checkpoint)
-            if self._looks not in ({}, looks):
-                print(
-                    "notice: evaluation looks otherwise than before; what was measured then does not count",
-                    file=sys.stderr,
-                )
-                self._top_1 = {}
-            self._looks = looks
-            if self._top_1 and self.best_step not in self._kept_steps():
-                print(f"notice: {self}; the best is looked for again", file=sys.stderr)
-                self._top_1 = {}
-            goes_on, self._goes_on = self._goes_on, True
-            for kept in checkpoints.all_in(self._folder / BEST_FOLDER) if goes_on else ():
-                if not self.has_measured(checkpoints.step(kept)):
-                    of_kept, its_looks = thread.submit(self._figures, kept).result()
-                    if its_looks == looks:
-                        self._top_1[checkpoints.step(kept)] = of_kept["top_1"]
+        figures, looks = self._figures(checkpoint)
+        step = checkpoints.step(checkpoint)
+        if self._looks not in ({}, looks):
+            print(
+                "notice: evaluation looks otherwise than before; what was measured then does not count", file=sys.stderr
+            )
+            self._top_1 = {}
+        self._looks = looks
+        if self._top_1 and self.best_step not in self._kept_steps():
+            print(f"notice: {self}; the best is looked for again", file=sys.stderr)
+            self._top_1 = {}
+        goes_on, self._goes_on = self._goes_on, True
+        for kept in checkpoints.all_in(self._folder / BEST_FOLDER) if goes_on else ():
+            if not self.has_measured(checkpoints.step(kept)):
+                of_kept, its_looks = self._figures(kept)
+                if its_looks == looks:
+                    self._top_1[checkpoints.step(kept)] = of_kept["top_1"]
         is_best = (figures["top_1"], -step) > (self._top_1.get(self.best_step, -1.0), -self.best_step)
         self._top_1[step] = max(figures["top_1"], self._top_1.get(step, 0.0))
         if is_best:
@@ -126,6 +125,10 @@ class BestCheckpoint:
 
     def _figures(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         """Returns the figures of a checkpoint, and how it looked at the pictures."""
+        with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
+            return thread.submit(self._figures_in_thread, checkpoint).result()
+
+    def _figures_in_thread(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         from metart.evaluation import metrics  # scikit-learn loads for a second, and most runs measure nothing.
 
         with open_classifier(checkpoint, device=self._device) as classifier:
@@ -143,16 +146,8 @@ class BestCheckpoint:
             for path in [*self._folder.glob(Path(checkpoint).name + ".*"), *(self._folder / name for name in beside)]:
                 if path.is_file():  # Runs on records without splits.json note no pictures.
                     shutil.copy2(path, best)
-            for path in former.iterdir() if goes_on and former.is_dir() else ():
-                if path.name in beside or path.name.startswith(checkpoints.BASENAME):
-                    continue
-                try:
-                    if path.is_dir() and not path.is_symlink():
-                        shutil.copytree(path, best / path.name, symlinks=True)
-                    elif path.is_file() or path.is_symlink():
-                        shutil.copy2(path, best, follow_symlinks=False)
-                except OSError as error:
-                    print(f"notice: {path} is lost: {error}", file=sys.stderr)
+            if goes_on and former.is_dir():
+                _carry_over([path for path in former.iterdir() if path.name not in beside], best)
 
     def _kept_steps(self) -> list[int]:
         """Returns what is in BEST_FOLDER, which a user may have moved away."""
@@ -162,3 +157,17 @@ class BestCheckpoint:
         best = self.best_step
         place = ":" if best in self._kept_steps() else ", no longer in"
         return f"best top-1 {self._top_1[best]:.4f} at step {best:,}{place} {self._folder / BEST_FOLDER}"
+
+
+def _carry_over(paths: Iterable[Path], folder: Path) -> None:
+    """Copies what is of no checkpoint into a folder; what cannot be copied is named."""
+    for path in paths:
+        if path.name.startswith(checkpoints.BASENAME):
+            continue
+        try:
+            if path.is_dir() and not path.is_symlink():
+                shutil.copytree(path, folder / path.name, symlinks=True)
+            elif path.is_file() or path.is_symlink():
+                shutil.copy2(path, folder, follow_symlinks=False)
+        except OSError as error:
+            print(f"notice: {path} is lost: {error}", file=sys.stderr)
