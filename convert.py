@@ -26,7 +26,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 import contextlib
 import os
-from typing import NamedTuple
 
 from metart.common.cores import available_cores
 from metart.common.files import PARTIAL_SUFFIX, locked
@@ -144,20 +143,14 @@ def choose_labels(pictures: Iterable[Picture], names: Iterable[str], minimum: in
     return chosen
 
 
-class KnownSides(NamedTuple):
-    """The sides that pictures of earlier sets had."""
-
-    by_path: Mapping[str, str]  # Below met_art.
-    by_content: Mapping[str, str]  # SHA-256 of the file, which may have another name or folder now.
-    content: Mapping[str, str]  # SHA-256 by path.
-
-
-def split_pictures(pictures: Iterable[Picture], known: KnownSides, settings: Settings) -> dict[str, dict[str, Shown]]:
+def split_pictures(
+    pictures: Iterable[Picture], known: Mapping[str, str], settings: Settings
+) -> dict[str, dict[str, Shown]]:
     """Sets `split` of each picture, label by label.
 
     Args:
         pictures: All usable ones.
-        known: The sides to keep.
+        known: The sides to keep, see `known_sides`.
         settings: Of the set.
 
     Returns:
@@ -167,7 +160,7 @@ def split_pictures(pictures: Iterable[Picture], known: KnownSides, settings: Set
     for picture in pictures:
         by_label[picture.label].append(picture)
     of_folder: dict[str, dict[str, str]] = defaultdict(dict)
-    for name, side in known.by_path.items():
+    for name, side in known.items():
         of_folder[name.partition("/")[0]][name] = side
     shown = {}
     for label, group in sorted(by_label.items()):
@@ -179,27 +172,34 @@ def split_pictures(pictures: Iterable[Picture], known: KnownSides, settings: Set
         former: dict[str, str] = {}
         for folder in {p.path.partition("/")[0] for p in group}:
             former |= of_folder[folder]
-        for p in group:
-            if p.sha256 in known.by_content and p.sha256 != known.content.get(p.path):  # It had another name.
-                former[p.path] = known.by_content[p.sha256]
         sides = splits.assign(label, shown[label], former, settings.percent_validation / 100, settings.random_seed)
         for picture in group:
             picture.split = sides[picture.path]
     return shown
 
 
-def known_sides(former: RecordSet | None, settings: Settings) -> KnownSides:
-    """Returns the side of each picture of the set before, and of those that it left out, if they are to be kept."""
+def known_sides(former: RecordSet | None, pictures: Iterable[Picture], settings: Settings) -> dict[str, str]:
+    """Returns the sides that pictures had in earlier sets, if those are to be kept, by path below met_art.
+
+    Args:
+        former: The set before, which remembers those that it left out.
+        pictures: Those of the new set. One that had another name or folder gets its side by the new path, too.
+        settings: Of the new set.
+    """
     if former is None or decisive(former.settings) != decisive(settings):
-        return KnownSides({}, {}, {})
-    by_path, content = dict(former.former_sides), {}
-    by_content: dict[str, str] = {}
-    for name, source in former.sources.items():
-        if source.split:
-            by_path[name], content[name] = source.split, source.sha256
-            if by_content.get(source.sha256) != splits.TRAIN:  # What was trained on once does not validate.
-                by_content[source.sha256] = source.split
-    return KnownSides(by_path, by_content, content)
+        return {}
+    sides, of_content = dict(former.former_sides), dict[str, str]()
+    for name, (side, content) in former.sources.items():
+        if side:
+            sides[name] = side
+            if of_content.get(content) != splits.TRAIN:  # What was trained on once does not validate.
+                of_content[content] = side
+    for picture in pictures:
+        source = former.sources.get(picture.path)
+        was_here = source and source.split and source.sha256 == picture.sha256
+        if picture.sha256 in of_content and not was_here:
+            sides[picture.path] = of_content[picture.sha256]
+    return sides
 
 
 def decisive(settings: Settings) -> str:
@@ -280,7 +280,6 @@ def make_records(
     names: Sequence[str],
     settings: Settings,
     former: RecordSet | None,
-    known: KnownSides,
     num_workers: int,
 ) -> None:
     """Makes the records of the pictures below `root`, in the folder above it.
@@ -291,7 +290,6 @@ def make_records(
         names: All labels.
         settings: Of the records.
         former: The set that is there.
-        known: See `split_pictures`.
         num_workers: Processes.
     """
     record_set.raise_if_read(root.parent)
@@ -306,10 +304,12 @@ def make_records(
         if bad > len(pictures) / 2:
             raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
         left_out = set(names).difference(chosen)
-        shown = split_pictures([p for p in pictures if not p.problem and p.label not in left_out], known, settings)
+        used = [picture for picture in pictures if not picture.problem and picture.label not in left_out]
+        known = known_sides(former, used, settings)
+        shown = split_pictures(used, known, settings)
         if former and decisive(former.settings) != decisive(settings):
             print(f"a new split: the sides of {decisive(former.settings)} are forgotten")
-        record_set.write(root.parent, pictures, chosen, settings, known.by_path, workers, store)
+        record_set.write(root.parent, pictures, chosen, settings, known, workers, store)
     report(root, pictures, shown, settings)
 
 
@@ -327,10 +327,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     settings = select(Settings, vars(flags))
     former = record_set.read(dataset_dir)
-    known = known_sides(former, settings)
     if former:
         record_set.finish_exchange(dataset_dir, former)
-        if known.by_path:  # Sides once given are kept.
+        if decisive(former.settings) == decisive(settings):  # Sides once given are kept.
             settings = settings._replace(series=former.settings.series)
         if not settings.series:
             print(
@@ -341,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if (may_be_empty or not empty) and record_set.is_current(dataset_dir, former, settings, labels):
             print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
             return None
-    make_records(root, labels, names, settings, former, known, flags.num_workers)
+    make_records(root, labels, names, settings, former, flags.num_workers)
     return None
 
 

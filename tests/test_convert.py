@@ -817,7 +817,7 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     settings = Settings(1, 1, 1, 1, 1)
     with decoding.start_workers(1) as workers:
         pictures = decoding.read_pictures(root, labels, 100, workers, store)
-        convert.split_pictures(pictures, convert.KnownSides({}, {}, {}), settings)
+        convert.split_pictures(pictures, {}, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
             record_set.write(tmp_path, pictures, names, settings, {}, workers, store)
