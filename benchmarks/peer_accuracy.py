@@ -36,6 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     add("--weight_decay", type=float, default=0.0005)
     add("--min_crop_area", type=float, default=0.3)
     add("--cpu_minutes", type=float, default=30.0, help="of all cores together, training alone")
+    add("--precision", default="bfloat16", choices=("bfloat16", "float32"), help="what this processor is faster in")
     add("--seed", type=int, default=0)
     return parser
 
@@ -154,7 +155,7 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate(done, flags.learning_rate)
         images = training_images(pictures[batch], flags.image_size, flags.min_crop_area)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=flags.precision == "bfloat16"):
             loss = functional.cross_entropy(model(images).float(), labels[batch], label_smoothing=0.1)
         optimizer.zero_grad()
         loss.backward()
