@@ -178,16 +178,13 @@ def split_pictures(
     return shown
 
 
-def known_sides(former: RecordSet | None, pictures: Iterable[Picture], settings: Settings) -> dict[str, str]:
-    """Returns the sides that pictures had in earlier sets, if those are to be kept, by path below met_art.
+def known_sides(former: RecordSet, pictures: Iterable[Picture]) -> dict[str, str]:
+    """Returns the sides that pictures had in earlier sets, by path below met_art.
 
     Args:
         former: The set before, which remembers those that it left out.
         pictures: Those of the new set. One that had another name or folder gets its side by the new path, too.
-        settings: Of the new set.
     """
-    if former is None or decisive(former.settings) != decisive(settings):
-        return {}
     sides, of_content = dict(former.former_sides), dict[str, str]()
     for name, (side, content) in former.sources.items():
         if side:
@@ -305,10 +302,12 @@ def make_records(
             raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
         left_out = set(names).difference(chosen)
         used = [picture for picture in pictures if not picture.problem and picture.label not in left_out]
-        known = known_sides(former, used, settings)
-        shown = split_pictures(used, known, settings)
-        if former and decisive(former.settings) != decisive(settings):
+        known: dict[str, str] = {}
+        if former and decisive(former.settings) == decisive(settings):
+            known = known_sides(former, used)
+        elif former:
             print(f"a new split: the sides of {decisive(former.settings)} are forgotten")
+        shown = split_pictures(used, known, settings)
         record_set.write(root.parent, pictures, chosen, settings, known, workers, store)
     report(root, pictures, shown, settings)
 

@@ -147,7 +147,8 @@ class BestCheckpoint:
                 if path.is_file():  # Runs on records without splits.json note no pictures.
                     shutil.copy2(path, best)
             if goes_on and former.is_dir():
-                _carry_over([path for path in former.iterdir() if path.name not in beside], best)
+                others = [path for path in former.iterdir() if path.name not in beside]
+                _carry_over([path for path in others if not path.name.startswith(checkpoints.BASENAME)], best)
 
     def _kept_steps(self) -> list[int]:
         """Returns what is in BEST_FOLDER, which a user may have moved away."""
@@ -160,10 +161,8 @@ class BestCheckpoint:
 
 
 def _carry_over(paths: Iterable[Path], folder: Path) -> None:
-    """Copies what is of no checkpoint into a folder; what cannot be copied is named."""
+    """Copies files, folders and links into a folder; what cannot be copied is named."""
     for path in paths:
-        if path.name.startswith(checkpoints.BASENAME):
-            continue
         try:
             if path.is_dir() and not path.is_symlink():
                 shutil.copytree(path, folder / path.name, symlinks=True)
