@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Step 3 of 10: downloads the photographs of listed artworks, one folder a label.
-
+Reads   arts-select.list (arts-all.list from step 2, its first line and some others, or lines of the original tutorial).
 Reads   arts-select.list (arts-all.list from step 2, lines of it, or lines that the original tutorial printed).
 Writes  data/met_art/<label>/<object id>.jpg and data/download-failures.csv (object_id, label, address, reason).
 

@@ -107,7 +107,7 @@ def _header(line: list[str], name: Path) -> list[str]:
     if not header.count("label") == header.count("link_resource") == 1 or len(set(header)) < len(header):
         raise UserError(
             f"the first line of {name} must name the columns label and link_resource, as that of arts-all.list does: "
-            f"{','.join(LIST_FORM)}; write it with bigquery.py --list=artworks"
+            f"{','.join(LIST_FORM)}; copy that line, too, or write the list with bigquery.py --list=artworks"
         )
     return header
 
