@@ -65,11 +65,11 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
     Returns:
         (label of each file by its path below root, in order; all labels; paths passed over, which are no pictures).
     """
-    folder = root.parent
-    unpack = f"run download.py, or mkdir -p {folder} && tar -xzf sample-dataset.tar.gz -C {folder}"
+    dataset_dir = root.parent
+    unpack = f"run download.py, or mkdir -p {dataset_dir} && tar -xzf sample-dataset.tar.gz -C {dataset_dir}"
     if not root.is_dir():
-        if root.parent.name == PICTURES_FOLDER:
-            raise UserError(f"no folder {root}; --dataset_dir is the folder above: {root.parent.parent}")
+        if dataset_dir.name == PICTURES_FOLDER:
+            raise UserError(f"no folder {root}; --dataset_dir is the folder above: {dataset_dir.parent}")
         raise UserError(f"no folder {root}; {unpack}")
     labels: dict[str, str] = {}
     names = set()
@@ -185,18 +185,14 @@ def known_sides(former: RecordSet, pictures: Iterable[Picture]) -> dict[str, str
         former: The set before, which remembers those that it left out.
         pictures: Those of the new set. One that had another name or folder gets its side by the new path, too.
     """
-    sides, of_content = dict(former.former_sides), dict[str, str]()
-    for name, (side, content) in former.sources.items():
-        if side:
-            sides[name] = side
-            if of_content.get(content) != splits.TRAIN:  # What was trained on once does not validate.
-                of_content[content] = side
-    for picture in pictures:
-        source = former.sources.get(picture.path)
-        was_here = source and source.split and source.sha256 == picture.sha256
-        if picture.sha256 in of_content and not was_here:
-            sides[picture.path] = of_content[picture.sha256]
-    return sides
+    sides = former.former_sides | {name: source.split for name, source in former.sources.items() if source.split}
+    contents = {name: former.sources[name].sha256 for name in sides if name in former.sources}
+    of_content: dict[str, str] = {}
+    for name, content in contents.items():
+        if of_content.get(content) != splits.TRAIN:  # What was trained on once does not validate.
+            of_content[content] = sides[name]
+    moved = (picture for picture in pictures if contents.get(picture.path) != picture.sha256)
+    return sides | {picture.path: of_content[picture.sha256] for picture in moved if picture.sha256 in of_content}
 
 
 def decisive(settings: Settings) -> str:
@@ -289,9 +285,9 @@ def make_records(
         former: The set that is there.
         num_workers: Processes.
     """
-    record_set.raise_if_read(root.parent)
     with locked(root.parent), start_workers(num_workers) as workers, contextlib.ExitStack() as at_the_end:
-        if not (record_set.is_still(root.parent, former) if former else record_set.read(root.parent) is None):
+        record_set.raise_if_read(root.parent)
+        if not record_set.is_still(root.parent, former):
             raise Retry(f"another process has made records in {root.parent} meanwhile; run the same command again")
         store = root.parent / STORE_FILENAME
         at_the_end.callback(store.unlink, missing_ok=True)
@@ -322,7 +318,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     empty = sorted(set(names).difference(labels.values()))
     if flags.check_image:
         with start_workers(flags.num_workers) as workers:
-            return check_pictures(root, labels, empty, flags.max_side, workers)
+            check_pictures(root, labels, empty, flags.max_side, workers)
+        return
 
     settings = select(Settings, vars(flags))
     former = record_set.read(dataset_dir)
@@ -338,9 +335,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         may_be_empty = settings.min_images_per_label > 1
         if (may_be_empty or not empty) and record_set.is_current(dataset_dir, former, settings, labels):
             print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
-            return None
+            return
     make_records(root, labels, names, settings, former, flags.num_workers)
-    return None
 
 
 if __name__ == "__main__":

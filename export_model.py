@@ -307,7 +307,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 if "model_int8.tflite" in files:
                     calibration = calibration_images(training, classifier)
                     (partial / "model_int8.tflite").write_bytes(tflite_model(classifier, calibration))
-                record_set.require_still(flags.dataset_dir, records)
+                if with_records:
+                    record_set.require_still(flags.dataset_dir, records)
                 (partial / EXPORT_FILENAME).write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
     without = "" if training or not flags.tflite else "; no model_int8.tflite: that needs records in --dataset_dir"
     print(f"{classifier.checkpoint} exported to {folder}{without}")

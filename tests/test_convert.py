@@ -566,6 +566,25 @@ def test_pictures_that_take_each_others_names_keep_their_sides(tmp_path: Path) -
     assert {path.name for path in root.iterdir() if after[f"Japan/{path.name}"] != contents[path.read_bytes()]} == set()
 
 
+def test_pictures_of_a_label_that_was_left_out_keep_their_sides_in_another(tmp_path: Path) -> None:
+    """As when a rare label is merged into one that has more pictures."""
+    draw(tmp_path, French=24, Iran=60)
+    folder = tmp_path / "met_art" / "Persia"
+    folder.mkdir()
+    for number in range(70_000, 70_012):  # A series, which would be on one side where there is more beside it.
+        (folder / f"{number}.jpg").write_bytes(picture(number))
+    run(tmp_path)
+    before = sides(tmp_path)
+    run(tmp_path, "--min_images_per_label=20")
+    for path in folder.iterdir():
+        path.rename(tmp_path / "met_art" / "Iran" / path.name)
+    folder.rmdir()
+    run(tmp_path)
+    moved = {name: side for name, side in before.items() if name.startswith("Persia/")}
+    assert set(moved.values()) == {"train", "validation"}
+    assert {name: sides(tmp_path)[name.replace("Persia", "Iran")] for name in moved} == moved
+
+
 def test_an_object_that_comes_back_finds_its_photographs_on_its_side(tmp_path: Path) -> None:
     draw(tmp_path, French=24)
     draw_numbered(tmp_path, "Japan", range(24))

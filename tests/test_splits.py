@@ -4,7 +4,10 @@ from collections import Counter
 from collections.abc import Iterable
 import hashlib
 import itertools
+import os
 import random
+import subprocess
+import sys
 
 from conftest import REPOSITORY
 import pytest
@@ -311,6 +314,60 @@ def test_old_objects_stay_apart_when_a_new_file_joins_them() -> None:
     sides = splits.assign("Iran", splits.find_objects(given, []), former, 0.25, seed=0)
     assert {path: sides[path] for path in former} == former
     assert sides["Iran/1_1.jpg"] == sides["Iran/2_1.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("former", "names", "new", "look_the_same"),
+    [
+        ({"1000_1": "train", "1000_2": "validation"}, ["1000_1", "1000_2", "1000"], "1000", []),
+        ({"1000_1": "validation", "1000_2": "train"}, ["1000_1", "1000_2", "1000"], "1000", []),
+        (
+            {"1000": "train", "2000": "validation"},
+            ["1000", "2000", "3000"],
+            "3000",
+            [("1000", "3000"), ("2000", "3000")],
+        ),
+        (
+            {"1000": "validation", "2000": "train"},
+            ["1000", "2000", "3000"],
+            "3000",
+            [("1000", "3000"), ("2000", "3000")],
+        ),
+        ({"1000": "train"}, ["1000_1", "1000_2"], "1000_1", []),
+        ({"1000": "train"}, ["1000_1", "1000_2"], "1000_2", []),
+        ({"2000": "train"}, ["2000_1", "500"], "2000_1", [("500", "2000_1")]),
+    ],
+)
+def test_what_shows_an_object_that_was_trained_on_never_validates(
+    former: dict[str, str], names: list[str], new: str, look_the_same: list[tuple[str, str]]
+) -> None:
+    """Also where the object, or what looks like it, has both sides, and where its own photograph is gone."""
+    known = {f"Iran/{name}.jpg": side for name, side in former.items()}
+    known |= {f"Iran/{number}.jpg": "train" for number in range(10_000, 18_000, 1000)}
+    paths = [f"Iran/{name}.jpg" for name in names] + [f"Iran/{number}.jpg" for number in range(10_000, 18_000, 1000)]
+    near = [(f"Iran/{one}.jpg", f"Iran/{other}.jpg") for one, other in look_the_same]
+    shown = splits.find_objects({path: path for path in paths}, near)
+    for seed in range(20):
+        assert splits.assign("Iran", shown, known, 0.25, seed)[f"Iran/{new}.jpg"] == "train"
+
+
+def test_the_order_of_sets_in_memory_does_not_matter() -> None:
+    """Python gives sets of text another order in each process."""
+    program = (
+        "from metart.records.splits import *; paths = [f'Iran/100{n}.jpg' for n in range(1, 4)]; "
+        "print([assign('Iran', find_objects({path: path for path in paths[:n]}, []), {}, 0.9, 0) for n in (1, 2, 3)])"
+    )
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            cwd=REPOSITORY,
+            check=True,
+            capture_output=True,
+        ).stdout
+        for seed in range(6)
+    }
+    assert len(said) == 1
 
 
 @pytest.mark.parametrize("step", [1, 1000])

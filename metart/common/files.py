@@ -138,9 +138,11 @@ def _holder(status: os.stat_result) -> str:
         for line in Path("/proc/locks").read_text(encoding="utf-8").splitlines():
             # As in "1: FLOCK ADVISORY READ 4711 08:01:1234567 0 EOF"; "->" stands for one that waits.
             fields = line.split()
+            if fields[1] != "FLOCK":
+                continue
             major, minor, inode = fields[5].split(":")
             device = os.makedev(int(major, 16), int(minor, 16))
-            if fields[1] == "FLOCK" and (device, int(inode)) == (status.st_dev, status.st_ino):
+            if (device, int(inode)) == (status.st_dev, status.st_ino):
                 words = Path(f"/proc/{fields[4]}/cmdline").read_bytes().decode(errors="replace").split("\0")
                 script = next((Path(word).name for word in words if word.endswith(".py")), "another program")
                 return f"{script} (process {fields[4]})"

@@ -154,11 +154,12 @@ def reading(dataset_dir: str | os.PathLike[str]) -> Iterator[RecordSet | None]:
 
 
 def is_still(dataset_dir: str | os.PathLike[str], records: RecordSet | None) -> bool:
-    """Returns whether a folder still holds the set that was read from it; True for records without splits.json."""
+    """Returns whether a folder still holds the set that was read from it, or still has no splits.json (None)."""
+    path = Path(dataset_dir) / SPLITS_FILENAME
     if records is None:
-        return True
+        return not path.exists()
     try:
-        with open(Path(dataset_dir) / SPLITS_FILENAME, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             start = file.read(200)  # convert.py writes the fingerprint first; it need not read half a million pictures.
     except FileNotFoundError:
         return False

@@ -18,7 +18,7 @@ import functools
 import hashlib
 from pathlib import PurePosixPath
 import re
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 TRAIN, VALIDATION = "train", "validation"
 TOLERANCE = 0.05  # Of a label's pictures that may be on the wrong side of the share asked for.
@@ -33,6 +33,8 @@ _OBJECT_FILE = re.compile(r"(?:met_)?([0-9]+)(_[0-9]+)?")
 # label count as those of one object only if the first of them, `0.jpg`, is there too and they are not too many.
 FEW = 0.1
 MAX_PHOTOGRAPHS = 20
+
+Key = TypeVar("Key")
 
 
 def stable_hash(*parts: object) -> float:
@@ -125,14 +127,15 @@ def assign(
     """
     sizes = Counter(of_picture.object for of_picture in shown.values())
     representatives = {of_picture.object: of_picture.representative for of_picture in shown.values()}
-    gone: dict[str, bool] = {}
-    for path, name in _objects_by_name({*shown, *former}).items():
-        if path not in shown:  # What was trained on decides, if in doubt.
-            gone[name] = former[path] == VALIDATION and gone.get(name, True)
-    side_of = {shown[path].representative: former[path] == VALIDATION for path in shown if path in former}
-    settled = {name: gone[name] for name in sizes if name in gone}
-    settled |= {name: side_of[first] for name, first in representatives.items() if first in side_of}
-    settled |= {shown[path].object: former[path] == VALIDATION for path in shown if path in former}
+    validated = {path: side == VALIDATION for path, side in former.items()}
+    there = {path: side for path, side in validated.items() if path in shown}
+    by_name = _objects_by_name({*shown, *former})
+    # Each of these tells more than the one before: what is gone, by name; what looks the same; the object itself.
+    gone = _decided((by_name[path], side) for path, side in validated.items() if path not in shown)
+    of_look = _decided((shown[path].representative, side) for path, side in there.items())
+    settled = _decided((shown[path].object, gone[by_name[path]]) for path in shown if by_name[path] in gone)
+    settled |= {name: of_look[first] for name, first in representatives.items() if first in of_look}
+    settled |= _decided((shown[path].object, side) for path, side in there.items())
     hash_of = functools.cache(functools.partial(stable_hash, seed))
     hashes = {
         name: hash_of(series(first)) if first.isdecimal() else hash_of(label, first)
@@ -153,18 +156,26 @@ def assign(
 
     _mend_the_share(sizes, settled, validating, validation_share, runs())
     if len(validating) == len(sizes):  # A label has to have something to learn from.
-        validating -= {max(sizes.keys() - settled.keys(), key=hashes.__getitem__, default="")}
+        validating -= {max(sizes.keys() - settled.keys(), key=lambda name: (hashes[name], name), default="")}
     return {
         path: former.get(path, VALIDATION if of_picture.object in validating else TRAIN)
         for path, of_picture in shown.items()
     }
 
 
+def _decided(sides: Iterable[tuple[Key, bool]]) -> dict[Key, bool]:
+    """Returns whether each key validates; where it does and trains, it trains: what was trained on decides."""
+    validates: dict[Key, bool] = {}
+    for key, side in sides:
+        validates[key] = side and validates.get(key, True)
+    return validates
+
+
 def _follow(representatives: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, bool]:
     """Returns the side of each object whose series has one: that of the nearest."""
-    of_number = {
-        int(representatives[name]): side for name, side in settled.items() if representatives[name].isdecimal()
-    }
+    of_number = _decided(
+        (int(representatives[name]), side) for name, side in settled.items() if representatives[name].isdecimal()
+    )
     numbers = sorted(of_number)
     sides = {}
     for name, first in representatives.items():
