@@ -204,7 +204,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
                 with enough_memory():
                     session.run(inputs.copy_ahead)
                     reached = run_steps(run, feeds, settings.intervals, measure)
-            except (tf.errors.DataLossError, tf.errors.OutOfRangeError, tf.errors.InvalidArgumentError):
+            except (*input_pipeline.UNREADABLE, tf.errors.OutOfRangeError):
                 input_pipeline.raise_damaged(data.training.data_sources, num_classes)
                 raise
             if workers.index == 0:

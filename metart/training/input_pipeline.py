@@ -21,6 +21,13 @@ DRAWN_AT_ONCE = 128  # Pictures of `view_batches`, whatever its batch: the same 
 # Images of a training batch, at most: their number divides the batch. One by one, tf.data itself takes a fifth of the
 # time of small ones.
 MADE_AT_ONCE = 16
+# What TensorFlow says of records that are damaged, hold what is no picture, are gone, or may not be read.
+UNREADABLE = (
+    tf.errors.DataLossError,
+    tf.errors.InvalidArgumentError,
+    tf.errors.NotFoundError,
+    tf.errors.PermissionDeniedError,
+)
 READ_AT_ONCE = 8  # Files read in turn, so that neighbours in a batch come from different files.
 
 
@@ -157,14 +164,14 @@ def evaluation_arrays(
     """Yields what `evaluation_batches` has, up to so many batches; None for all.
 
     Raises:
-        UserError: A records file is damaged.
+        UserError: A records file is damaged, gone or may not be read.
     """
     data = evaluation_batches(dataset.data_sources, batch_size, looks.image_size, looks.central_fraction)
     data = data.take(max_num_batches or -1)
     try:
         for pictures, labels, names in data.as_numpy_iterator():
             yield pictures, labels, [name.decode() for name in names]
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError):
+    except UNREADABLE:
         raise_damaged(dataset.data_sources, dataset.num_classes)
         raise
 
@@ -232,7 +239,7 @@ def raise_damaged(data_sources: Sequence[str], num_classes: float = math.inf) ->
     TensorFlow's own message gives a byte offset but not the file.
 
     Raises:
-        UserError: A file is damaged.
+        UserError: A file is damaged, gone or may not be read.
     """
     for source in sorted(data_sources):
         try:
