@@ -19,20 +19,22 @@ if __name__ == "__main__":  # Before the long imports.
 
     startup.begin()
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 import functools
 import json
 import os
 import re
+import shutil
 import stat
 from typing import IO, NamedTuple
+import unicodedata
 
 from metart.common.cores import available_cores
 from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing
 from metart.common.flags import Parser, Unreachable, UserError, number, path, run
-from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
+from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
 from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, Manners, Unavailable, Web, is_of_the_disk
@@ -78,6 +80,7 @@ def build_parser() -> Parser:
     add("--max_images", type=number(int, 1), help="take only the first artworks of the list")
     add("--max_images_per_label", type=number(int, 1), help="take only the first artworks of each label")
     parser.add_boolean("public_domain_only", True, "skip what is not in the public domain")
+    parser.add_boolean("relabel", False, "move photographs to the folders of the labels that the list now gives them")
     add("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once")
     add("--requests_per_second", type=number(float, 0.01), default=10, help="limit for each host, shared by all shards")
     add("--timeout_seconds", type=number(float, 0.1, 86_400), default=60, help="limit for one download")
@@ -178,6 +181,57 @@ def is_there(path: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
+def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> dict[Path, list[str]]:
+    """Finds photographs in the folder of a label that the list does not give them.
+
+    Args:
+        pictures: The folder met_art.
+        read: Returns all artworks of the list.
+
+    Returns:
+        The labels that the list gives the object instead, by the path of the photograph.
+    """
+    folders: dict[str, tuple[Path, set[int]]] = {}
+    for folder in pictures.iterdir() if pictures.is_dir() else ():
+        if folder.is_dir():
+            names = (re.fullmatch(r"(0|[1-9][0-9]*)\.jpg", file.name) for file in folder.iterdir())
+            folders[_composed(folder.name)] = folder, {int(name[1]) for name in names if name}
+    if not any(numbers for _, numbers in folders.values()):
+        return {}
+    for artwork in read():
+        _, numbers = folders.get(_composed(folder_name(artwork.label)), (pictures, set()))
+        numbers.discard(artwork.object_id)
+    elsewhere = {number for _, numbers in folders.values() for number in numbers}
+    labels = defaultdict(list)
+    for artwork in read() if elsewhere else ():
+        if artwork.object_id in elsewhere:
+            labels[artwork.object_id].append(artwork.label)
+    return {
+        folder / f"{number}.jpg": labels[number]
+        for folder, numbers in folders.values()
+        for number in sorted(numbers.intersection(labels))
+    }
+
+
+def _composed(name: str) -> str:
+    """Returns the name of a folder in one spelling: some file systems hand names back decomposed."""
+    return unicodedata.normalize("NFC", name)
+
+
+def relabel(picture: Path, labels: Sequence[str]) -> None:
+    """Moves a photograph to the first of its labels that has none of the object, or deletes it where all have one."""
+    former, pictures = picture.parent, picture.parent.parent
+    lacking = [label for label in labels if not is_there(pictures / folder_name(label) / picture.name)]
+    if lacking:
+        picture.replace(write_folder(pictures, lacking[0]) / picture.name)
+    else:
+        picture.unlink()
+    if {file.name for file in former.iterdir()} <= {
+        FULL_LABEL_FILENAME
+    }:  # convert.py takes an empty folder for one to be filled.
+        shutil.rmtree(former)
+
+
 def download_missing(
     web: Web, wanted: Iterable[tuple[Path, Artwork]], sources: Sources, num_workers: int, failures: IO[str]
 ) -> Iterator[Counter[str]]:
@@ -225,6 +279,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     if flags.shard_index >= flags.num_shards:
         parser.error(f"--shard_index={flags.shard_index} must be below --num_shards={flags.num_shards}")
+    if flags.relabel and flags.num_shards > 1:
+        parser.error("--relabel is for one process; give it without --num_shards, then download in shards")
     shard = "" if flags.num_shards == 1 else f"-{flags.shard_index:05}-of-{flags.num_shards:05}"
     failures_path = flags.dataset_dir / f"download-failures{shard}.csv"
     pictures = flags.dataset_dir / PICTURES_FOLDER
@@ -241,6 +297,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not listed:
             raise UserError(f"{flags.list_file} lists no artwork; write it again with bigquery.py")
         labels = pick_labels(flags.labels, {label for label, _ in listed})
+        relabelled = find_relabelled(pictures, read)
+        if relabelled and not flags.relabel:
+            first, (label, *_) = next(iter(relabelled.items()))
+            raise UserError(
+                f"photographs under labels that {flags.list_file} does not give them: {len(relabelled):,}, as {first}, "
+                f"which is {label!r} there; --relabel moves them, another --dataset_dir keeps both"
+            )
+        if relabelled:
+            with locked(flags.dataset_dir, f".download{shard}.lock"):
+                for picture, of_list in relabelled.items():
+                    relabel(picture, of_list)
+            say(f"{len(relabelled):,} photographs are now under the labels of {flags.list_file}")
 
         def wanted() -> Iterator[tuple[Path, Artwork]]:
             artworks = (artwork for artwork in read() if artwork.label in labels)

@@ -164,6 +164,48 @@ def test_killed_in_the_middle_it_goes_on_where_it_stopped(tmp_path: Path, museum
     assert len(museum.servers["images"].requests) == asked
 
 
+def write_labels_list(path: Path, museum: Museum, labels: dict[int, list[str]]) -> None:
+    rows = [
+        ["A Department", label, f"{LINK}{object_id}", museum.listed_address(object_id), "True"]
+        for object_id, of_object in labels.items()
+        for label in of_object
+    ]
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([HEADER, *rows])
+
+
+def test_photographs_follow_their_labels_into_a_new_list(tmp_path: Path, museum: Museum) -> None:
+    """A label is merged into another, one of two is dropped, two change places; what nobody lists stays."""
+    long = LABELS[-1]
+    former = {1: ["Japan"], 2: ["Japan"], 3: [long], 4: ["Iran", "Persia"], 5: ["Roman"], 6: ["Greek"], 7: ["Moche"]}
+    now = {1: ["Japanese"], 2: ["Japanese"], 3: ["Chinese"], 4: ["Iran"], 5: ["Greek"], 6: ["Roman"], 8: ["Japanese"]}
+    write_labels_list(tmp_path / "arts-select.list", museum, former)
+    flags = [*museum.flags, "--requests_per_second=200"]
+    assert run_script("download.py", *flags, folder=tmp_path).status == 0
+    root = tmp_path / "data" / "met_art"
+    (root / "Japan" / "mine.jpg").write_bytes(b"another picture")
+    before = {path.name: path.read_bytes() for path in files_below(root)}
+    write_labels_list(tmp_path / "arts-select.list", museum, now)
+
+    asked = len(museum.servers["images"].requests)
+    run = run_script("download.py", *flags, folder=tmp_path)
+    assert run.status == STATUS_ERROR
+    assert "error: photographs under labels that arts-select.list does not give them: 6, as data/met_art/" in run.errors
+    assert len(museum.servers["images"].requests) == asked
+    run = run_script("download.py", *flags, "--relabel", folder=tmp_path)
+    assert run.status == 0, run.errors
+    assert "6 photographs are now under the labels of arts-select.list" in run.errors
+    assert "1 pictures downloaded" in run.output and "6 were there" in run.output
+    assert {(path.parent.name, path.name) for path in files_below(root)} == {
+        *((label, f"{number}.jpg") for number, labels in now.items() for label in labels),
+        ("Moche", "7.jpg"),
+        ("Japan", "mine.jpg"),
+    }
+    assert {path.name: path.read_bytes() for path in files_below(root) if path.name != "8.jpg"} == before
+    assert not (root / folder_name(long)).exists()
+    assert "7 were there" in run_script("download.py", *flags, folder=tmp_path).output
+
+
 def test_the_rate_asked_for_is_reached(tmp_path: Path) -> None:
     rate, count = 40, 400
     with Museum(*pictures_and_answer(), faults=False, latency_seconds=0.1).open() as museum:
