@@ -113,7 +113,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
     for address in filter(None, dict.fromkeys([in_list, in_bucket, in_collection])):
         try:
             if address == in_collection:
-                address = ask_collection(web, address, sources)
+                address = ask_collection(web, artwork.object_id, sources)
             if address not in reasons:
                 return web.fetch(address, MAX_PICTURE_BYTES, parse)
         except Unavailable as error:
@@ -135,7 +135,7 @@ def in_size(image_url: str, image_size: str) -> str:
     return re.sub(r"(/CRDImages/[^/]+)/(?:web-large|original)/", rf"\1/{SIZE_FOLDERS[image_size]}/", image_url)
 
 
-def ask_collection(web: Web, address: str, sources: Sources) -> str:
+def ask_collection(web: Web, object_id: int, sources: Sources) -> str:
     """Returns the address of the photograph that the Collection API names."""
 
     def parse(body: IO[bytes]) -> dict[str, object]:
@@ -144,8 +144,10 @@ def ask_collection(web: Web, address: str, sources: Sources) -> str:
             raise ValueError("not an artwork of the Collection API")
         return answer
 
-    answer = web.fetch(address, MAX_ANSWER_BYTES, parse)
-    if sources.public_domain_only and not answer.get("isPublicDomain"):
+    answer = web.fetch(f"{sources.collection_api_url}/objects/{object_id}", MAX_ANSWER_BYTES, parse)
+    if answer.get("objectID", object_id) != object_id:
+        raise Unavailable("an answer about another object")
+    if sources.public_domain_only and answer.get("isPublicDomain") is not True:
         raise Unavailable("not in the public domain")
     large, small = answer.get("primaryImage"), answer.get("primaryImageSmall")
     image_url = (small or large) if sources.image_size == "small" else (large or small)

@@ -45,6 +45,7 @@ def test_columns_are_found_by_their_names(content: str, tmp_path: Path) -> None:
         "label,link_resource,link_resource",
         "department,label,link",
         "label;link_resource",
+        "department,object_id,link_resource",
         "",
     ],
 )
@@ -85,6 +86,8 @@ def test_a_blank_is_no_label(blank: str, tmp_path: Path) -> None:
             f'label,link_resource\n"Chi\nna",{LINK}1\n"no end'.encode(),
             ":4 is not a line of a CSV file: unexp",
         ),
+        (f"('A', 5, '{LINK}1')\n".encode(), ":1 is not "),
+        (f"('A', b'China', '{LINK}1')\n".encode(), ":1 is not "),
         (f'label,link_resource\nFrench,"{LINK}2\nFrench,{LINK}3"\n'.encode(), ":3 ends an address of several lines"),
         (b"label,link_resource\n" + 140_000 * b"x" + f",{LINK}1\n".encode(), ":2 is not a line of a CSV file"),
     ],

@@ -360,6 +360,16 @@ def test_only_public_domain_unless_told_otherwise(
     assert read_failures(tmp_path / "data" / "download-failures.csv") == []
 
 
+def test_an_answer_about_another_object_is_not_taken(tmp_path: Path, museum: Museum) -> None:
+    describe = museum._describe
+    museum._describe = lambda object_id: {**describe(object_id), "objectID": object_id + 1}  # type: ignore[method-assign]
+    museum.fate = lambda path: "404" if path.startswith("/bucket/") else ""  # type: ignore[method-assign]
+    (tmp_path / "arts-select.list").write_text(f"('D', 'L', '{LINK}9')\n")
+    run_main(tmp_path, museum, "--max_failed_percent=100")
+    [failure] = read_failures(tmp_path / "data" / "download-failures.csv")
+    assert "an answer about another object" in failure["reason"]
+
+
 def test_a_line_that_comes_twice_is_fetched_once(tmp_path: Path, museum: Museum) -> None:
     line = f"D,L,{LINK}1,{museum.listed_address(1)},True\n"
     (tmp_path / "arts-select.list").write_text(",".join(HEADER) + "\n" + 20 * line)

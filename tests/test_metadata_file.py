@@ -15,6 +15,7 @@ import pytest
 
 import bigquery
 from metart.common.flags import UserError
+from metart.museum.metadata_file import open_metadata_file
 
 HEADER = ["Object ID", "Is Public Domain", "Department", "Culture", "Medium", "Link Resource"]
 ROWS = [
@@ -127,6 +128,15 @@ def test_the_content_says_how_it_is_to_be_read(
 ) -> None:
     (tmp_path / name).write_bytes(content())
     assert query(tmp_path / name, capsys) == EXPECTED
+
+
+def test_a_file_that_may_be_cut_off_in_its_last_field_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for content, says in ((as_csv("\n"), False), (as_csv("\r"), False), (as_csv("\n")[:-3], True)):
+        (tmp_path / "a.csv").write_bytes(content)
+        with open_metadata_file(tmp_path / "a.csv"):
+            assert ("does not end with the end of a line" in capsys.readouterr().err) is says
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def test_retry_after_is_honoured_by_all_threads(form: str) -> None:
         assert min(others) - first >= 0.95
 
 
-@pytest.mark.parametrize("status", [200, 202, 403, 405])
+@pytest.mark.parametrize("status", [200, 202, 203, 403, 405])
 def test_a_bot_wall_pauses_the_host_and_is_no_failure(status: int) -> None:
     notices: list[str] = []
     wall = at_first(3, lambda handler: handler.reply(status, HTML, "text/html"))

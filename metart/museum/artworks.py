@@ -67,6 +67,8 @@ def _read_tuples(file: IO[str], name: Path) -> Iterator[Artwork]:
         _require_text(line, f"{name}:{line_number}")
         try:
             _, label, link = ast.literal_eval(line.strip().rstrip(","))
+            if not isinstance(label, str | None):
+                raise TypeError
         except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
             raise UserError(f"{name}:{line_number} is not ('department', 'label', 'link_resource')") from None
         yield _artwork(f"{name}:{line_number}", label, link)
@@ -101,7 +103,7 @@ def _header(line: list[str], name: Path) -> list[str]:
     """Returns the names of the columns, `label` for the one with the labels whatever a query of your own calls it."""
     _require_text(",".join(line), f"{name}:1")
     header = [column.strip().lower() for column in line]
-    others = [column for column in header if column not in LIST_FORM]
+    others = [column for column in header if column not in (*LIST_FORM, "object_id", "object_number")]
     if "label" not in header and len(others) == 1:
         header[header.index(others[0])] = "label"
     if not header.count("label") == header.count("link_resource") == 1 or len(set(header)) < len(header):
@@ -117,8 +119,8 @@ def _require_text(text: str, where: str) -> None:
         raise UserError(f"{where} is not text in UTF-8; write the list again with bigquery.py")
 
 
-def _artwork(where: str, label: object, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
-    name = normalise_label(str(label or ""))
+def _artwork(where: str, label: str | None, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
+    name = normalise_label(label or "")
     if not {"\n", "\r"}.isdisjoint(f"{str(link).strip()}{image_url}"):
         raise UserError(f"{where} ends an address of several lines; a quotation mark is missing or too many before it")
     number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link).strip())

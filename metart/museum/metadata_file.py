@@ -5,6 +5,7 @@ import contextlib
 import csv
 import functools
 import gzip
+import os
 from pathlib import Path
 import re
 import shutil
@@ -70,7 +71,15 @@ def open_metadata_file(location: str | Path) -> Iterator[MetadataFile]:
         is_gzipped = start == b"\x1f\x8b"
         if is_gzipped:
             _raise_if_damaged(file, location)
-        yield MetadataFile(str(location), file.name, is_gzipped, _read_header(file.name, is_gzipped, location))
+        header = _read_header(file.name, is_gzipped, location)
+        file.seek(-1, os.SEEK_END)
+        if not is_gzipped and file.read(1) not in b"\r\n":
+            print(
+                f"notice: {location} does not end with the end of a line; if it was cut off there, copy or download it "
+                "again",
+                file=sys.stderr,
+            )
+        yield MetadataFile(str(location), file.name, is_gzipped, header)
 
 
 def _raise_if_damaged(file: IO[bytes], location: str | Path) -> None:

@@ -468,7 +468,7 @@ def _judge(
     reason = f"{answer.status} {_words(answer.reason or '')}".rstrip()
     body.seek(0)
     is_page = bool(_PAGE.match(body.read(256)))
-    if answer.status == 200 and not is_page:
+    if answer.status in (200, 203) and not is_page:  # 203: a proxy has made it smaller.
         body.seek(0)
         try:
             result = parse(body)
@@ -477,7 +477,7 @@ def _judge(
         except (ValueError, RecursionError) as error:
             damage = str(error)
     is_page |= "html" in answer.headers.get("Content-Type", "").lower() or "x-amzn-waf-action" in answer.headers
-    if answer.status in (200, 202, 403, 405) and is_page:
+    if answer.status in (200, 202, 203, 403, 405) and is_page:
         # Not `served`, so that a wall on every answer is recognised as one that stays.
         reason += ", a web page instead of the file (bot wall?)"
         host.refused(started, reason)
@@ -490,7 +490,7 @@ def _judge(
         # Bytes that are not ASCII are UTF-8, as in browsers; others are handed back as they are.
         raise _Redirect(answer.headers["Location"].encode("latin-1").decode("utf-8", "surrogateescape"))
     host.served(started)
-    if answer.status == 200:
+    if answer.status in (200, 203):
         raise _Trouble(damage)
     raise Unavailable(reason)
 
