@@ -261,6 +261,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = [*find_files(flags.image_file), *flags.image_url]
     if not sources:
         raise UserError(f"no pictures ({', '.join(FORMATS)}); give --image_file or --image_url")
+    for folder in filter(Path.is_dir, flags.image_file if flags.explain_dir else ()):
+        if flags.explain_dir.resolve().is_relative_to(folder.resolve()):
+            raise UserError(
+                f"--explain_dir={flags.explain_dir} is in {folder}, whose pictures are classified; name another"
+            )
     device = Device(flags.precision, use_gpu=not flags.clone_on_cpu)
     with_records = flags.explain_dir and flags.dataset_dir
     failed = 0

@@ -29,7 +29,7 @@ from typing import Any
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
 from metart.common.files import locked
-from metart.common.flags import Parser, Retry, UserError, number, numbers, path, run, select
+from metart.common.flags import Parser, Retry, UserError, comma_separated, number, path, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels
 from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint
@@ -78,14 +78,14 @@ def build_parser() -> Parser:
     )
     add(
         "--first_image_sizes",
-        type=numbers(int, *IMAGE_SIZES),
+        type=comma_separated(number(int, *IMAGE_SIZES)),
         default=[],
         help="smaller sides for the first parts of a run, all as long as the last; default: one size",
         metavar="PIXELS,PIXELS",
     )
     add(
         "--eval_image_sizes",
-        type=numbers(int, *IMAGE_SIZES),
+        type=comma_separated(number(int, *IMAGE_SIZES)),
         help="sides in which evaluation looks at a picture and its mirror image; default: one look, as trained",
         metavar="PIXELS,PIXELS",
     )
@@ -173,6 +173,8 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             measure_missed_checkpoint(best, newest, train_dir)
         if done := why_done(plan, newest, best if has_ended else None):
             if workers.index == 0:
+                if former and not has_ended:  # It was killed after its last step.
+                    checkpoints.write_settings(train_dir, {**former, "finished_step": plan.first_step})
                 update_looks(train_dir, written_flags)
             return f"nothing to do: {done}"
     head_alone = trains_head_alone(settings, num_classes, workers)
@@ -385,6 +387,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error("--validation_epochs measures on the validation split, which is trained on here; leave it out")
     if flags.early_stop and not flags.validation_epochs:
         parser.error("--early_stop needs --validation_epochs, how often to measure")
+    if len(set(flags.eval_image_sizes or [])) < len(flags.eval_image_sizes or []):
+        parser.error("--eval_image_sizes names a size twice")
+    if (flags.mixup_alpha or flags.cutmix_alpha) and flags.batch_size == 1:
+        parser.error("--mixup_alpha and --cutmix_alpha mix the pictures of a batch; give a --batch_size of 2 at least")
     workers = cluster.from_flags(flags.worker_replicas, flags.task, flags.worker_address)
     values = vars(flags)
     image_size = flags.train_image_size or registry.NETWORKS[flags.model_name].image_size

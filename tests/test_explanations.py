@@ -140,6 +140,14 @@ def test_a_page_for_each_picture(
         assert features.read_bytes() == whole
 
 
+def test_pages_are_not_classified_the_next_time(train_dir: Path, dataset_dir: Path) -> None:
+    folder = dataset_dir / "met_art" / "Chinese"
+    flags = [f"--checkpoint_path={train_dir}", f"--image_file={folder}"]
+    for explain_dir in (folder, folder / "pages", folder.parent / "Chinese" / "new" / "pages"):
+        with pytest.raises(UserError, match=f"--explain_dir={explain_dir} is in {folder}, whose pictures are"):
+            classify.main([*flags, f"--explain_dir={explain_dir}"])
+
+
 def test_without_records_a_page_shows_the_places_alone(train_dir: Path, dataset_dir: Path, tmp_path: Path) -> None:
     picture = sorted((dataset_dir / "met_art" / "Chinese").iterdir())[0]
     classify.main([f"--checkpoint_path={train_dir}", f"--explain_dir={tmp_path}", f"--image_file={picture}"])

@@ -60,7 +60,7 @@ def test_flags_without_a_task_are_taken() -> None:
 
 
 def test_numbers_with_commas() -> None:
-    parse = flags.numbers(int, 32)
+    parse = flags.comma_separated(flags.number(int, 32))
     assert parse("48,80") == [48, 80]
     assert parse("64") == [64]
     for wrong in ("48,31", "48,", "48;80", "48,8e1"):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 import contextlib
 import io
 import random
+import struct
 
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 import pytest
@@ -161,6 +162,16 @@ def test_sixteen_bits_of_grey_keep_their_range() -> None:
     result = to_rgb(open_picture(encode(picture, "PNG")))
     for x in range(30):
         assert result.getpixel((x, 5)) == pytest.approx((x * 255 / 29,) * 3, abs=1)
+
+
+def test_a_tiff_whose_zero_is_white_is_no_negative() -> None:
+    for picture in (Image.new("L", (30, 10), 40), Image.new("I;16", (30, 10), 40 * 257)):
+        tag = struct.pack("<HHIHH", 262, 3, 1, 1, 0)  # PhotometricInterpretation, a short, one of them: zero is black.
+        data = encode(picture, "TIFF")
+        assert data.count(tag) == 1
+        white_is_zero = data.replace(tag, struct.pack("<HHIHH", 262, 3, 1, 0, 0))
+        assert to_rgb(open_picture(data)).getpixel((5, 5)) == (40, 40, 40)
+        assert to_rgb(open_picture(white_is_zero)).getpixel((5, 5)) == (215, 215, 215)
 
 
 def damaged_jpeg(cut: Callable[[bytes], bytes]) -> bytes:

@@ -27,8 +27,9 @@ import eval_image_classifier
 import export_model
 from metart.common.files import locked
 from metart.common.flags import Retry, UserError
-from metart.networks import checkpoints
+from metart.networks import checkpoints, registry
 from metart.records import record_set, seen_pictures
+from metart.training import start
 import train_image_classifier
 
 SMALL = [f"--model_name={MODEL_NAME}", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=momentum"]
@@ -268,6 +269,19 @@ def test_a_copy_of_ones_own_weights_is_not_taken_for_published_ones(
     train(tmp_path / "new", dataset_dir, 1, f"--checkpoint_path={copy}")
     assert "does not tell which pictures it has seen" in capsys.readouterr().err
     assert seen_pictures.read(tmp_path / "new") is None
+
+
+def test_published_weights_are_known_by_a_head_of_another_size_than_the_runs(tmp_path: Path) -> None:
+    for name, num_classes in {f"{MODEL_NAME}/logits": 1000, f"{MODEL_NAME}/stem": 1000}.items():
+        checkpoint = str(tmp_path / f"{name.rpartition('/')[2]}.ckpt")
+        with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+            weights = tf.compat.v1.get_variable(f"{name}/weights", [1, 1, 2, num_classes])
+            session.run(weights.initializer)
+            tf.compat.v1.train.Saver().save(session, checkpoint)
+    tf.compat.v1.add_to_collection(registry.HEADS, f"{MODEL_NAME}/logits")
+    assert start.is_published(f"{tmp_path}/logits.ckpt", num_classes=22)
+    assert not start.is_published(f"{tmp_path}/logits.ckpt", num_classes=1000)
+    assert not start.is_published(f"{tmp_path}/stem.ckpt", num_classes=22)  # Nothing tells what they learned.
 
 
 def test_a_run_goes_on_with_images_of_its_size(

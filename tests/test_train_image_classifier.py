@@ -261,12 +261,20 @@ def test_what_was_measured_of_weights_that_are_gone_does_not_count(dataset_dir: 
         BestCheckpoint(tmp_path, dataset, None, 9, Device(), None, first_step=6)
 
 
-def test_early_stop_needs_to_know_how_often_to_measure(
-    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        (["--early_stop=2"], "--early_stop needs --validation_epochs"),
+        (["--eval_image_sizes=32,48,32"], "--eval_image_sizes names a size twice"),
+        (["--cutmix_alpha=1", "--batch_size=1"], "--mixup_alpha and --cutmix_alpha mix the pictures of a batch"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(
+    flags: list[str], complaint: str, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
-        train(tmp_path / "logs", dataset_dir, "--early_stop=2")
-    assert capsys.readouterr().err.startswith("error: --early_stop needs --validation_epochs")
+        train(tmp_path / "logs", dataset_dir, *flags)
+    assert capsys.readouterr().err.startswith(f"error: {complaint}")
 
 
 def test_smaller_images_first(dataset_dir: Path, tmp_path: Path) -> None:
@@ -343,10 +351,20 @@ def test_a_folder_of_another_run_is_refused(started: Path, dataset_dir: Path) ->
             train(started, dataset_dir, f"--max_number_of_steps={steps}", *QUICKLY_BUILT)
     with pytest.raises(UserError, match=r"has no .*RMSProp.*: it was trained with another --optimizer"):
         train(started, dataset_dir, "--max_number_of_steps=30", "--optimizer=rmsprop")
+    for fewer in ("--optimizer=sgd", f"--trainable_scopes={LOGITS}"):
+        with pytest.raises(UserError, match=r"has .*/Momentum, which would be lost: it was trained with another"):
+            train(started, dataset_dir, "--max_number_of_steps=30", fewer)
     assert {path.name: path.read_bytes() for path in started.iterdir()} == before
     (started / "labels.txt").write_text("0:Greek\n1:Roman\n2:Thracian\n")
     with pytest.raises(UserError, match=f"{started} holds a run on other labels; give another --train_dir"):
         train(started, dataset_dir, "--max_number_of_steps=30")
+
+
+def test_a_run_that_was_killed_after_its_last_step_is_known_to_have_ended(started: Path, dataset_dir: Path) -> None:
+    ended = checkpoints.settings(str(started / "model.ckpt-20"))
+    checkpoints.write_settings(started, {name: value for name, value in ended.items() if name != "finished_step"})
+    train(started, dataset_dir, "--max_number_of_steps=20")
+    assert checkpoints.settings(str(started / "model.ckpt-20")) == ended
 
 
 def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> None:

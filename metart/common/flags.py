@@ -19,7 +19,7 @@ STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
 
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
-T = TypeVar("T", bound=tuple[Any, ...])
+T = TypeVar("T")
 
 
 class UserError(Exception):
@@ -115,12 +115,9 @@ def number(
     return parse
 
 
-def numbers(
-    kind: type[int] | type[float], minimum: float | None = None, maximum: float | None = None
-) -> Callable[[str], list[float]]:
-    """Returns an argparse type: comma-separated numbers, each as `number` takes it."""
-    one = number(kind, minimum, maximum)
-    return lambda text: [one(each) for each in text.split(",")]
+def comma_separated(parse: Callable[[str], T]) -> Callable[[str], list[T]]:
+    """Returns an argparse type: comma-separated values, each as another type takes it."""
+    return lambda text: [parse(each) for each in text.split(",")]
 
 
 def select(kind: type[T], values: Mapping[str, Any]) -> T:

@@ -11,7 +11,8 @@ import re
 import stat
 import warnings
 
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # Several times the museum's largest photographs. Decoding and conversion hold up to 20 bytes of each pixel at once
@@ -204,7 +205,9 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """Returns the picture upright, in 8-bit RGB, what was transparent on white."""
     turn = UPRIGHT.get(_orientation(picture))
     if picture.mode.startswith("I;16"):  # Pillow would clip these instead of scaling them.
+        is_negative = isinstance(picture, TiffImageFile) and picture.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
         picture = picture.convert("F").point(lambda value: value * (1 / 256) + 0).convert("L")
+        picture = ImageOps.invert(picture) if is_negative else picture
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         background = Image.new("RGB", picture.size, "white")

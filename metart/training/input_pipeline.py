@@ -226,6 +226,8 @@ def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[n
     wanted = set(positions)
     found = {}
     for position, record in enumerate(tf.data.TFRecordDataset(sorted(data_sources)).as_numpy_iterator()):
+        if len(found) == len(wanted):
+            break
         if position in wanted:
             example = tf.train.Example.FromString(record)
             picture = open_picture(example.features.feature["image/encoded"].bytes_list.value[0])

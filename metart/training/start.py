@@ -175,6 +175,7 @@ def build_savers(
         before = map(checkpoints.literal, checkpoints.all_in(settings.train_dir))
         saver.recover_last_checkpoints(list(before))  # They count for max_to_keep.
         checkpoints.check(newest, tf.compat.v1.global_variables(), settings.recipe.model_name, num_classes)
+        checkpoints.require_nothing_lost(newest, tf.compat.v1.global_variables())
         return saver, Start(newest, saver)
     warm = settings.warm_start
     if not warm.checkpoint_path:
@@ -257,7 +258,7 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
     seen: np.ndarray | None = np.empty(0, np.uint64)
     if start:
         seen = seen_pictures.read(Path(start).parent)
-        if seen is None and Path(start).parent != train_dir and is_published(start):
+        if seen is None and Path(start).parent != train_dir and is_published(start, len(data.label_names)):
             seen = np.empty(0, np.uint64)  # They have seen none of these.
     if not seen_pictures.note(train_dir, seen, data.records, data.split_name):
         unknown = "evaluation will not know which pictures this run was trained on"
@@ -268,13 +269,16 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
             print(f"notice: no {missing}: {unknown}, nor classify.py how large they were", file=sys.stderr)
 
 
-def is_published(checkpoint: str) -> bool:
-    """Returns whether weights are those of ImageNet, by their head; not where a run's files lie beside them."""
+def is_published(checkpoint: str, num_classes: int) -> bool:
+    """Returns whether weights are those of ImageNet, by their head; not where a run's files lie beside them.
+
+    Nor where the run has as many labels: then they may as well be those of an earlier run on these.
+    """
     heads = ",".join(registry.head_scopes())
     sizes = {shape[-1] for name, shape in checkpoints.shapes(checkpoint).items() if registry.is_in_scopes(name, heads)}
     labels = Path(checkpoint).parent / LABELS_FILENAME
     is_of_run = checkpoints.settings(checkpoint) or (labels.is_file() and len(read_labels(labels.parent)) in sizes)
-    return not is_of_run and sizes <= IMAGENET_SIZES
+    return not is_of_run and bool(sizes) and sizes <= IMAGENET_SIZES - {num_classes}
 
 
 def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> None:
