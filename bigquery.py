@@ -275,12 +275,13 @@ def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> i
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    flags = build_parser().parse_args(argv)
+    parser = build_parser()
+    flags = parser.parse_args(argv)
     kind = flags.list or "artworks"
     own_query = read_text(flags.sql_file) if flags.sql_file else flags.sql
     clean, cleans = None, flags.labels_map or flags.before_comma or flags.min_images
     if own_query is not None and (cleans or flags.list or flags.attribute):
-        raise UserError(
+        parser.error(
             "--list, --attribute, --labels_map, --before_comma and --min_images do not go with a query of your own"
         )
     if cleans:

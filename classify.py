@@ -35,7 +35,7 @@ from metart.networks.slim_compat import tf
 import dataset_factory
 from metart.common.files import csv_line
 from metart.common.flags import Parser, UserError, number, path, run
-from metart.evaluation.inference import Classifier, open_classifier
+from metart.evaluation.inference import Classifier, answer_cells, answer_columns, open_classifier
 from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
 from metart.networks.preprocessing import IMAGE_SIZES, Looks, evaluation_image
@@ -106,13 +106,11 @@ def as_json_line(row: Row) -> str:
 
 
 def as_csv(row: Row) -> str:
-    answers = [cell for label, p in row.answers for cell in (label, f"{p:.6g}")]
-    return csv_line([row.picture, row.label, row.problem, *answers]).removesuffix("\n")
+    return csv_line([row.picture, row.label, row.problem, *answer_cells(row.answers)]).removesuffix("\n")
 
 
 def csv_header(num_answers: int) -> str:
-    numbered = [column for rank in range(1, num_answers + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
-    return csv_line(["picture", "label", "problem", *numbered]).removesuffix("\n")
+    return csv_line(["picture", "label", "problem", *answer_columns(num_answers)]).removesuffix("\n")
 
 
 ROW_FORMATS: dict[str, Callable[[Row], str]] = {"text": as_text, "jsonl": as_json_line, "csv": as_csv}

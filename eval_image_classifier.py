@@ -141,12 +141,16 @@ def describe(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet | None, checkpoint: str) -> str:
-    """Measures one checkpoint on a split of some records, writes all reports, returns the last line for the reader."""
-    eval_dir, split = settings.eval_dir, settings.dataset_split_name
+def count_seen(settings: Settings, records: RecordSet | None, checkpoint: str) -> int | None:
+    """Returns how many pictures of the split the run was trained on, None where nobody knows; says so.
+
+    Raises:
+        UserError: There are some, and they would flatter the figures or a temperature.
+    """
+    split = settings.dataset_split_name
     # Whoever evaluates on the training split knows that the network has seen it.
     allow = settings.allow_seen_pictures or split == splits.TRAIN
-    trained_on = checkpoints.settings(checkpoint).get("records") or {}
+    trained_on = checkpoints.settings(checkpoint).get("records", {})
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
         print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
@@ -159,6 +163,13 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
             f"a network is too sure of pictures that it was trained on, and {seen:,} of the {split} pictures are such; "
             f"--calibrate needs the {splits.VALIDATION} split of the records that it was trained with"
         )
+    return seen
+
+
+def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet | None, checkpoint: str) -> str:
+    """Measures one checkpoint on a split of some records, writes all reports, returns the last line for the reader."""
+    eval_dir, split = settings.eval_dir, settings.dataset_split_name
+    seen = count_seen(settings, records, checkpoint)
     neighbours = None
     if records and split == splits.VALIDATION:
         neighbours = record_set.share_with_neighbours(records)
@@ -174,7 +185,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
         device=settings.device,
     ) as classifier:
         max_side = of_run = classifier.looks.max_side
-        if records and "max_side" in trained_on:  # Older runs do not tell.
+        if records and "max_side" in checkpoints.settings(checkpoint).get("records", {}):  # Older runs do not tell.
             max_side = records.settings.max_side
         if max_side != of_run:
             shown = f"these pictures have up to {max_side} pixels a side, those of the run {of_run}"

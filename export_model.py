@@ -269,7 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=Device(use_gpu=False),
         ) as classifier,
     ):
-        learned_from = (checkpoints.settings(classifier.checkpoint).get("records") or {}).get("fingerprint")
+        learned_from = checkpoints.settings(classifier.checkpoint).get("records", {}).get("fingerprint")
         if records and learned_from not in (None, records.fingerprint):
             print(
                 f"notice: the records in {flags.dataset_dir} are not those that the run was trained on; the card names "

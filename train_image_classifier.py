@@ -31,7 +31,7 @@ import dataset_factory
 from metart.common.files import locked
 from metart.common.flags import Parser, Retry, UserError, comma_separated, number, path, run, select
 from metart.common.interruption import Interruption
-from metart.common.labels import LABELS_FILENAME, read_labels
+from metart.common.labels import read_labels
 from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import CENTRAL_FRACTION, IMAGE_SIZES, MIN_CROP_AREA
@@ -147,7 +147,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         settings: What to do.
         data: What to learn from; nobody changes it in the meantime.
         workers: All that train together, this process among them.
-        written_flags: What flags.json shall say.
+        written_flags: What flags.json should say.
 
     Returns:
         One line for the reader: what was reached and where it is.
@@ -163,7 +163,8 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     newest = newest_checkpoint(train_dir, data.label_names)
     former = checkpoints.settings(newest) if newest else {}
     if newest:
-        written_flags = continued(settings, newest, data, workers, written_flags)
+        require_same_run(settings, former, newest, data, workers)
+        written_flags = {**written_flags, "checkpoint_path": former.get("checkpoint_path")}
     plan = make_plan(settings, data.training.num_samples, newest, workers)
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
@@ -177,7 +178,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
                     checkpoints.write_settings(train_dir, {**former, "finished_step": plan.first_step})
                 update_looks(train_dir, written_flags)
             return f"nothing to do: {done}"
-    head_alone = trains_head_alone(settings, num_classes, workers)
+    head_alone = trains_on_kept_features(settings, num_classes, workers)
     label_weights = training_graph.label_weights(data.training.label_counts, settings.class_balance)
     print_plan(settings, plan, data.training, workers)
     with tf.Graph().as_default(), Interruption() as interruption, contextlib.ExitStack() as unpacked:
@@ -224,29 +225,25 @@ def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
     if not checkpoints.all_in(train_dir):
         return None
     newest = checkpoints.newest(str(train_dir))
-    former = read_labels(train_dir) if (train_dir / LABELS_FILENAME).is_file() else label_names
-    if not former == checkpoints.settings(newest).get("labels", label_names) == label_names:
+    if checkpoints.other_labels(newest, label_names):
         raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
     return newest
 
 
-def continued(
-    settings: Settings, newest: str, data: Data, workers: Cluster, written_flags: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Returns what flags.json shall say of a run that goes on.
+def require_same_run(settings: Settings, former: Mapping[str, Any], newest: str, data: Data, workers: Cluster) -> None:
+    """Makes sure that a run goes on as what it was.
 
     Args:
         settings: What the run is asked for now.
+        former: Its flags.json.
         newest: Its newest checkpoint.
         data: What it goes on with.
         workers: All that train together.
-        written_flags: What flags.json would say of a new run.
 
     Raises:
         UserError: Its network, the size of its images or of the pictures in its records was another, or it kept
             averaged weights: what the checkpoints answer would change. Or what it has seen would be forgotten.
     """
-    former = checkpoints.settings(newest)
     train_dir, model_name, size = settings.train_dir, settings.recipe.model_name, settings.augmentation.image_size
     if former.get("model_name", model_name) != model_name:
         raise UserError(
@@ -277,10 +274,9 @@ def continued(
             f"{data.dataset_dir / record_set.SPLITS_FILENAME} is missing, and {train_dir} was trained with one; "
             f"restore it, {other_folder}"
         )
-    start = former.get("checkpoint_path")
-    if settings.warm_start.checkpoint_path and str(settings.warm_start.checkpoint_path) != start:
+    start = settings.warm_start.checkpoint_path
+    if start and str(start) != former.get("checkpoint_path"):
         print(f"notice: --checkpoint_path is not used, as {train_dir} holds a checkpoint", file=sys.stderr)
-    return {**written_flags, "checkpoint_path": start}
 
 
 def make_plan(settings: Settings, num_samples: int, newest: str | None, workers: Cluster) -> Plan:
@@ -332,7 +328,7 @@ def why_done(plan: Plan, newest: str, best: BestCheckpoint | None) -> str | None
     return None
 
 
-def trains_head_alone(settings: Settings, num_classes: int, workers: Cluster) -> bool:
+def trains_on_kept_features(settings: Settings, num_classes: int, workers: Cluster) -> bool:
     """Returns whether the head trains alone, on features that are kept.
 
     Raises:

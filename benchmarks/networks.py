@@ -159,7 +159,8 @@ def table(known: dict[str, Figures]) -> str:
     for name, figures in known.items():
         network = registry.NETWORKS[name]
         cells = [show(figures) if needed in figures else "–" for needed, show in COLUMNS.values()]
-        published = [f"{network.top_1:.3f}", f"[archive]({network.address})"] if network.top_1 else ["–", "–"]
+        top_1, address = registry.PUBLISHED.get(name, (None, ""))
+        published = [f"{top_1:.3f}", f"[archive]({address})"] if top_1 else ["–", "–"]
         lines.append(f"| {' | '.join([f'`{name}`', str(network.image_size), *cells, *published])} |")
     return "\n".join(lines)
 

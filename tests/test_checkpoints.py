@@ -206,8 +206,8 @@ def test_labels_come_from_the_data_set_or_from_beside_the_checkpoint(tmp_path: P
     with pytest.raises(UserError) as error:
         checkpoints.label_names(checkpoint, data)
     assert refusal(error) == (
-        f"{data}/labels.txt differs from {logs}/labels.txt, which the checkpoint was trained with; "
-        "use the data set it was trained on"
+        f"{data}/labels.txt has other labels than {logs}/labels.txt, which the checkpoint was trained with; "
+        "use those of the data set it was trained on"
     )
 
 

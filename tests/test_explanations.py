@@ -8,6 +8,7 @@ import pytest
 from metart.networks.slim_compat import tf
 import arts
 import classify
+from metart.common.flags import UserError
 from metart.evaluation.explanations import Explainer, _file_name, _last_feature_map
 from metart.evaluation.inference import Classifier, open_classifier
 from metart.networks import registry

@@ -11,13 +11,17 @@ from metart.training import filter_gradients
 
 
 def gradients(
-    inputs: np.ndarray, filters: np.ndarray, of_few_places: bool, shape: Sequence[int | None], **of_convolution: object
+    inputs: np.ndarray,
+    filters: np.ndarray,
+    of_few_positions: bool,
+    shape: Sequence[int | None],
+    **of_convolution: object,
 ) -> tuple[list[np.ndarray], set[str]]:
     """Returns the gradients of inputs and filters, and the kinds of operation that the graph is made of."""
     with tf.Graph().as_default() as graph, tf.compat.v1.Session() as session:
         places = tf.compat.v1.placeholder(tf.float32, shape)
         weights = tf.constant(filters)
-        with filter_gradients.of_few_places() if of_few_places else contextlib.nullcontext():
+        with filter_gradients.of_few_positions() if of_few_positions else contextlib.nullcontext():
             answers = tf.nn.conv2d(places, weights, **of_convolution)
         of_places, of_weights = tf.gradients(tf.reduce_sum(tf.sin(answers)), [places, weights])
         assert of_weights.shape == filters.shape  # Workers pack it before the graph runs.

@@ -387,7 +387,7 @@ def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> 
         intervals=Intervals(1, 600, 600, None),
     )
     training = input_pipeline.open_split("arts", "train", dataset_dir)
-    data = Data(training, None, sorted(LABEL_COLOURS), None, dataset_dir, "train")
+    data = Data(training, None, sorted(LABEL_COLOURS), None, tmp_path, "train")  # Records without splits.json.
     reached = train_image_classifier.train(settings, data, Cluster(), {"model_name": MODEL_NAME})
     assert reached.startswith("trained to step 2: loss ") and reached.endswith(f"checkpoint {tmp_path}/model.ckpt-2")
     assert json.loads((tmp_path / "flags.json").read_text()) == {

@@ -115,7 +115,7 @@ def built(name: str, size: int) -> Built:
             {variable.initializer.inputs[1]: value for variable, value in zip(variables, values, strict=True)},
         )
         answers = session.run(
-            [logits, registry.mean_over_places(head_input), *([] if auxiliary is None else [auxiliary])],
+            [logits, registry.spatial_mean(head_input), *([] if auxiliary is None else [auxiliary])],
             {images: fixed_pixels(size)},
         )
     trainable_numbers = sum(variable.shape.num_elements() for variable in variables if variable.trainable)
@@ -170,12 +170,10 @@ def test_everything_that_is_known_of_slims_network(name: str) -> None:
 
 
 def test_published_accuracy_and_address() -> None:
-    published = {name for name, network in registry.NETWORKS.items() if network.address}
-    assert published >= set(FACTS)
-    for name in published:
-        network = registry.NETWORKS[name]
-        assert network.top_1 and 0.4 < network.top_1 < 0.9
-        assert network.address.endswith((".tar.gz", ".tgz"))
+    assert set(FACTS) <= set(registry.PUBLISHED) <= set(registry.NETWORKS)
+    for top_1, address in registry.PUBLISHED.values():
+        assert 0.4 < top_1 < 0.9
+        assert address.endswith((".tar.gz", ".tgz"))
 
 
 def train(name: str, size: int, steps: int, precision: str) -> tuple[list[float], list[Any]]:

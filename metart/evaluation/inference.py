@@ -1,6 +1,6 @@
 """A trained network that answers: probabilities of the labels for batches of images."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import json
 from pathlib import Path
 import sys
@@ -57,6 +57,7 @@ class Classifier:
         with tf.Graph().as_default():
             shape = [None, looks.image_size, looks.image_size, 3]
             self.images = tf.compat.v1.placeholder(tf.float32, shape, name="images")
+            # float32 [n, labels]: of one look, and probabilities of all looks together.
             self.logits, _ = registry.build(model_name, self.images, len(label_names))
             self.output_of_one_look = self.output = tf.nn.softmax(self.logits / temperature)
             if looks.sizes:
@@ -89,7 +90,7 @@ class Classifier:
         self.close()
 
     def run(self, output: tf.Tensor, images: np.ndarray) -> np.ndarray:
-        """Returns what a tensor of the graph is for `images`, which are as `probabilities` takes them.
+        """Evaluates a tensor of the graph for `images`, which are as `probabilities` takes them.
 
         Raises:
             UserError: There is not enough memory for so many.
@@ -160,7 +161,7 @@ def open_classifier(
         image_size,
         sizes,
         trained_with.get("eval_central_fraction", CENTRAL_FRACTION),
-        (trained_with.get("records") or {}).get("max_side", MAX_SIDE),
+        (trained_with.get("records", {})).get("max_side", MAX_SIDE),
     )
     temperature = read_temperature(checkpoint, looks.described()) if calibrated else 1.0
     return Classifier(checkpoint, model_name, looks, label_names, temperature, device)
@@ -172,6 +173,16 @@ class Answers(NamedTuple):
     truth: np.ndarray  # int64 [n].
     probabilities: np.ndarray  # float32 [n, labels].
     names: list[str]  # The pictures' paths below met_art.
+
+
+def answer_columns(count: int) -> list[str]:
+    """Returns the names of the columns that `answer_cells` fills, for so many answers."""
+    return [column for rank in range(1, count + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
+
+
+def answer_cells(answers: Iterable[tuple[str, float]]) -> list[str]:
+    """Returns labels and their probabilities as a CSV file has them."""
+    return [cell for label, probability in answers for cell in (label, f"{probability:.6g}")]
 
 
 def predict(

@@ -12,6 +12,7 @@ import numpy as np
 
 from metart.common.files import csv_line, open_replacing, replacing
 from metart.evaluation import metrics
+from metart.evaluation.inference import answer_cells, answer_columns
 
 ANSWERS = 5  # Columns of predictions.csv.
 FEW_LABELS = 8  # Of a confusion matrix that is drawn large.
@@ -31,10 +32,9 @@ def write_predictions(
     count = min(ANSWERS, len(label_names))
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :count]
     with open_replacing(path) as file:
-        numbered = [column for rank in range(1, count + 1) for column in (f"answer_{rank}", f"probability_{rank}")]
-        file.write(csv_line(["picture", "truth", "probability_of_truth", *numbered]))
+        file.write(csv_line(["picture", "truth", "probability_of_truth", *answer_columns(count)]))
         for name, label, row, answers in zip(names, truth, probabilities, best, strict=True):
-            cells = [cell for answer in answers for cell in (label_names[answer], f"{row[answer]:.6g}")]
+            cells = answer_cells((label_names[answer], row[answer]) for answer in answers)
             file.write(csv_line([name, label_names[label], f"{row[label]:.6g}", *cells]))
 
 

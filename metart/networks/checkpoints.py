@@ -266,26 +266,20 @@ def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:
     if has_own and not (folder / LABELS_FILENAME).is_file():
         folder = beside
     names = read_labels(folder)
-    if has_own and read_labels(beside) != names:
+    if other := other_labels(checkpoint, names):
         raise UserError(
-            f"{folder / LABELS_FILENAME} differs from {beside / LABELS_FILENAME}, which the checkpoint was "
-            "trained with; use the data set it was trained on"
+            f"{folder / LABELS_FILENAME} has other labels than {other}, which the checkpoint was trained with; use "
+            "those of the data set it was trained on"
         )
-    require_labels(checkpoint, names, folder)
     return names
 
 
-def require_labels(checkpoint: str, names: list[str], folder: Path) -> None:
-    """Makes sure that labels are those that a checkpoint was trained with, as far as flags.json tells.
-
-    Raises:
-        UserError: They are others, or in another order.
-    """
-    if settings(checkpoint).get("labels", names) != names:
-        raise UserError(
-            f"{folder / LABELS_FILENAME} has other labels than {Path(checkpoint).parent / SETTINGS_FILENAME}, which "
-            "the checkpoint was trained with; use those of the data set it was trained on"
-        )
+def other_labels(checkpoint: str, names: list[str]) -> Path | None:
+    """Returns the file beside a checkpoint that has other labels, or others in another order; None where none has."""
+    folder = Path(checkpoint).parent
+    if (folder / LABELS_FILENAME).is_file() and read_labels(folder) != names:
+        return folder / LABELS_FILENAME
+    return folder / SETTINGS_FILENAME if settings(checkpoint).get("labels", names) != names else None
 
 
 def is_average(name: str) -> bool:

@@ -59,7 +59,7 @@ class Architecture(NamedTuple):
 
 def arg_scope(weight_decay: float = 4e-5) -> dict[str, Any]:
     """Returns slim's defaults for the layers of these networks."""
-    norm = {"decay": 0.9997, "epsilon": 0.001, "scale": True, "updates_collections": tf.compat.v1.GraphKeys.UPDATE_OPS}
+    norm = {"epsilon": 0.001, "scale": True, "updates_collections": tf.compat.v1.GraphKeys.UPDATE_OPS}
     with (
         slim.arg_scope(
             [slim.conv2d, slim.separable_conv2d, slim.fully_connected],

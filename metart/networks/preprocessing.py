@@ -31,7 +31,7 @@ _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.52
 
 
 class Looks(NamedTuple):
-    """How evaluation looks at a picture: what decides, beside the weights, what a network answers."""
+    """How evaluation looks at a picture: what decides, apart from the weights, what a network answers."""
 
     image_size: int  # Side of the images, pixels; the largest of `sizes`.
     # Sides, pixels, in each of which the picture and its mirror image are looked at, and the logits averaged. None of
@@ -149,6 +149,6 @@ def evaluation_image(encoded: tf.Tensor, size: int, central_fraction: float = CE
     return central_part(tf.io.decode_jpeg(encoded, channels=3, dct_method=DCT_METHOD), size, central_fraction)
 
 
-def central_part(image: tf.Tensor, size: int, central_fraction: float = CENTRAL_FRACTION) -> tf.Tensor:
+def central_part(image: tf.Tensor, size: int, central_fraction: float) -> tf.Tensor:
     """Returns what evaluation looks at of an image [height, width, 3], as float32 [size, size, 3]."""
     return tf.image.resize(tf.image.central_crop(image, central_fraction), [size, size])

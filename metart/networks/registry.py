@@ -38,8 +38,6 @@ class Network(NamedTuple):
     image_size: int  # Side of the square input, pixels.
     scale: float  # The input is (RGB value in [0, 255] - mean) / scale.
     mean: tuple[float, float, float]
-    top_1: float | None = None  # Of the published weights on ImageNet, one crop, range [0, 1].
-    address: str = ""  # Of the published weights.
 
 
 def _inception_pixels(function: Callable[..., Any], arg_scope: Callable[..., Any], image_size: int) -> Network:
@@ -112,8 +110,9 @@ _NASNET = "https://storage.googleapis.com/download.tensorflow.org/models"
 _LITE = "https://storage.googleapis.com/cloud-tpu-checkpoints/efficientnet/lite"
 _V3 = "https://storage.googleapis.com/mobilenet_v3/checkpoints"
 
-# Top-1 accuracy and address, from the lists of slim's research models and of Google's EfficientNet-Lite.
-_PUBLISHED = {
+# Of published weights: top-1 accuracy on ImageNet, one crop, range [0, 1], and address; from the lists of slim's
+# research models and of Google's EfficientNet-Lite.
+PUBLISHED: dict[str, tuple[float, str]] = {
     "efficientnet_lite0": (0.751, f"{_LITE}/efficientnet-lite0.tar.gz"),
     "efficientnet_lite1": (0.767, f"{_LITE}/efficientnet-lite1.tar.gz"),
     "efficientnet_lite2": (0.776, f"{_LITE}/efficientnet-lite2.tar.gz"),
@@ -148,8 +147,6 @@ _PUBLISHED = {
     "vgg_16": (0.715, f"{_MODELS}/vgg_16_2016_08_28.tar.gz"),
     "vgg_19": (0.711, f"{_MODELS}/vgg_19_2016_08_28.tar.gz"),
 }
-for _name, (_top_1, _address) in _PUBLISHED.items():
-    NETWORKS[_name] = NETWORKS[_name]._replace(top_1=_top_1, address=_address)
 
 
 @without_autograph
@@ -201,13 +198,13 @@ def build(
             f"{images.shape[1]} x {images.shape[2]} pixels are too few for {model_name}; give a larger size"
         ) from None
     auxiliary_logits = end_points.get("AuxLogits")
-    answers = [mean_over_places(each) for each in (logits, auxiliary_logits) if each is not None]
+    answers = [spatial_mean(each) for each in (logits, auxiliary_logits) if each is not None]
     for each in answers:
         tf.compat.v1.add_to_collection(HEADS, head(each)[1])
     return answers[0], answers[1] if len(answers) > 1 else None
 
 
-def mean_over_places(net: tf.Tensor) -> tf.Tensor:
+def spatial_mean(net: tf.Tensor) -> tf.Tensor:
     """Returns [batch, depth] of [batch, height, width, depth]; what has no places is returned as it is.
 
     Images larger than a network's own give an answer at more than one place.

@@ -26,7 +26,7 @@ BATCHES_AHEAD = 64  # Of all workers together: what may wait in memory.
 
 @contextlib.contextmanager
 def start_workers(number: int) -> Iterator[ProcessPoolExecutor]:
-    """Gives processes that decode and write.
+    """Yields processes that decode and write.
 
     Raises:
         UserError: One of them was killed.

@@ -32,7 +32,7 @@ READERS_LOCK = ".records.lock"  # Shared by those who read the set, exclusive wh
 
 
 class Settings(NamedTuple):
-    """What beside the pictures decides the bytes of a set; see the flags of convert.py."""
+    """What, apart from the pictures, decides the bytes of a set; see the flags of convert.py."""
 
     percent_validation: int
     num_shards: int  # Of each split.

@@ -5,18 +5,18 @@ from contextlib import AbstractContextManager
 from metart.networks.slim_compat import tf
 
 # Of the answers, height times width: where there are more, TensorFlow's own gradient is as fast.
-MOST_PLACES = 8 * 8
+MOST_POSITIONS = 8 * 8
 FEWEST_CHANNELS = 32  # They take the place of the batch, and the batch theirs.
 FEWEST_PICTURES = 8
-NAME = "Conv2DOfFewPlaces"
+NAME = "Conv2DOfFewPositions"
 
 
-def of_few_places() -> AbstractContextManager[None]:
-    """Makes the convolutions that are built in the block learn faster where they answer for few places of a picture.
+def of_few_positions() -> AbstractContextManager[None]:
+    """Gives convolutions built in the block a faster filter gradient where the output has at most MOST_POSITIONS.
 
     oneDNN has fast kernels in bfloat16 for a convolution and for the gradient of its inputs, and a slow one for that
-    of its filters, the slower the fewer places there are. That gradient is itself a convolution, in which channels and
-    batch have changed places: what the fast kernels are for.
+    of its filters, the slower the fewer positions there are. That gradient is itself a convolution, in which channels
+    and batch have changed places: what the fast kernels are for.
     """
     return tf.compat.v1.get_default_graph().gradient_override_map({"Conv2D": NAME})
 
@@ -35,18 +35,18 @@ def _gradients(convolution: tf.Operation, gradient: tf.Tensor) -> tuple[tf.Tenso
             input=inputs, filter_sizes=filters.shape.as_list(), out_backprop=gradient, **settings
         )
 
-    places = gradient.shape[1:3].num_elements()
-    if not _is_faster_with_few_places(convolution):
+    positions = gradient.shape[1:3].num_elements()
+    if not _is_faster_with_few_positions(convolution):
         return of_inputs, by_tensorflow()
-    if places is None:  # Images of several sizes in one run.
-        few = tf.reduce_prod(tf.shape(gradient)[1:3]) <= MOST_PLACES
+    if positions is None:  # Images of several sizes in one run.
+        few = tf.reduce_prod(tf.shape(gradient)[1:3]) <= MOST_POSITIONS
         of_filters = tf.cond(few, lambda: _as_convolution(convolution, gradient), by_tensorflow)
         return of_inputs, tf.ensure_shape(of_filters, filters.shape)
-    return of_inputs, _as_convolution(convolution, gradient) if places <= MOST_PLACES else by_tensorflow()
+    return of_inputs, _as_convolution(convolution, gradient) if positions <= MOST_POSITIONS else by_tensorflow()
 
 
-def _is_faster_with_few_places(convolution: tf.Operation) -> bool:
-    """Returns whether `_as_convolution` can take it, and is not slow for other reasons than its places."""
+def _is_faster_with_few_positions(convolution: tf.Operation) -> bool:
+    """Returns whether `_as_convolution` can take it, and is not slow for other reasons than its positions."""
     inputs, filters = convolution.inputs
     _, width, channels, _ = filters.shape
     is_plain = (

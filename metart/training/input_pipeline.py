@@ -224,7 +224,7 @@ def with_known_labels(batches: tf.data.Dataset, num_classes: int) -> tf.data.Dat
 def pictures_at(data_sources: Sequence[str], positions: Sequence[int]) -> list[np.ndarray]:
     """Returns the pictures, uint8 [height, width, 3], RGB, at some positions of the order of `evaluation_batches`."""
     wanted = set(positions)
-    found = {}
+    found: dict[int, np.ndarray] = {}
     for position, record in enumerate(tf.data.TFRecordDataset(sorted(data_sources)).as_numpy_iterator()):
         if len(found) == len(wanted):
             break

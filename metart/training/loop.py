@@ -83,7 +83,7 @@ def run_steps(
 
     Args:
         run: Its session is ready for the first step.
-        feeds: What each step is fed beside the learning rate.
+        feeds: What each step is fed apart from the learning rate.
         intervals: How often things are done.
         measure: Of worker 0 with a validation split.
 

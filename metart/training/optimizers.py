@@ -20,7 +20,7 @@ class Schedule(NamedTuple):
     learning_rate_decay_type: str  # One of SCHEDULES.
     learning_rate: float  # After the warm-up.
     end_learning_rate: float  # At the end of `cosine` and `polynomial`, if below the one before.
-    learning_rate_decay_factor: float  # Of `exponential`, after every `num_epochs_per_decay`, as slim has it.
+    learning_rate_decay_factor: float  # Of `exponential`, after every `num_epochs_per_decay`; a warm-up is not counted.
     num_epochs_per_decay: float
     # Over these epochs the rate rises in a straight line: the first gradients of a network are large and point
     # nowhere. None is a tenth of the run, at most one epoch.
@@ -109,7 +109,7 @@ class Muon(tf.compat.v1.train.MomentumOptimizer):
 
 
 def orthogonal(matrix: tf.Tensor) -> tf.Tensor:
-    """Returns about the matrix with the same singular vectors whose singular values all are 1.
+    """Returns, nearly, the matrix that has the same singular vectors and all singular values 1.
 
     A Newton-Schulz iteration: each round takes the values through one polynomial. These coefficients, Jordan's, bring
     small ones up fastest and end between 0.7 and 1.2 rather than at 1.

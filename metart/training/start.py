@@ -41,7 +41,7 @@ class WarmStart(NamedTuple):
 
 
 class Settings(NamedTuple):
-    """What a run is asked for, beside its data; the fields that are no groups have the names of the flags."""
+    """What a run is asked for, apart from its data; the fields that are no groups have the names of the flags."""
 
     train_dir: Path
     batch_size: int
@@ -76,8 +76,8 @@ class Inputs(NamedTuple):
     """What the network is given: batches for training or, of a head alone, every picture once in a view."""
 
     iterator: tf.compat.v1.data.Iterator
-    images: tf.Tensor
-    labels: tf.Tensor
+    images: tf.Tensor  # float32 [batch, image_size, image_size, 3], RGB, range [0, 255].
+    labels: tf.Tensor  # int64 [batch].
     view: tf.Tensor  # Placeholder, fed to the iterator's initializer; of a head alone.
     # The first images and labels of a batch, the next one where batches are copied ahead; nothing of a head alone.
     shown: list[tf.Tensor]
@@ -205,7 +205,7 @@ def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> Non
     """
     if data.split_name == splits.VALIDATION:  # Which is what is asked for.
         return
-    former = checkpoints.settings(checkpoint).get("records") or {}
+    former = checkpoints.settings(checkpoint).get("records", {})
     folder = Path(checkpoint).parent
     seen_pictures.refuse_seen(folder, data.records, splits.VALIDATION, former, settings.allow_seen_pictures)
 

@@ -72,7 +72,7 @@ def build_network(
         images, targets = mixing.mix(images, targets, recipe.mixup_alpha, recipe.cutmix_alpha, recipe.mixup_prob)
     with (
         registry.batch_norm_trains_in(recipe.trainable_scopes),
-        filter_gradients.of_few_places() if recipe.precision == "bfloat16" else contextlib.nullcontext(),
+        filter_gradients.of_few_positions() if recipe.precision == "bfloat16" else contextlib.nullcontext(),
     ):
         logits, auxiliary_logits = registry.build(
             recipe.model_name, images, len(label_weights), is_training=True, weight_decay=recipe.weight_decay
@@ -94,7 +94,7 @@ def build_head(
         recipe.model_name, images, len(label_weights), weight_decay=recipe.weight_decay, with_auxiliary_head=True
     )
     head_input, scope = registry.head(logits)
-    of_pictures = registry.mean_over_places(head_input)
+    of_pictures = registry.spatial_mean(head_input)
     inputs = HeadInputs(
         tf.compat.v1.placeholder(tf.float32, [None, of_pictures.shape[-1]], name="features"),
         tf.compat.v1.placeholder(tf.int64, [None], name="labels"),
