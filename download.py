@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
 """Step 3 of 10: downloads the photographs of listed artworks, one folder a label.
+
 Reads   arts-select.list (arts-all.list from step 2, its first line and some others, or lines of the original tutorial).
-Reads   arts-select.list (arts-all.list from step 2, lines of it, or lines that the original tutorial printed).
 Writes  data/met_art/<label>/<object id>.jpg and data/download-failures.csv (object_id, label, address, reason).
 
     python download.py --max_images_per_label=100 --contact=you@example.org
 
 A photograph is looked for at the address in the list, in the public bucket, and with the museum's Collection API.
-Safe to run again: a file that exists is complete, only what is missing is fetched.
+Safe to run again: a file that exists is complete, only what is missing is fetched. A list that gives photographs other
+labels than they have is refused; --relabel moves them.
 """
 
 from pathlib import Path
@@ -20,8 +21,10 @@ if __name__ == "__main__":  # Before the long imports.
     startup.begin()
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
+import contextlib
+import errno
 import functools
 import json
 import os
@@ -29,12 +32,11 @@ import re
 import shutil
 import stat
 from typing import IO, NamedTuple
-import unicodedata
 
 from metart.common.cores import available_cores
-from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing
+from metart.common.files import LOCK_FILENAME, csv_line, locked, make_folder, open_replacing, replacing
 from metart.common.flags import Parser, Unreachable, UserError, number, path, run
-from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, folder_name, write_folder
+from metart.common.labels import PICTURES_FOLDER, folder_name, label_of_folder, normalise_label, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
 from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, Manners, Unavailable, Web, is_of_the_disk
@@ -80,7 +82,7 @@ def build_parser() -> Parser:
     add("--max_images", type=number(int, 1), help="take only the first artworks of the list")
     add("--max_images_per_label", type=number(int, 1), help="take only the first artworks of each label")
     parser.add_boolean("public_domain_only", True, "skip what is not in the public domain")
-    parser.add_boolean("relabel", False, "move photographs to the folders of the labels that the list now gives them")
+    parser.add_boolean("relabel", False, "only move what is there to the labels that the list now gives it")
     add("--num_workers", type=number(int, 1, 256), default=16, help="downloads at once")
     add("--requests_per_second", type=number(float, 0.01), default=10, help="limit for each host, shared by all shards")
     add("--timeout_seconds", type=number(float, 0.1, 86_400), default=60, help="limit for one download")
@@ -183,6 +185,12 @@ def is_there(path: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
+def label_folders(pictures: Path) -> list[Path]:
+    """Returns the folders that convert.py takes for those of labels."""
+    there = pictures.iterdir() if pictures.is_dir() else ()
+    return sorted(folder for folder in there if folder.is_dir() and not folder.name.startswith("."))
+
+
 def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> dict[Path, list[str]]:
     """Finds photographs in the folder of a label that the list does not give them.
 
@@ -193,45 +201,73 @@ def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> di
     Returns:
         The labels that the list gives the object instead, by the path of the photograph.
     """
-    folders: dict[str, tuple[Path, set[int]]] = {}
-    for folder in pictures.iterdir() if pictures.is_dir() else ():
-        if folder.is_dir():
+    places: list[tuple[Path, set[int]]] = []
+    of_label: dict[str, list[set[int]]] = defaultdict(list)
+    for folder in label_folders(pictures):
+        with contextlib.suppress(UserError):  # It has lost its label, which `restore_folders` brings back.
+            label = normalise_label(label_of_folder(folder))
             names = (re.fullmatch(r"(0|[1-9][0-9]*)\.jpg", file.name) for file in folder.iterdir())
-            folders[_composed(folder.name)] = folder, {int(name[1]) for name in names if name}
-    if not any(numbers for _, numbers in folders.values()):
+            numbers = {int(name[1]) for name in names if name}
+            places.append((folder, numbers))
+            of_label[label].append(numbers)
+    if not any(numbers for _, numbers in places):
         return {}
     for artwork in read():
-        _, numbers = folders.get(_composed(folder_name(artwork.label)), (pictures, set()))
-        numbers.discard(artwork.object_id)
-    elsewhere = {number for _, numbers in folders.values() for number in numbers}
+        for numbers in of_label.get(artwork.label, ()):
+            numbers.discard(artwork.object_id)
+    elsewhere = {number for _, numbers in places for number in numbers}
     labels = defaultdict(list)
     for artwork in read() if elsewhere else ():
         if artwork.object_id in elsewhere:
             labels[artwork.object_id].append(artwork.label)
-    return {
+    found = {
         folder / f"{number}.jpg": labels[number]
-        for folder, numbers in folders.values()
+        for folder, numbers in places
         for number in sorted(numbers.intersection(labels))
     }
+    return {picture: of_list for picture, of_list in found.items() if is_there(picture)}
 
 
-def _composed(name: str) -> str:
-    """Returns the name of a folder in one spelling: some file systems hand names back decomposed."""
-    return unicodedata.normalize("NFC", name)
+def relabel(relabelled: Mapping[Path, Sequence[str]], pictures: Path, labels: Collection[str]) -> int:
+    """Moves photographs to the labels that the list gives them, and removes the folders that are empty then.
+
+    Args:
+        relabelled: See `find_relabelled`. Each goes to the first of its labels that has none of the object; it is
+            deleted where all have one.
+        pictures: The folder met_art.
+        labels: All labels of the list; only folders of others are removed.
+
+    Returns:
+        How many were moved.
+    """
+    moved = 0
+    with Progress("Moving", len(relabelled), "photographs") as progress:
+        for picture, of_list in relabelled.items():
+            lacking = [label for label in of_list if not is_there(pictures / folder_name(label) / picture.name)]
+            if lacking:
+                move(picture, write_folder(pictures, lacking[0]) / picture.name)
+            else:
+                picture.unlink()
+            moved += bool(lacking)
+            progress.update()
+    for folder in label_folders(pictures):  # convert.py would ask for pictures; also after a run that was killed.
+        with contextlib.suppress(UserError):
+            is_empty = all(file.name.startswith(".") for file in folder.iterdir())
+            if is_empty and normalise_label(label_of_folder(folder)) not in labels:
+                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+    return moved
 
 
-def relabel(picture: Path, labels: Sequence[str]) -> None:
-    """Moves a photograph to the first of its labels that has none of the object, or deletes it where all have one."""
-    former, pictures = picture.parent, picture.parent.parent
-    lacking = [label for label in labels if not is_there(pictures / folder_name(label) / picture.name)]
-    if lacking:
-        picture.replace(write_folder(pictures, lacking[0]) / picture.name)
-    else:
-        picture.unlink()
-    if {file.name for file in former.iterdir()} <= {
-        FULL_LABEL_FILENAME
-    }:  # convert.py takes an empty folder for one to be filled.
-        shutil.rmtree(former)
+def move(source: Path, target: Path) -> None:
+    """Moves a file, also to another file system; the target is complete or not there."""
+    try:
+        source.replace(target)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with replacing(target) as partial:
+            shutil.copyfile(source, partial)
+        source.unlink()
 
 
 def download_missing(
@@ -281,8 +317,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = parser.parse_args(argv)
     if flags.shard_index >= flags.num_shards:
         parser.error(f"--shard_index={flags.shard_index} must be below --num_shards={flags.num_shards}")
-    if flags.relabel and flags.num_shards > 1:
-        parser.error("--relabel is for one process; give it without --num_shards, then download in shards")
     shard = "" if flags.num_shards == 1 else f"-{flags.shard_index:05}-of-{flags.num_shards:05}"
     failures_path = flags.dataset_dir / f"download-failures{shard}.csv"
     pictures = flags.dataset_dir / PICTURES_FOLDER
@@ -299,18 +333,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not listed:
             raise UserError(f"{flags.list_file} lists no artwork; write it again with bigquery.py")
         labels = pick_labels(flags.labels, {label for label, _ in listed})
+        if flags.relabel:
+            shards = {lock.name for lock in flags.dataset_dir.glob(".download-*.lock")}
+            with contextlib.ExitStack() as locks:  # Neither a download nor convert.py may be at work.
+                for lock in sorted({LOCK_FILENAME, ".download.lock", *shards}):
+                    locks.enter_context(locked(flags.dataset_dir, lock))
+                relabelled = find_relabelled(pictures, read)
+                moved = relabel(relabelled, pictures, {label for label, _ in listed})
+            print(
+                f"{moved:,} photographs moved to the labels of {flags.list_file}, {len(relabelled) - moved:,} deleted, "
+                "as these labels have them; run the command without --relabel for what is missing"
+            )
+            return
         relabelled = find_relabelled(pictures, read)
-        if relabelled and not flags.relabel:
+        if relabelled:
             first, (label, *_) = next(iter(relabelled.items()))
             raise UserError(
                 f"photographs under labels that {flags.list_file} does not give them: {len(relabelled):,}, as {first}, "
                 f"which is {label!r} there; --relabel moves them, another --dataset_dir keeps both"
             )
-        if relabelled:
-            with locked(flags.dataset_dir, f".download{shard}.lock"):
-                for picture, of_list in relabelled.items():
-                    relabel(picture, of_list)
-            say(f"{len(relabelled):,} photographs are now under the labels of {flags.list_file}")
 
         def wanted() -> Iterator[tuple[Path, Artwork]]:
             artworks = (artwork for artwork in read() if artwork.label in labels)

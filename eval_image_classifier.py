@@ -19,11 +19,11 @@ if __name__ == "__main__":  # Before the long imports.
 
     startup.begin()
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
 import json
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -141,7 +141,9 @@ def describe(figures: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-def count_seen(settings: Settings, records: RecordSet | None, checkpoint: str) -> int | None:
+def count_seen(
+    settings: Settings, records: RecordSet | None, checkpoint: str, trained_on: Mapping[str, Any]
+) -> int | None:
     """Returns how many pictures of the split the run was trained on, None where nobody knows; says so.
 
     Raises:
@@ -150,7 +152,6 @@ def count_seen(settings: Settings, records: RecordSet | None, checkpoint: str) -
     split = settings.dataset_split_name
     # Whoever evaluates on the training split knows that the network has seen it.
     allow = settings.allow_seen_pictures or split == splits.TRAIN
-    trained_on = checkpoints.settings(checkpoint).get("records", {})
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
         print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
@@ -169,7 +170,8 @@ def count_seen(settings: Settings, records: RecordSet | None, checkpoint: str) -
 def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet | None, checkpoint: str) -> str:
     """Measures one checkpoint on a split of some records, writes all reports, returns the last line for the reader."""
     eval_dir, split = settings.eval_dir, settings.dataset_split_name
-    seen = count_seen(settings, records, checkpoint)
+    trained_on = checkpoints.settings(checkpoint).get("records", {})
+    seen = count_seen(settings, records, checkpoint, trained_on)
     neighbours = None
     if records and split == splits.VALIDATION:
         neighbours = record_set.share_with_neighbours(records)
@@ -185,7 +187,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
         device=settings.device,
     ) as classifier:
         max_side = of_run = classifier.looks.max_side
-        if records and "max_side" in checkpoints.settings(checkpoint).get("records", {}):  # Older runs do not tell.
+        if records and "max_side" in trained_on:  # Older runs do not tell.
             max_side = records.settings.max_side
         if max_side != of_run:
             shown = f"these pictures have up to {max_side} pixels a side, those of the run {of_run}"

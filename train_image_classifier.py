@@ -174,9 +174,11 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             measure_missed_checkpoint(best, newest, train_dir)
         if done := why_done(plan, newest, best if has_ended else None):
             if workers.index == 0:
-                if former and not has_ended:  # It was killed after its last step.
-                    checkpoints.write_settings(train_dir, {**former, "finished_step": plan.first_step})
-                update_looks(train_dir, written_flags)
+                with locked(train_dir):
+                    last_step = former.get("max_number_of_steps", plan.total_steps)
+                    if former and not has_ended and plan.first_step >= last_step:  # Killed after its last step.
+                        checkpoints.write_settings(train_dir, {**former, "finished_step": plan.first_step})
+                    update_looks(train_dir, written_flags)
             return f"nothing to do: {done}"
     head_alone = trains_on_kept_features(settings, num_classes, workers)
     label_weights = training_graph.label_weights(data.training.label_counts, settings.class_balance)
@@ -258,9 +260,15 @@ def require_same_run(settings: Settings, former: Mapping[str, Any], newest: str,
                 f"{former_size}, or another --train_dir with --checkpoint_path={train_dir}"
             )
     other_folder = f"or give another --train_dir with --checkpoint_path={train_dir}"
-    if not settings.recipe.moving_average_decay and any(map(checkpoints.is_average, checkpoints.shapes(newest))):
+    if any(map(checkpoints.is_average, checkpoints.shapes(newest))):
         decay = former.get("moving_average_decay") or "…"
-        raise UserError(f"{newest} has averaged weights; give --moving_average_decay={decay}, {other_folder}")
+        if not settings.recipe.moving_average_decay:
+            raise UserError(f"{newest} has averaged weights; give --moving_average_decay={decay}, {other_folder}")
+        scopes = former.get("trainable_scopes", settings.recipe.trainable_scopes)
+        if scopes != settings.recipe.trainable_scopes:
+            raise UserError(
+                f"{newest} has averages of what was trained; give --trainable_scopes={scopes}, {other_folder}"
+            )
     former_records = former.get("records")
     if former_records and data.records:
         max_side = data.records.settings.max_side

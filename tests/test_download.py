@@ -21,6 +21,7 @@ from processes import REPO, peak_megabytes, run_script
 import pytest
 
 import download
+from metart.common.files import locked
 from metart.common.flags import STATUS_ERROR, STATUS_RETRY, Unreachable, UserError
 from metart.common.labels import folder_name, label_of_folder
 
@@ -184,7 +185,14 @@ def test_photographs_follow_their_labels_into_a_new_list(tmp_path: Path, museum:
     assert run_script("download.py", *flags, folder=tmp_path).status == 0
     root = tmp_path / "data" / "met_art"
     (root / "Japan" / "mine.jpg").write_bytes(b"another picture")
-    before = {path.name: path.read_bytes() for path in files_below(root)}
+    (root / ".Trash").mkdir()
+    (root / ".Trash" / "1.jpg").write_bytes((root / "Japan" / "1.jpg").read_bytes())  # convert.py passes it over.
+    (root / "Left empty").mkdir()  # As a kill between two moves leaves it.
+    (root / "Left empty" / ".DS_Store").touch()
+    (root / "Roman").rename(tmp_path / "Roman")
+    (root / "Roman").symlink_to(tmp_path / "Roman")
+    elsewhere = tmp_path / "Roman"
+    before = {path.name: path.read_bytes() for path in files_below(root) | files_below(elsewhere)}
     write_labels_list(tmp_path / "arts-select.list", museum, now)
 
     asked = len(museum.servers["images"].requests)
@@ -192,16 +200,23 @@ def test_photographs_follow_their_labels_into_a_new_list(tmp_path: Path, museum:
     assert run.status == STATUS_ERROR
     assert "error: photographs under labels that arts-select.list does not give them: 6, as data/met_art/" in run.errors
     assert len(museum.servers["images"].requests) == asked
+    with locked(tmp_path / "data"):  # As convert.py does.
+        run = run_script("download.py", *flags, "--relabel", folder=tmp_path)
+        assert run.status == STATUS_RETRY, run.errors
     run = run_script("download.py", *flags, "--relabel", folder=tmp_path)
     assert run.status == 0, run.errors
-    assert "6 photographs are now under the labels of arts-select.list" in run.errors
+    assert "5 photographs moved to the labels of arts-select.list, 1 deleted, as these labels have them" in run.output
+    run = run_script("download.py", *flags, folder=tmp_path)
     assert "1 pictures downloaded" in run.output and "6 were there" in run.output
-    assert {(path.parent.name, path.name) for path in files_below(root)} == {
+    after = files_below(root) | files_below(elsewhere)
+    assert {(path.parent.name, path.name) for path in after} == {
         *((label, f"{number}.jpg") for number, labels in now.items() for label in labels),
         ("Moche", "7.jpg"),
         ("Japan", "mine.jpg"),
+        (".Trash", "1.jpg"),
     }
-    assert {path.name: path.read_bytes() for path in files_below(root) if path.name != "8.jpg"} == before
+    assert not (root / "Left empty").exists()
+    assert {path.name: path.read_bytes() for path in after if path.name != "8.jpg"} | {".DS_Store": b""} == before
     assert not (root / folder_name(long)).exists()
     assert "7 were there" in run_script("download.py", *flags, folder=tmp_path).output
 
@@ -349,7 +364,7 @@ def test_only_public_domain_unless_told_otherwise(
     assert {path.name for path in files_below(tmp_path / "data" / "met_art")} == {"1.jpg", "2.jpg", "3.jpg"}
 
     # A list that does not say: the Collection API does.
-    museum._answer["isPublicDomain"] = False
+    museum._answer["isPublicDomain"] = "false"
     museum.fate = lambda path: "404" if path.startswith("/bucket/") else ""  # type: ignore[method-assign]
     (tmp_path / "arts-select.list").write_text(f"('D', 'L', '{LINK}9')\n")
     run_main(tmp_path, museum, "--max_failed_percent=100")

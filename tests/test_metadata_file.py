@@ -136,7 +136,7 @@ def test_a_file_that_may_be_cut_off_in_its_last_field_is_told(
     for content, says in ((as_csv("\n"), False), (as_csv("\r"), False), (as_csv("\n")[:-3], True)):
         (tmp_path / "a.csv").write_bytes(content)
         with open_metadata_file(tmp_path / "a.csv"):
-            assert ("does not end with the end of a line" in capsys.readouterr().err) is says
+            assert ("has no line end; if it was cut off" in capsys.readouterr().err) is says
 
 
 @pytest.mark.parametrize(

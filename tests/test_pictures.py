@@ -174,6 +174,14 @@ def test_a_tiff_whose_zero_is_white_is_no_negative() -> None:
         assert to_rgb(open_picture(white_is_zero)).getpixel((5, 5)) == (215, 215, 215)
 
 
+def test_twelve_bits_of_grey_keep_their_range() -> None:
+    rows = b"".join(bytes([0x28, 0x02, 0x80]) * 15 for _ in range(10))  # Two pixels of 640 in three bytes.
+    tags = [(256, 30), (257, 10), (258, 12), (259, 1), (262, 1), (273, 8), (277, 1), (278, 10), (279, len(rows))]
+    directory = struct.pack("<H", len(tags)) + b"".join(struct.pack("<HHIHxx", tag, 3, 1, value) for tag, value in tags)
+    data = struct.pack("<2sHI", b"II", 42, 8 + len(rows)) + rows + directory + bytes(4)
+    assert to_rgb(open_picture(data)).getpixel((5, 5)) == (40, 40, 40)
+
+
 def damaged_jpeg(cut: Callable[[bytes], bytes]) -> bytes:
     return cut(encode(sample(400, 300), "JPEG", quality=90))
 

@@ -245,6 +245,8 @@ def test_a_run_goes_on_with_pictures_of_its_size_and_its_averages(
     train(tmp_path / "averaged", dataset_dir, 1, "--moving_average_decay=0.9")
     with pytest.raises(UserError, match=r"has averaged weights; give --moving_average_decay=0\.9, or give"):
         train(tmp_path / "averaged", dataset_dir, 2)
+    with pytest.raises(UserError, match=r"has averages of what was trained; give --trainable_scopes=, or"):
+        train(tmp_path / "averaged", dataset_dir, 2, "--moving_average_decay=0.9", f"--trainable_scopes={LOGITS}")
 
 
 def test_other_labels_than_those_of_the_run_are_refused(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
@@ -278,10 +280,11 @@ def test_published_weights_are_known_by_a_head_of_another_size_than_the_runs(tmp
             weights = tf.compat.v1.get_variable(f"{name}/weights", [1, 1, 2, num_classes])
             session.run(weights.initializer)
             tf.compat.v1.train.Saver().save(session, checkpoint)
-    tf.compat.v1.add_to_collection(registry.HEADS, f"{MODEL_NAME}/logits")
-    assert start.is_published(f"{tmp_path}/logits.ckpt", num_classes=22)
-    assert not start.is_published(f"{tmp_path}/logits.ckpt", num_classes=1000)
-    assert not start.is_published(f"{tmp_path}/stem.ckpt", num_classes=22)  # Nothing tells what they learned.
+    with tf.Graph().as_default():
+        tf.compat.v1.add_to_collection(registry.HEADS, f"{MODEL_NAME}/logits")
+        assert start.is_published(f"{tmp_path}/logits.ckpt", num_classes=22)
+        assert not start.is_published(f"{tmp_path}/logits.ckpt", num_classes=1000)
+        assert not start.is_published(f"{tmp_path}/stem.ckpt", num_classes=22)  # Nothing tells what they learned.
 
 
 def test_a_run_goes_on_with_images_of_its_size(

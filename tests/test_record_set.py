@@ -137,6 +137,15 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 
+def test_records_that_got_a_description_are_not_what_they_were(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    (folder / "splits.json").unlink(missing_ok=True)
+    assert record_set.is_still(folder, None)  # As those of slim and of the original tutorial.
+    run(folder)
+    assert not record_set.is_still(folder, None)
+    assert record_set.is_still(folder, record_set.read(folder))
+
+
 def test_records_that_are_read_are_not_exchanged(folder: Path) -> None:
     run(folder)
     reader, second = start_reader(folder), start_reader(folder)

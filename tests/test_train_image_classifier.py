@@ -351,9 +351,6 @@ def test_a_folder_of_another_run_is_refused(started: Path, dataset_dir: Path) ->
             train(started, dataset_dir, f"--max_number_of_steps={steps}", *QUICKLY_BUILT)
     with pytest.raises(UserError, match=r"has no .*RMSProp.*: it was trained with another --optimizer"):
         train(started, dataset_dir, "--max_number_of_steps=30", "--optimizer=rmsprop")
-    for fewer in ("--optimizer=sgd", f"--trainable_scopes={LOGITS}"):
-        with pytest.raises(UserError, match=r"has .*/Momentum, which would be lost: it was trained with another"):
-            train(started, dataset_dir, "--max_number_of_steps=30", fewer)
     assert {path.name: path.read_bytes() for path in started.iterdir()} == before
     (started / "labels.txt").write_text("0:Greek\n1:Roman\n2:Thracian\n")
     with pytest.raises(UserError, match=f"{started} holds a run on other labels; give another --train_dir"):
@@ -363,8 +360,12 @@ def test_a_folder_of_another_run_is_refused(started: Path, dataset_dir: Path) ->
 def test_a_run_that_was_killed_after_its_last_step_is_known_to_have_ended(started: Path, dataset_dir: Path) -> None:
     ended = checkpoints.settings(str(started / "model.ckpt-20"))
     checkpoints.write_settings(started, {name: value for name, value in ended.items() if name != "finished_step"})
-    train(started, dataset_dir, "--max_number_of_steps=20")
+    train(started, dataset_dir, "--max_number_of_steps=10")  # Which says nothing about a run of 20 steps or more.
     assert checkpoints.settings(str(started / "model.ckpt-20")) == ended
+    unfinished = {name: value for name, value in ended.items() if name != "finished_step"} | {"max_number_of_steps": 30}
+    checkpoints.write_settings(started, unfinished)
+    train(started, dataset_dir, "--max_number_of_steps=20")
+    assert checkpoints.settings(str(started / "model.ckpt-20")) == unfinished
 
 
 def test_two_steps_without_a_command_line(dataset_dir: Path, tmp_path: Path) -> None:

@@ -161,7 +161,7 @@ def open_classifier(
         image_size,
         sizes,
         trained_with.get("eval_central_fraction", CENTRAL_FRACTION),
-        (trained_with.get("records", {})).get("max_side", MAX_SIDE),
+        trained_with.get("records", {}).get("max_side", MAX_SIDE),
     )
     temperature = read_temperature(checkpoint, looks.described()) if calibrated else 1.0
     return Classifier(checkpoint, model_name, looks, label_names, temperature, device)

@@ -75,8 +75,7 @@ def open_metadata_file(location: str | Path) -> Iterator[MetadataFile]:
         file.seek(-1, os.SEEK_END)
         if not is_gzipped and file.read(1) not in b"\r\n":
             print(
-                f"notice: {location} does not end with the end of a line; if it was cut off there, copy or download it "
-                "again",
+                f"notice: the last line of {location} has no line end; if it was cut off, copy or download it again",
                 file=sys.stderr,
             )
         yield MetadataFile(str(location), file.name, is_gzipped, header)

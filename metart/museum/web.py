@@ -468,7 +468,7 @@ def _judge(
     reason = f"{answer.status} {_words(answer.reason or '')}".rstrip()
     body.seek(0)
     is_page = bool(_PAGE.match(body.read(256)))
-    if answer.status in (200, 203) and not is_page:  # 203: a proxy has made it smaller.
+    if answer.status in (200, 203) and not is_page:  # 203: a proxy has changed it.
         body.seek(0)
         try:
             result = parse(body)

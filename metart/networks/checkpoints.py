@@ -148,7 +148,11 @@ def check(checkpoint: str, variables: Iterable[tf.Variable], model_name: str, nu
     for variable in variables:
         name, shape = variable.op.name, variable.shape.as_list()
         if name not in stored and name not in of_network:
-            raise _of_another_run(checkpoint, f"has no {name}")
+            raise UserError(
+                f"{checkpoint} has no {name}: it was trained with another --optimizer, --trainable_scopes or "
+                f"--moving_average_decay; give those in {Path(checkpoint).parent / SETTINGS_FILENAME}, or another "
+                f"--train_dir with --checkpoint_path={checkpoint}"
+            )
         if name not in stored:
             scopes = sorted({key.split("/")[0] for key in stored if "/" in key})
             raise UserError(
@@ -165,27 +169,6 @@ def check(checkpoint: str, variables: Iterable[tf.Variable], model_name: str, nu
                 f"{checkpoint} does not fit --model_name={model_name}: {name} is {stored[name]} there and "
                 f"{shape} in the network; name the network it was trained with"
             )
-
-
-def require_nothing_lost(checkpoint: str, variables: Iterable[tf.Variable]) -> None:
-    """Proves that a run goes on with all that its checkpoint has of the network in the current graph.
-
-    Raises:
-        UserError: Averaged weights, or what the optimizer remembers, would be missing in the next checkpoint.
-    """
-    known = {variable.op.name for variable in variables}
-    weights = {variable.op.name for variable in slim.get_model_variables()}
-    lost = [name for name in sorted(shapes(checkpoint)) if name not in known and name.rpartition("/")[0] in weights]
-    if lost:
-        raise _of_another_run(checkpoint, f"has {lost[0]}, which would be lost")
-
-
-def _of_another_run(checkpoint: str, differs: str) -> UserError:
-    return UserError(
-        f"{checkpoint} {differs}: it was trained with another --optimizer, --trainable_scopes or "
-        f"--moving_average_decay; give those in {Path(checkpoint).parent / SETTINGS_FILENAME}, or another "
-        f"--train_dir with --checkpoint_path={checkpoint}"
-    )
 
 
 def restore(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, checkpoint: str) -> None:

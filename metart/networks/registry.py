@@ -205,9 +205,9 @@ def build(
 
 
 def spatial_mean(net: tf.Tensor) -> tf.Tensor:
-    """Returns [batch, depth] of [batch, height, width, depth]; what has no places is returned as it is.
+    """Returns [batch, depth] of [batch, height, width, depth]; what has no positions is returned as it is.
 
-    Images larger than a network's own give an answer at more than one place.
+    Images larger than a network's own give an answer at more than one position.
     """
     return net if net.shape.rank == 2 else tf.reduce_mean(net, [1, 2])
 

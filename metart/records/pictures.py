@@ -12,7 +12,7 @@ import stat
 import warnings
 
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import BITSPERSAMPLE, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # Several times the museum's largest photographs. Decoding and conversion hold up to 20 bytes of each pixel at once
@@ -205,9 +205,10 @@ def to_rgb(picture: Image.Image) -> Image.Image:
     """Returns the picture upright, in 8-bit RGB, what was transparent on white."""
     turn = UPRIGHT.get(_orientation(picture))
     if picture.mode.startswith("I;16"):  # Pillow would clip these instead of scaling them.
-        is_negative = isinstance(picture, TiffImageFile) and picture.tag_v2.get(PHOTOMETRIC_INTERPRETATION) == 0
-        picture = picture.convert("F").point(lambda value: value * (1 / 256) + 0).convert("L")
-        picture = ImageOps.invert(picture) if is_negative else picture
+        tags = picture.tag_v2 if isinstance(picture, TiffImageFile) else {}
+        scale = 2.0 ** (8 - tags.get(BITSPERSAMPLE, (16,))[0])
+        picture = picture.convert("F").point(lambda value: value * scale + 0).convert("L")
+        picture = ImageOps.invert(picture) if tags.get(PHOTOMETRIC_INTERPRETATION) == 0 else picture
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         background = Image.new("RGB", picture.size, "white")

@@ -130,7 +130,7 @@ def assign(
     validated = {path: side == VALIDATION for path, side in former.items()}
     there = {path: side for path, side in validated.items() if path in shown}
     by_name = _objects_by_name({*shown, *former})
-    # Each of these tells more than the one before: what is gone, by name; what looks the same; the object itself.
+    # Each counts for more than the one before: a picture that is there is worse to leak to than one that is gone.
     gone = _decided((by_name[path], side) for path, side in validated.items() if path not in shown)
     of_look = _decided((shown[path].representative, side) for path, side in there.items())
     settled = _decided((shown[path].object, gone[by_name[path]]) for path in shown if by_name[path] in gone)

@@ -175,7 +175,6 @@ def build_savers(
         before = map(checkpoints.literal, checkpoints.all_in(settings.train_dir))
         saver.recover_last_checkpoints(list(before))  # They count for max_to_keep.
         checkpoints.check(newest, tf.compat.v1.global_variables(), settings.recipe.model_name, num_classes)
-        checkpoints.require_nothing_lost(newest, tf.compat.v1.global_variables())
         return saver, Start(newest, saver)
     warm = settings.warm_start
     if not warm.checkpoint_path:

@@ -104,7 +104,7 @@ def build_head(
     trained = registry.in_scopes(tf.compat.v1.trainable_variables(), scope)
     biases, weights = sorted(trained, key=lambda variable: variable.shape.rank)
     kept = dropout(inputs.features, registry.dropout_keep_probability(recipe.model_name))
-    # The mean over the places of a 1 x 1 convolution is the same product with the mean over the places.
+    # The mean over the positions of a 1 x 1 convolution is the same product with the mean over the positions.
     _add_loss(
         tf.matmul(kept, tf.reshape(weights, [of_pictures.shape[-1], -1])) + biases,
         tf.one_hot(inputs.labels, len(label_weights)),
