@@ -166,6 +166,12 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         require_same_run(settings, former, newest, data, workers)
         written_flags = {**written_flags, "checkpoint_path": former.get("checkpoint_path")}
     plan = make_plan(settings, data.training.num_samples, newest, workers)
+    planned = former.get("max_number_of_steps")
+    if planned not in (None, plan.total_steps) and not settings.max_number_of_steps and "finished_step" not in former:
+        raise UserError(
+            f"{train_dir} holds a run of {planned:,} steps that has not ended; with this batch, workers, pictures and "
+            f"--num_epochs it would be one of {plan.total_steps:,}; say how many: --max_number_of_steps={planned}"
+        )
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
         refuse_seen_pictures(newest, data, settings)
@@ -192,7 +198,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             model = training_graph.build_network(settings.recipe, label_weights, inputs.images, inputs.labels, workers)
             model = model._replace(train_op=tf.group(model.train_op, *inputs.copy_ahead))
         saver, start = build_savers(settings, data, newest, unpacked)
-        with open_session(settings, workers, interruption) as session:
+        with open_session(settings, data, plan, workers, interruption) as session:
             if newest_checkpoint(train_dir, data.label_names) != newest:
                 raise Retry(f"another process has saved a checkpoint in {train_dir} in the meantime")
             check = functools.partial(record_set.require_still, data.dataset_dir, data.records)

@@ -14,7 +14,8 @@ import numpy as np
 
 from metart.networks.slim_compat import tf
 from export_model import EXPORT_FILENAME, LITE_FILES
-from metart.common.flags import Parser, run
+from metart.common.flags import Parser, UserError, run
+from metart.common.labels import read_labels
 from metart.evaluation import metrics
 from metart.networks.preprocessing import Looks
 from metart.training import input_pipeline
@@ -32,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     flags = build_parser().parse_args(argv)
     about = json.loads((flags.export_dir / EXPORT_FILENAME).read_text(encoding="utf-8"))
     dataset = input_pipeline.open_split("arts", "validation", flags.dataset_dir)
+    if about["labels"] != read_labels(flags.dataset_dir):
+        raise UserError(f"{flags.dataset_dir} has other labels than {flags.export_dir}")
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in LITE_FILES}
     models = []
     for name, kind in LITE_FILES.items():

@@ -356,6 +356,22 @@ def test_workers_of_different_precision_do_not_train(make_run: Callable[[int], R
     assert run.newest_step() == 0
 
 
+def test_workers_with_different_flags_do_not_train(make_run: Callable[[int], Run]) -> None:
+    run = make_run(2)
+    run.processes.append(run.start(0, steps=3))
+    run.flags = [*run.flags, "--learning_rate=0.5"]
+    run.processes.append(run.start(1, steps=3))
+    output = run.processes[1].communicate()[0].splitlines()
+    assert output[-1] == (
+        "error: worker 1 has other flags of training, or other records, than worker 0; start all with the same, from "
+        "the same image"
+    )
+    assert run.processes[1].returncode == 1
+    run.processes[0].terminate()
+    assert "nothing is trained yet" in run.processes[0].communicate()[0]
+    assert run.newest_step() == 0
+
+
 @pytest.mark.timeout(600)
 def test_a_killed_worker_is_named_in_a_log_without_noise(make_run: Callable[[int], Run]) -> None:
     run = make_run(3)

@@ -270,6 +270,23 @@ def test_another_number_of_workers_is_refused(start: Start) -> None:
     )
 
 
+def test_another_run_is_refused(start: Start) -> None:
+    everybody = addresses(2)
+    worker_0 = start(everybody, 0, work=0.5)
+    for hello, answer in (
+        (b"worker 1 of 2 0123abcd\n", b"refused worker 1 has other flags"),
+        (b"worker 1 of 2\n", b"missing\n"),
+    ):
+        while True:
+            with contextlib.suppress(OSError):
+                connection = socket.create_connection(peers.split_address(everybody[0]))
+                break
+        with connection:
+            connection.sendall(hello)
+            assert connection.recv(1000).startswith(answer)
+    end(worker_0)
+
+
 @pytest.mark.parametrize("greeting", [b"PRI * HTTP/2.0\r\n\r\n", b"worker 1" + 5000 * b"0" + b" of 2\n"])
 def test_strangers_are_sent_away(start: Start, greeting: bytes) -> None:
     everybody = addresses(2)

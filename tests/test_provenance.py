@@ -249,6 +249,36 @@ def test_a_run_goes_on_with_pictures_of_its_size_and_its_averages(
         train(tmp_path / "averaged", dataset_dir, 2, "--moving_average_decay=0.9", f"--trainable_scopes={LOGITS}")
 
 
+def test_no_layer_keeps_random_weights_and_no_head_other_labels(
+    logs: Path, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (logs / "labels.txt").unlink()  # flags.json has them, too.
+    other = shutil.copytree(dataset_dir, tmp_path / "other", ignore=shutil.ignore_patterns("*.tfrecord", "splits.json"))
+    (other / "met_art" / "Egyptian").rename(other / "met_art" / "Nubian")
+    convert.main([f"--dataset_dir={other}", "--num_workers=1"])
+    start_from = f"--checkpoint_path={logs}"
+    with pytest.raises(UserError, match=f"{LOGITS} would keep its random weights: it is not taken from {logs}/"):
+        train(tmp_path / "new", other, 1, start_from, f"--trainable_scopes={MODEL_NAME}/stem")
+    assert "flags.json has other labels than the records; the layers that answer are trained" in capsys.readouterr().out
+    stem = f"--checkpoint_exclude_scopes={MODEL_NAME}/stem"
+    with pytest.raises(UserError, match=f"{MODEL_NAME}/stem would keep its random weights"):
+        train(tmp_path / "new", dataset_dir, 1, start_from, stem, f"--trainable_scopes={LOGITS}")
+    train(tmp_path / "new", other, 1, start_from, stem, f"--trainable_scopes={MODEL_NAME}/stem,{LOGITS}")
+
+
+def test_a_run_that_was_interrupted_does_not_change_its_length_by_itself(
+    logs: Path, dataset_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = checkpoints.settings(f"{logs}/model.ckpt-20")
+    del flags["finished_step"]
+    checkpoints.write_settings(logs, flags | {"max_number_of_steps": 30})
+    shown = [f"--train_dir={logs}", f"--dataset_dir={dataset_dir}", f"--model_name={MODEL_NAME}"]
+    shown += [f"--train_image_size={IMAGE_SIZE}", "--optimizer=momentum"]
+    with pytest.raises(UserError, match=f"{logs} holds a run of 30 steps that has not ended; .* it would be one of "):
+        train_image_classifier.main([*shown, "--batch_size=2"])
+    train_image_classifier.main([*shown, "--batch_size=2", "--max_number_of_steps=21"])
+
+
 def test_other_labels_than_those_of_the_run_are_refused(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
     (logs / "labels.txt").unlink()
     data = shutil.copytree(dataset_dir, tmp_path / "data", ignore=shutil.ignore_patterns("splits.json"))

@@ -89,17 +89,15 @@ def _only_checkpoint(folder: Path, path: str) -> str:
 
 
 def foreign_heads(checkpoint: str, label_names: list[str]) -> str:
-    """Returns the comma-separated scopes of heads that answer with other labels, as labels.txt beside them says.
+    """Returns the comma-separated scopes of heads that answer with other labels, as the files beside them say.
 
     Raises:
         UserError: They are the same labels in another order.
     """
-    beside = Path(checkpoint).parent / LABELS_FILENAME
-    if not beside.is_file():
+    beside = checkpoints.other_labels(checkpoint, label_names)
+    if beside is None:
         return ""
-    names = read_labels(beside.parent)
-    if names == label_names:
-        return ""
+    names = read_labels(beside.parent) if beside.name == LABELS_FILENAME else checkpoints.settings(checkpoint)["labels"]
     scopes = ",".join(registry.head_scopes())
     if sorted(names) == sorted(label_names):
         raise UserError(

@@ -102,8 +102,10 @@ class Cluster:
         )
 
     @contextlib.contextmanager
-    def connect(self, config: tf.compat.v1.ConfigProto, interruption: Interruption) -> Iterator[str]:
+    def connect(self, config: tf.compat.v1.ConfigProto, interruption: Interruption, run: str = "") -> Iterator[str]:
         """Waits for the other workers and yields the target for a session with `config`, which is completed here.
+
+        All have to name the same `run`, a hash of what they train.
 
         Raises:
             UserError, Retry, KeyboardInterrupt: See Peers.meet.
@@ -121,7 +123,7 @@ class Cluster:
             rewrites.remapping = rewrites.OFF
         # A dozen lines for each lost worker say nothing that peers.py does not. Read when the first server starts.
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-        self._peers = peers = Peers(self.addresses, self.index)
+        self._peers = peers = Peers(self.addresses, self.index, run)
         peers.meet(interruption)
         farewell, reason = FAREWELL_SECONDS, ""
         try:

@@ -4,7 +4,7 @@ TensorFlow blocks without a word for a peer that never comes, and for one that f
 meet before TensorFlow starts and stay in touch until the end: every worker holds one connection to
 worker 0, over which a line goes each way every second:
 
-    worker 1 of 3       to worker 0: who it is, and that it lives
+    worker 1 of 3 1f…   to worker 0: who it is, what it trains (a hash), and that it lives
     missing 2           from worker 0, until all are there
     missing             from worker 0: all are there
     told to stop        to worker 0: from one that got SIGTERM; all stop after the same step
@@ -43,11 +43,12 @@ MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; a strange
 class Peers:
     """The other workers of a run: `meet` them, ask `lost` after an error, `leave` them at the end."""
 
-    def __init__(self, addresses: Sequence[str], index: int):
-        """Takes the `host:port` of every worker in order, and which of them this process is."""
+    def __init__(self, addresses: Sequence[str], index: int, run: str = ""):
+        """Takes the `host:port` of every worker in order, which of them this is, and a hash of what it trains."""
         self._addresses = addresses
         self._index = index
-        self._hello = f"worker {index} of {len(addresses)}"
+        self._run = run
+        self._hello = f"worker {index} of {len(addresses)} {run}".rstrip()
         self._links: dict[int, _Link] = {}  # Worker 0 has one to each other worker, they have one to worker 0.
         self._parting: list[_Link] = []  # Those to workers that have said good-bye; they wait for ours.
         self._strangers: list[_Link] = []  # Connections to worker 0 that have not said yet who they are.
@@ -150,14 +151,21 @@ class Peers:
             if lines == []:
                 continue
             self._strangers.remove(link)
-            hello = re.fullmatch(r"worker (\d{1,9}) of (\d{1,9})", lines[0]) if lines else None
+            hello = re.fullmatch(r"(worker (\d{1,9}) of (\d{1,9}))(?: (\w{1,64}))?", lines[0]) if lines else None
             if hello is None:
                 link.close()
-            elif int(hello[2]) != len(self._addresses) or not 0 < int(hello[1]) < len(self._addresses):
-                link.send(f"refused {hello[0]} does not belong to {self._hello}; start all with the same number")
+            elif int(hello[3]) != len(self._addresses) or not 0 < int(hello[2]) < len(self._addresses):
+                own = f"worker {self._index} of {len(self._addresses)}"
+                link.send(f"refused {hello[1]} does not belong to {own}; start all with the same number")
+                link.close()
+            elif (hello[4] or "") != self._run:
+                link.send(
+                    f"refused worker {hello[2]} has other flags of training, or other records, than worker 0; start "
+                    "all with the same, from the same image"
+                )
                 link.close()
             else:
-                self._links[int(hello[1])] = link
+                self._links[int(hello[2])] = link
         for index, link in list(self._links.items()):
             while lines := link.receive():  # Its end comes behind all that it said before.
                 pass

@@ -1,7 +1,8 @@
 """How a training run starts: what it is asked for, its input, its first weights, its session."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import contextlib
+import hashlib
 from pathlib import Path
 import sys
 import threading
@@ -192,8 +193,26 @@ def build_savers(
     variables = warm_start.variables(
         checkpoint, settings.recipe.model_name, num_classes, excluded, warm.ignore_missing_vars
     )
+    refuse_random_layers(checkpoint, variables, settings.recipe.trainable_scopes)
     # Weights that were averaged over training answer better, and are what is evaluated.
     return saver, Start(checkpoint, tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables)))
+
+
+def refuse_random_layers(checkpoint: str, taken: Sequence[tf.Variable], trainable_scopes: str) -> None:
+    """Makes sure that each layer is taken from a checkpoint or trained; not an auxiliary head, which answers nothing.
+
+    Raises:
+        UserError: One would keep its random weights.
+    """
+    learned = ",".join([trainable_scopes, *registry.head_scopes()[1:]]) if trainable_scopes else ""
+    known = {variable.op.name for variable in taken}
+    others = [variable.op.name for variable in slim.get_model_variables() if variable.op.name not in known]
+    if random := [name for name in others if not registry.is_in_scopes(name, learned)]:
+        layer = random[0].rpartition("/")[0]
+        raise UserError(
+            f"{layer} would keep its random weights: it is not taken from {checkpoint}, and not trained; add it to "
+            "--trainable_scopes"
+        )
 
 
 def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> None:
@@ -209,13 +228,37 @@ def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> Non
     seen_pictures.refuse_seen(folder, data.records, splits.VALIDATION, former, settings.allow_seen_pictures)
 
 
+def _of_all_workers(settings: Settings, data: Data, plan: Plan) -> str:
+    """Returns a hash of what has to be the same on all workers.
+
+    Nobody would notice weights that drift apart, or a worker that trains on pictures which are validation elsewhere.
+    """
+    same = [
+        data.records.fingerprint if data.records else data.training.num_samples,
+        data.label_names,
+        data.split_name,
+        settings.recipe._replace(precision=""),  # `start_together` compares what counts of it.
+        plan.schedule,
+        plan.global_batch_size,
+        settings.augmentation,
+        settings.first_image_sizes,
+        settings.class_balance,
+        settings.random_seed,
+        settings.early_stop,
+        settings.intervals.validation_epochs,
+    ]
+    return hashlib.sha256(repr(same).encode()).hexdigest()[:16]
+
+
 @contextlib.contextmanager
-def open_session(settings: Settings, workers: Cluster, interruption: Interruption) -> Iterator[tf.compat.v1.Session]:
+def open_session(
+    settings: Settings, data: Data, plan: Plan, workers: Cluster, interruption: Interruption
+) -> Iterator[tf.compat.v1.Session]:
     """Yields a session when all workers are there; worker 0 has TRAIN_DIR to itself meanwhile."""
     config = settings.device.session_config()
     with (
         locked(settings.train_dir) if workers.index == 0 else contextlib.nullcontext(),
-        workers.connect(config, interruption) as target,
+        workers.connect(config, interruption, _of_all_workers(settings, data, plan)) as target,
     ):
         session = tf.compat.v1.Session(target, config=config)
         try:
