@@ -178,21 +178,21 @@ def split_pictures(
     return shown
 
 
-def known_sides(former: RecordSet, pictures: Iterable[Picture]) -> dict[str, str]:
+def known_sides(former: RecordSet, pictures: Sequence[Picture]) -> dict[str, str]:
     """Returns the sides that pictures had in earlier sets, by path below met_art.
 
     Args:
         former: The set before, which remembers those that it left out.
-        pictures: Those of the new set. One that had another name or folder gets its side by the new path, too.
+        pictures: Those of the new set. One whose content had a side gets it, whatever its name; the name decides for
+            content that is new.
     """
     sides = former.former_sides | {name: source.split for name, source in former.sources.items() if source.split}
-    contents = {name: former.sources[name].sha256 for name in sides if name in former.sources}
-    of_content: dict[str, str] = {}
-    for name, content in contents.items():
-        if of_content.get(content) != splits.TRAIN:  # What was trained on once does not validate.
-            of_content[content] = sides[name]
-    moved = (picture for picture in pictures if contents.get(picture.path) != picture.sha256)
-    return sides | {picture.path: of_content[picture.sha256] for picture in moved if picture.sha256 in of_content}
+    contents = record_set.known_contents(former)
+    new = [picture for picture in pictures if picture.path in sides and picture.sha256 not in contents]
+    for picture in new:
+        if contents.get(picture.sha256) != splits.TRAIN:  # Copies have one side.
+            contents[picture.sha256] = sides[picture.path]
+    return sides | {picture.path: contents[picture.sha256] for picture in pictures if picture.sha256 in contents}
 
 
 def decisive(settings: Settings) -> str:
@@ -299,12 +299,13 @@ def make_records(
         left_out = set(names).difference(chosen)
         used = [picture for picture in pictures if not picture.problem and picture.label not in left_out]
         known: dict[str, str] = {}
+        contents: dict[str, str] = {}
         if former and decisive(former.settings) == decisive(settings):
-            known = known_sides(former, used)
+            known, contents = known_sides(former, used), record_set.known_contents(former)
         elif former:
             print(f"a new split: the sides of {decisive(former.settings)} are forgotten")
         shown = split_pictures(used, known, settings)
-        record_set.write(root.parent, pictures, chosen, settings, known, workers, store)
+        record_set.write(root.parent, pictures, chosen, settings, known, contents, workers, store)
     report(root, pictures, shown, settings)
 
 

@@ -552,6 +552,34 @@ def test_a_set_keeps_its_sides_when_a_label_or_a_file_gets_another_name(tmp_path
     assert after == {Path(name).stem: side for name, side in before.items() if name.startswith("Japan/")}
 
 
+def test_content_keeps_its_side_whatever_its_name_and_label_are_when_it_comes_back(tmp_path: Path) -> None:
+    draw(tmp_path, French=24, Japan=60)
+    run(tmp_path)
+    root, before = tmp_path / "met_art", sides(tmp_path)
+    trained = [name for name, side in before.items() if name.startswith("Japan/") and side == "train"]
+    away = {f"French/{number}99007.jpg": (root / name).read_bytes() for number, name in enumerate(trained[:16])}
+    for name in trained[:16]:
+        (root / name).unlink()
+    run(tmp_path)
+    for name, content in away.items():
+        (root / name).write_bytes(content)
+    run(tmp_path)
+    assert {sides(tmp_path)[name] for name in away} == {"train"}
+
+    validated = next(name for name, side in before.items() if name.startswith("Japan/") and side == "validation")
+    for name in (trained[-1], validated):  # One new file in the place of two.
+        (root / name).write_bytes(picture("new"))
+    run(tmp_path)
+    assert sides(tmp_path)[trained[-1]] == sides(tmp_path)[validated] == "train"
+
+    (root / validated).write_bytes((root / trained[-2]).read_bytes())
+    (root / trained[-2]).rename(root / validated.replace("Japan", "French"))  # Left out: one file, two labels.
+    run(tmp_path)
+    (root / validated.replace("Japan", "French")).unlink()
+    run(tmp_path)
+    assert sides(tmp_path)[validated] == "train"
+
+
 def test_pictures_that_take_each_others_names_keep_their_sides(tmp_path: Path) -> None:
     draw(tmp_path, French=12, Japan=40)
     run(tmp_path)
@@ -622,7 +650,7 @@ def test_an_old_set_with_folders_of_other_names_is_whole(tmp_path: Path) -> None
     run(tmp_path)
     before = sides(tmp_path)
     described = json.loads((tmp_path / "splits.json").read_text())
-    for name in ("folders", "fingerprint", "former_sides"):
+    for name in ("folders", "fingerprint", "former_sides", "former_contents"):
         del described[name]
     (tmp_path / "splits.json").write_text(json.dumps(described))
     run(tmp_path)
@@ -839,7 +867,7 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
         convert.split_pictures(pictures, {}, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
-            record_set.write(tmp_path, pictures, names, settings, {}, workers, store)
+            record_set.write(tmp_path, pictures, names, settings, {}, {}, workers, store)
     assert written(tmp_path).keys() <= {convert.STORE_FILENAME}
 
 

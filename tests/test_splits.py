@@ -351,6 +351,16 @@ def test_what_shows_an_object_that_was_trained_on_never_validates(
         assert splits.assign("Iran", shown, known, 0.25, seed)[f"Iran/{new}.jpg"] == "train"
 
 
+def test_what_looks_like_a_photograph_of_an_object_that_is_gone_goes_with_it() -> None:
+    others = [f"Iran/{number}.jpg" for number in range(1000, 51_000, 1000)]
+    paths = [*others, "Iran/200000_1.jpg", "Iran/bowl.jpg"]
+    shown = splits.find_objects({path: path for path in paths}, [("Iran/200000_1.jpg", "Iran/bowl.jpg")])
+    for seed in range(50):
+        former = splits.assign("Iran", numbered([*range(1000, 51_000, 1000), 200_000]), {}, 0.25, seed)
+        sides = splits.assign("Iran", shown, former, 0.25, seed)
+        assert sides["Iran/200000_1.jpg"] == sides["Iran/bowl.jpg"] == former["Iran/200000.jpg"]
+
+
 def test_the_order_of_sets_in_memory_does_not_matter() -> None:
     """Python gives sets of text another order in each process."""
     program = (

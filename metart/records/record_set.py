@@ -75,6 +75,7 @@ class RecordSet(NamedTuple):
     shards: dict[str, int]  # Bytes of each record file, by its name.
     sources: dict[str, Source]  # By path below met_art.
     former_sides: dict[str, str]  # By path: of pictures that had one in an earlier set and are in neither split now.
+    former_contents: dict[str, str]  # The same by content, whatever its name was.
 
 
 def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
@@ -93,9 +94,16 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         labels, in_validation = (list(described["counts"][split]) for split in (splits.TRAIN, splits.VALIDATION))
         folders, shards = dict(described.get("folders", {})), dict(described["shards"])
         former_sides = dict(described.get("former_sides", {}))
-        if not {splits.TRAIN, splits.VALIDATION}.issuperset(former_sides.values()):
-            raise ValueError
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
+        # Older sets remember by name only: what a file has that is in neither split is what had the side, as a rule.
+        by_name = {
+            sources[name].sha256: former_sides[name]
+            for name in sorted(former_sides, key=former_sides.__getitem__, reverse=True)  # Train last, which decides.
+            if name in sources
+        }
+        former_contents = dict(described.get("former_contents", by_name))
+        if not {splits.TRAIN, splits.VALIDATION}.issuperset([*former_sides.values(), *former_contents.values()]):
+            raise ValueError
         counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())
         for split, of_split in described["counts"].items():
             # Older sets do not name the folders of labels.
@@ -111,7 +119,16 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         raise UserError(
             f"{path} is damaged; move it away and run convert.py --dataset_dir={dataset_dir} again, for a new split"
         ) from None
-    return RecordSet(fingerprint, settings, labels, folders, shards, sources, former_sides)
+    return RecordSet(fingerprint, settings, labels, folders, shards, sources, former_sides, former_contents)
+
+
+def known_contents(records: RecordSet) -> dict[str, str]:
+    """Returns the side of each content, by SHA-256, that has one or had one before."""
+    sides = dict(records.former_contents)
+    for source in records.sources.values():
+        if source.split and sides.get(source.sha256) != splits.TRAIN:  # What was trained on once does not validate.
+            sides[source.sha256] = source.split
+    return sides
 
 
 def _label(path: str, folders: Mapping[str, str]) -> str:
@@ -243,6 +260,7 @@ def write(
     names: list[str],
     settings: Settings,
     known: Mapping[str, str],
+    contents_known: Mapping[str, str],
     workers: ProcessPoolExecutor,
     store: Path,
 ) -> None:
@@ -254,6 +272,7 @@ def write(
         names: The labels.
         settings: Of the set.
         known: The sides that pictures of earlier sets had, by path; remembered of those that this one leaves out.
+        contents_known: The same by content.
         workers: Write the record files.
         store: See `Picture.offset`.
 
@@ -284,7 +303,9 @@ def write(
             wait([task for task in tasks.values() if not task.cancel()])  # Nobody writes to a file that is given up.
         store.unlink()  # From here on the next reader completes what a killed run has left.
         former_sides = {path: side for path, side in known.items() if path not in sources or not sources[path].split}
-        records = RecordSet(fingerprint, settings, names, folders, shards, sources, former_sides)
+        there = {source.sha256 for source in sources.values() if source.split}
+        former_contents = {content: side for content, side in contents_known.items() if content not in there}
+        records = RecordSet(fingerprint, settings, names, folders, shards, sources, former_sides, former_contents)
         _write_text(new[LABELS_FILENAME], labels_text(names))
         _write_text(new_splits, _describe(records, counts))
         _write_text(new[BAD_PICTURES_FILENAME], _bad_pictures(pictures))  # The last one; see finish_exchange.
@@ -354,6 +375,7 @@ def _describe(records: RecordSet, counts: Mapping[str, Mapping[str, int]]) -> st
         "folders": records.folders,
         "shards": records.shards,
         "former_sides": records.former_sides,
+        "former_contents": records.former_contents,
     }
     lines = [f"{_json(key)}: {_json(value)}" for key, value in about.items()]
     pictures = [f"  {_json(path)}: {_json(source._asdict())}" for path, source in records.sources.items()]

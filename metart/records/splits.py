@@ -128,14 +128,16 @@ def assign(
     sizes = Counter(of_picture.object for of_picture in shown.values())
     representatives = {of_picture.object: of_picture.representative for of_picture in shown.values()}
     validated = {path: side == VALIDATION for path, side in former.items()}
-    there = {path: side for path, side in validated.items() if path in shown}
     by_name = _objects_by_name({*shown, *former})
-    # Each counts for more than the one before: a picture that is there is worse to leak to than one that is gone.
-    gone = _decided((by_name[path], side) for path, side in validated.items() if path not in shown)
-    of_look = _decided((shown[path].representative, side) for path, side in there.items())
-    settled = _decided((shown[path].object, gone[by_name[path]]) for path in shown if by_name[path] in gone)
-    settled |= {name: of_look[first] for name, first in representatives.items() if first in of_look}
-    settled |= _decided((shown[path].object, side) for path, side in there.items())
+    of_gone = _decided((by_name[path], side) for path, side in validated.items() if path not in shown)
+    gone = [(of_picture, of_gone[by_name[path]]) for path, of_picture in shown.items() if by_name[path] in of_gone]
+    there = [(of_picture, validated[path]) for path, of_picture in shown.items() if path in validated]
+    settled: dict[str, bool] = {}
+    # What is there counts for more than what is gone, as a leak to it is worse; the object for more than its looks.
+    for known in gone, there:
+        of_look = _decided((of_picture.representative, side) for of_picture, side in known)
+        settled |= {name: of_look[first] for name, first in representatives.items() if first in of_look}
+        settled |= _decided((of_picture.object, side) for of_picture, side in known)
     hash_of = functools.cache(functools.partial(stable_hash, seed))
     hashes = {
         name: hash_of(series(first)) if first.isdecimal() else hash_of(label, first)
