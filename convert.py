@@ -178,21 +178,19 @@ def split_pictures(
     return shown
 
 
-def known_sides(former: RecordSet, pictures: Sequence[Picture]) -> dict[str, str]:
+def known_sides(former: RecordSet, contents: Mapping[str, str], pictures: Sequence[Picture]) -> dict[str, str]:
     """Returns the sides that pictures had in earlier sets, by path below met_art.
 
     Args:
         former: The set before, which remembers those that it left out.
+        contents: Its `record_set.known_contents`.
         pictures: Those of the new set. One whose content had a side gets it, whatever its name; the name decides for
             content that is new.
     """
     sides = former.former_sides | {name: source.split for name, source in former.sources.items() if source.split}
-    contents = record_set.known_contents(former)
-    new = [picture for picture in pictures if picture.path in sides and picture.sha256 not in contents]
-    for picture in new:
-        if contents.get(picture.sha256) != splits.TRAIN:  # Copies have one side.
-            contents[picture.sha256] = sides[picture.path]
-    return sides | {picture.path: contents[picture.sha256] for picture in pictures if picture.sha256 in contents}
+    new = splits.decided((picture.sha256, sides[picture.path]) for picture in pictures if picture.path in sides)
+    of_content = {**new, **contents}  # Copies of a new file have one side, too.
+    return sides | {picture.path: of_content[picture.sha256] for picture in pictures if picture.sha256 in of_content}
 
 
 def decisive(settings: Settings) -> str:
@@ -301,7 +299,8 @@ def make_records(
         known: dict[str, str] = {}
         contents: dict[str, str] = {}
         if former and decisive(former.settings) == decisive(settings):
-            known, contents = known_sides(former, used), record_set.known_contents(former)
+            contents = record_set.known_contents(former)
+            known = known_sides(former, contents, used)
         elif former:
             print(f"a new split: the sides of {decisive(former.settings)} are forgotten")
         shown = split_pictures(used, known, settings)

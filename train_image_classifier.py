@@ -162,16 +162,10 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
     newest = newest_checkpoint(train_dir, data.label_names)
     former = checkpoints.settings(newest) if newest else {}
-    if newest:
-        require_same_run(settings, former, newest, data, workers)
-        written_flags = {**written_flags, "checkpoint_path": former.get("checkpoint_path")}
     plan = make_plan(settings, data.training.num_samples, newest, workers)
-    planned = former.get("max_number_of_steps")
-    if planned not in (None, plan.total_steps) and not settings.max_number_of_steps and "finished_step" not in former:
-        raise UserError(
-            f"{train_dir} holds a run of {planned:,} steps that has not ended; with this batch, workers, pictures and "
-            f"--num_epochs it would be one of {plan.total_steps:,}; say how many: --max_number_of_steps={planned}"
-        )
+    if newest:
+        require_same_run(settings, plan, former, newest, data, workers)
+        written_flags = {**written_flags, "checkpoint_path": former.get("checkpoint_path")}
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
         refuse_seen_pictures(newest, data, settings)
@@ -238,11 +232,14 @@ def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
     return newest
 
 
-def require_same_run(settings: Settings, former: Mapping[str, Any], newest: str, data: Data, workers: Cluster) -> None:
+def require_same_run(
+    settings: Settings, plan: Plan, former: Mapping[str, Any], newest: str, data: Data, workers: Cluster
+) -> None:
     """Makes sure that a run goes on as what it was.
 
     Args:
         settings: What the run is asked for now.
+        plan: How long it would be now.
         former: Its flags.json.
         newest: Its newest checkpoint.
         data: What it goes on with.
@@ -250,7 +247,8 @@ def require_same_run(settings: Settings, former: Mapping[str, Any], newest: str,
 
     Raises:
         UserError: Its network, the size of its images or of the pictures in its records was another, or it kept
-            averaged weights: what the checkpoints answer would change. Or what it has seen would be forgotten.
+            averaged weights: what the checkpoints answer would change. Or what it has seen would be forgotten,
+            or its length, before its end, be another than was planned.
     """
     train_dir, model_name, size = settings.train_dir, settings.recipe.model_name, settings.augmentation.image_size
     if former.get("model_name", model_name) != model_name:
@@ -291,6 +289,12 @@ def require_same_run(settings: Settings, former: Mapping[str, Any], newest: str,
     start = settings.warm_start.checkpoint_path
     if start and str(start) != former.get("checkpoint_path"):
         print(f"notice: --checkpoint_path is not used, as {train_dir} holds a checkpoint", file=sys.stderr)
+    planned = former.get("max_number_of_steps")
+    if planned not in (None, plan.total_steps) and not settings.max_number_of_steps and "finished_step" not in former:
+        raise UserError(
+            f"{train_dir} holds a run of {planned:,} steps that has not ended; with this batch, workers, pictures and "
+            f"--num_epochs it would be one of {plan.total_steps:,}; say how many: --max_number_of_steps={planned}"
+        )
 
 
 def make_plan(settings: Settings, num_samples: int, newest: str | None, workers: Cluster) -> Plan:

@@ -95,13 +95,12 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         folders, shards = dict(described.get("folders", {})), dict(described["shards"])
         former_sides = dict(described.get("former_sides", {}))
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
-        # Older sets remember by name only: what a file has that is in neither split is what had the side, as a rule.
-        by_name = {
-            sources[name].sha256: former_sides[name]
-            for name in sorted(former_sides, key=former_sides.__getitem__, reverse=True)  # Train last, which decides.
-            if name in sources
-        }
-        former_contents = dict(described.get("former_contents", by_name))
+        if "former_contents" in described:
+            former_contents = dict(described["former_contents"])
+        else:  # Older sets remember by name only: what a file has that is in neither split had the side, as a rule.
+            former_contents = splits.decided(
+                (sources[name].sha256, side) for name, side in former_sides.items() if name in sources
+            )
         if not {splits.TRAIN, splits.VALIDATION}.issuperset([*former_sides.values(), *former_contents.values()]):
             raise ValueError
         counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())
@@ -124,11 +123,8 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
 
 def known_contents(records: RecordSet) -> dict[str, str]:
     """Returns the side of each content, by SHA-256, that has one or had one before."""
-    sides = dict(records.former_contents)
-    for source in records.sources.values():
-        if source.split and sides.get(source.sha256) != splits.TRAIN:  # What was trained on once does not validate.
-            sides[source.sha256] = source.split
-    return sides
+    now = ((source.sha256, source.split) for source in records.sources.values() if source.split)
+    return splits.decided([*records.former_contents.items(), *now])
 
 
 def _label(path: str, folders: Mapping[str, str]) -> str:

@@ -127,24 +127,24 @@ def assign(
     """
     sizes = Counter(of_picture.object for of_picture in shown.values())
     representatives = {of_picture.object: of_picture.representative for of_picture in shown.values()}
-    validated = {path: side == VALIDATION for path, side in former.items()}
     by_name = _objects_by_name({*shown, *former})
-    of_gone = _decided((by_name[path], side) for path, side in validated.items() if path not in shown)
+    of_gone = decided((by_name[path], side) for path, side in former.items() if path not in shown)
     gone = [(of_picture, of_gone[by_name[path]]) for path, of_picture in shown.items() if by_name[path] in of_gone]
-    there = [(of_picture, validated[path]) for path, of_picture in shown.items() if path in validated]
-    settled: dict[str, bool] = {}
+    there = [(of_picture, former[path]) for path, of_picture in shown.items() if path in former]
+    settled: dict[str, str] = {}
     # What is there counts for more than what is gone, as a leak to it is worse; the object for more than its looks.
     for known in gone, there:
-        of_look = _decided((of_picture.representative, side) for of_picture, side in known)
+        of_look = decided((of_picture.representative, side) for of_picture, side in known)
         settled |= {name: of_look[first] for name, first in representatives.items() if first in of_look}
-        settled |= _decided((of_picture.object, side) for of_picture, side in known)
+        settled |= decided((of_picture.object, side) for of_picture, side in known)
     hash_of = functools.cache(functools.partial(stable_hash, seed))
     hashes = {
         name: hash_of(series(first)) if first.isdecimal() else hash_of(label, first)
         for name, first in representatives.items()
     }
-    sides = {name: hashes[name] < validation_share for name in sizes}
-    validating = {name for name, side in (sides | _follow(representatives, settled) | settled).items() if side}
+    sides = {name: VALIDATION if hashes[name] < validation_share else TRAIN for name in sizes}
+    sides |= _follow(representatives, settled) | settled
+    validating = {name for name, side in sides.items() if side == VALIDATION}
 
     def order(name: str) -> tuple[float, float, int, str]:
         """Nearest to the border first; within a series ten by ten, within the ten by the number."""
@@ -165,17 +165,18 @@ def assign(
     }
 
 
-def _decided(sides: Iterable[tuple[Key, bool]]) -> dict[Key, bool]:
-    """Returns whether each key validates; where it does and trains, it trains: what was trained on decides."""
-    validates: dict[Key, bool] = {}
+def decided(sides: Iterable[tuple[Key, str]]) -> dict[Key, str]:
+    """Returns the side of each key; training where it has both: what was trained on does not validate."""
+    of_key: dict[Key, str] = {}
     for key, side in sides:
-        validates[key] = side and validates.get(key, True)
-    return validates
+        if of_key.get(key) != TRAIN:
+            of_key[key] = side
+    return of_key
 
 
-def _follow(representatives: Mapping[str, str], settled: Mapping[str, bool]) -> dict[str, bool]:
+def _follow(representatives: Mapping[str, str], settled: Mapping[str, str]) -> dict[str, str]:
     """Returns the side of each object whose series has one: that of the nearest."""
-    of_number = _decided(
+    of_number = decided(
         (int(representatives[name]), side) for name, side in settled.items() if representatives[name].isdecimal()
     )
     numbers = sorted(of_number)
@@ -201,7 +202,7 @@ def _runs(names: Iterable[str], representatives: Mapping[str, str], length: int)
 
 def _mend_the_share(
     sizes: Mapping[str, int],
-    settled: Mapping[str, bool],
+    settled: Mapping[str, str],
     validating: set[str],
     validation_share: float,
     runs: Iterable[Iterable[Sequence[str]]],

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import hashlib
 from pathlib import Path
 import sys
 import threading
@@ -247,7 +246,7 @@ def _of_all_workers(settings: Settings, data: Data, plan: Plan) -> str:
         settings.early_stop,
         settings.intervals.validation_epochs,
     ]
-    return hashlib.sha256(repr(same).encode()).hexdigest()[:16]
+    return record_set.sha256(repr(same).encode())[:16]
 
 
 @contextlib.contextmanager
