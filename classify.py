@@ -34,7 +34,7 @@ import numpy as np
 from metart.networks.slim_compat import tf
 import dataset_factory
 from metart.common.files import csv_line
-from metart.common.flags import Parser, UserError, number, path, run
+from metart.common.flags import Parser, UserError, notice, number, path, run
 from metart.evaluation.inference import Classifier, answer_cells, answer_columns, open_classifier
 from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
 from metart.networks import registry
@@ -249,7 +249,7 @@ def open_explainer(
     if dataset_dir and any(dataset_dir.glob("*.tfrecord")):
         training = input_pipeline.open_split(dataset_name, splits.TRAIN, dataset_dir)
     elif dataset_dir:
-        print(f"notice: no records in {dataset_dir}, so no training pictures are shown", file=sys.stderr)
+        notice(f"no records in {dataset_dir}, so no training pictures are shown")
     fingerprint = records.fingerprint if records else None
     return explanations.Explainer(classifier, explain_dir, training, fingerprint, batch_size)
 

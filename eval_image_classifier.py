@@ -31,7 +31,7 @@ from PIL import Image
 from metart.networks.slim_compat import slim
 import dataset_factory
 from metart.common.files import locked, make_folder, open_replacing
-from metart.common.flags import Parser, Retry, UserError, number, path, run, select
+from metart.common.flags import Parser, Retry, UserError, notice, number, path, run, select
 from metart.evaluation import metrics, reports
 from metart.evaluation.best_checkpoint import BEST_FOLDER
 from metart.evaluation.inference import (
@@ -154,11 +154,9 @@ def count_seen(
     allow = settings.allow_seen_pictures or split == splits.TRAIN
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
-        print(f"notice: the run was trained on {seen:,} of these pictures", file=sys.stderr)
+        notice(f"the run was trained on {seen:,} of these pictures")
     if records and seen is None and split != splits.TRAIN:
-        print(
-            "notice: the run does not tell which pictures it was trained on; these may be among them", file=sys.stderr
-        )
+        notice("the run does not tell which pictures it was trained on; these may be among them")
     if seen and settings.calibrate:
         raise UserError(
             f"a network is too sure of pictures that it was trained on, and {seen:,} of the {split} pictures are such; "
@@ -193,7 +191,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
             shown = f"these pictures have up to {max_side} pixels a side, those of the run {of_run}"
             if settings.calibrate:
                 raise UserError(f"{shown}; --calibrate needs records made with --max_side={of_run}")
-            print(f"notice: {shown}; classify.py and exports see pictures as the run did", file=sys.stderr)
+            notice(f"{shown}; classify.py and exports see pictures as the run did")
         answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
     temperature = classifier.temperature
     if settings.calibrate:
@@ -266,7 +264,7 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet 
                     raise
                 checkpoint = ""  # Training has deleted it meanwhile; there is a newer one.
             except Retry as error:
-                print(f"notice: {error}", file=sys.stderr)
+                notice(f"{error}")
                 checkpoint = ""  # In a moment.
         done = checkpoint  # Empty where another run begins in the folder.
         if done:

@@ -35,7 +35,7 @@ from metart.networks.slim_compat import slim, tf, without_autograph, without_not
 import dataset_factory
 from metart import __version__
 from metart.common.files import locked, read_json, replacing_folder
-from metart.common.flags import Parser, UserError, number, path, run
+from metart.common.flags import Parser, UserError, notice, number, path, run
 from metart.common.labels import LABELS_FILENAME, write_labels
 from metart.evaluation.inference import METRICS_FILENAME, Classifier, open_classifier
 from metart.networks import checkpoints, registry
@@ -271,10 +271,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ):
         learned_from = checkpoints.settings(classifier.checkpoint).get("records", {}).get("fingerprint")
         if records and learned_from not in (None, records.fingerprint):
-            print(
-                f"notice: the records in {flags.dataset_dir} are not those that the run was trained on; the card names "
-                "those, without their numbers",
-                file=sys.stderr,
+            notice(
+                f"the records in {flags.dataset_dir} are not those that the run was trained on; the card names "
+                "those, without their numbers"
             )
         training = None
         if with_records:

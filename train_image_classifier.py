@@ -29,7 +29,7 @@ from typing import Any
 from metart.networks.slim_compat import slim, tf
 import dataset_factory
 from metart.common.files import locked
-from metart.common.flags import Parser, Retry, UserError, comma_separated, number, path, run, select
+from metart.common.flags import Parser, Retry, UserError, comma_separated, notice, number, path, run, select
 from metart.common.interruption import Interruption
 from metart.common.labels import read_labels
 from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint
@@ -288,7 +288,7 @@ def require_same_run(
         )
     start = settings.warm_start.checkpoint_path
     if start and str(start) != former.get("checkpoint_path"):
-        print(f"notice: --checkpoint_path is not used, as {train_dir} holds a checkpoint", file=sys.stderr)
+        notice(f"--checkpoint_path is not used, as {train_dir} holds a checkpoint")
     planned = former.get("max_number_of_steps")
     if planned not in (None, plan.total_steps) and not settings.max_number_of_steps and "finished_step" not in former:
         raise UserError(

@@ -38,6 +38,11 @@ class Retry(Exception):
     """The run was cut short by something outside; the same command goes on where it stopped."""
 
 
+def notice(text: str) -> None:
+    """Tells what the reader should know but need not act on: one line on stderr."""
+    print(f"notice: {text}", file=sys.stderr)
+
+
 class HelpFormatter(argparse.RawDescriptionHelpFormatter):
     """Shows the default of each flag, unless its help speaks of it."""
 

@@ -5,12 +5,11 @@ from concurrent.futures import ThreadPoolExecutor
 import json
 from pathlib import Path
 import shutil
-import sys
 from typing import Any
 
 from metart.networks.slim_compat import slim
 from metart.common.files import open_replacing, read_json, replacing_folder
-from metart.common.flags import UserError
+from metart.common.flags import UserError, notice
 from metart.common.labels import LABELS_FILENAME
 from metart.evaluation.inference import open_classifier, predict
 from metart.networks import checkpoints
@@ -78,7 +77,7 @@ class BestCheckpoint:
                     if step <= first_step or (first_step and step in kept)
                 }
             else:
-                print(f"notice: {path} is about other records; it no longer counts", file=sys.stderr)
+                notice(f"{path} is about other records; it no longer counts")
 
     def has_measured(self, step: int) -> bool:
         return step in self._top_1
@@ -100,13 +99,11 @@ class BestCheckpoint:
         figures, looks = self._figures(checkpoint)
         step = checkpoints.step(checkpoint)
         if self._looks not in ({}, looks):
-            print(
-                "notice: evaluation looks otherwise than before; what was measured then does not count", file=sys.stderr
-            )
+            notice("evaluation looks otherwise than before; what was measured then does not count")
             self._top_1 = {}
         self._looks = looks
         if self._top_1 and self.best_step not in self._kept_steps():
-            print(f"notice: {self}; the best is looked for again", file=sys.stderr)
+            notice(f"{self}; the best is looked for again")
             self._top_1 = {}
         goes_on, self._goes_on = self._goes_on, True
         for kept in checkpoints.all_in(self._folder / BEST_FOLDER) if goes_on else ():
@@ -169,4 +166,4 @@ def _carry_over(paths: Iterable[Path], folder: Path) -> None:
             elif path.is_file() or path.is_symlink():
                 shutil.copy2(path, folder, follow_symlinks=False)
         except OSError as error:
-            print(f"notice: {path} is lost: {error}", file=sys.stderr)
+            notice(f"{path} is lost: {error}")

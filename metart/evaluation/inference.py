@@ -3,14 +3,13 @@
 from collections.abc import Iterable, Mapping
 import json
 from pathlib import Path
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from metart.networks.slim_compat import slim, tf
 from metart.common.files import open_replacing, read_json
-from metart.common.flags import UserError
+from metart.common.flags import UserError, notice
 from metart.common.progress import Progress
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import CENTRAL_FRACTION, Looks
@@ -145,10 +144,9 @@ def open_classifier(
         raise UserError(f"{checkpoint} was trained on {model_name}, which is not a network here; give --model_name")
     if not trained_with and image_size is None:
         image_size = registry.NETWORKS[model_name].image_size
-        print(
-            f"notice: no {checkpoints.SETTINGS_FILENAME} beside {checkpoint}; assuming {model_name}, trained at "
-            f"{image_size} x {image_size} pixels. If that is not so, the answers are wrong: give --eval_image_size",
-            file=sys.stderr,
+        notice(
+            f"no {checkpoints.SETTINGS_FILENAME} beside {checkpoint}; assuming {model_name}, trained at "
+            f"{image_size} x {image_size} pixels. If that is not so, the answers are wrong: give --eval_image_size"
         )
     sizes = (not image_size and trained_with.get("eval_image_sizes")) or []
     image_size = (
@@ -228,17 +226,16 @@ def read_temperature(checkpoint: str, looks: Mapping[str, Any]) -> float:
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UserError(f"{path} is damaged; delete it, or fit it again with eval_image_classifier.py") from None
     if fitted_to is None:
-        print(f"notice: {path} does not say which weights it was fitted to; assuming those beside it", file=sys.stderr)
+        notice(f"{path} does not say which weights it was fitted to; assuming those beside it")
     elif fitted_to != checkpoints.fingerprint(checkpoint):
         raise UserError(
             f"{path} was fitted to other weights than those of {checkpoint}; delete it, or fit it again with "
             "eval_image_classifier.py --calibrate"
         )
     for name in other:
-        print(
-            f"notice: {path} was fitted with {name.replace('_', ' ')} {fitted[name]}, not {looks[name]}; the answers "
-            "are not calibrated",
-            file=sys.stderr,
+        notice(
+            f"{path} was fitted with {name.replace('_', ' ')} {fitted[name]}, not {looks[name]}; the answers "
+            "are not calibrated"
         )
     return 1.0 if other else temperature
 

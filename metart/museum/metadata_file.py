@@ -15,7 +15,7 @@ from typing import IO, NamedTuple
 import zlib
 
 from metart.common.files import open_seekable
-from metart.common.flags import UserError
+from metart.common.flags import UserError, notice
 from metart.common.labels import is_text
 from metart.museum.web import Manners, Unavailable, Web
 
@@ -74,10 +74,7 @@ def open_metadata_file(location: str | Path) -> Iterator[MetadataFile]:
         header = _read_header(file.name, is_gzipped, location)
         file.seek(-1, os.SEEK_END)
         if not is_gzipped and file.read(1) not in b"\r\n":
-            print(
-                f"notice: the last line of {location} has no line end; if it was cut off, copy or download it again",
-                file=sys.stderr,
-            )
+            notice(f"the last line of {location} has no line end; if it was cut off, copy or download it again")
         yield MetadataFile(str(location), file.name, is_gzipped, header)
 
 

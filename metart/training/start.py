@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 from pathlib import Path
-import sys
 import threading
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf
 from metart.common.cores import available_cores
 from metart.common.files import locked
-from metart.common.flags import Retry, UserError
+from metart.common.flags import Retry, UserError, notice
 from metart.common.interruption import Interruption
 from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
 from metart.networks import checkpoints, registry, warm_start
@@ -179,10 +178,7 @@ def build_savers(
     warm = settings.warm_start
     if not warm.checkpoint_path:
         if settings.recipe.trainable_scopes:
-            print(
-                "notice: all layers outside of --trainable_scopes keep their random weights; give --checkpoint_path",
-                file=sys.stderr,
-            )
+            notice("all layers outside of --trainable_scopes keep their random weights; give --checkpoint_path")
         return saver, Start(None, saver)
     checkpoint = unpacked.enter_context(warm_start.opened(str(warm.checkpoint_path)))
     refuse_seen_pictures(checkpoint, data, settings)
@@ -304,10 +300,10 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
     if not seen_pictures.note(train_dir, seen, data.records, data.split_name):
         unknown = "evaluation will not know which pictures this run was trained on"
         if data.records:
-            print(f"notice: {start} does not tell which pictures it has seen: {unknown}", file=sys.stderr)
+            notice(f"{start} does not tell which pictures it has seen: {unknown}")
         else:
             missing = data.dataset_dir / record_set.SPLITS_FILENAME
-            print(f"notice: no {missing}: {unknown}, nor classify.py how large they were", file=sys.stderr)
+            notice(f"no {missing}: {unknown}, nor classify.py how large they were")
 
 
 def is_published(checkpoint: str, num_classes: int) -> bool:
