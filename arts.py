@@ -70,9 +70,9 @@ def get_split(
 
     splits_path = folder / "splits.json"
     if file_pattern is None and splits_path.exists():
-        counts = _described(splits_path, split_name, shards, list(labels_to_names.values()), convert)
+        counts = _count_in_splits_json(splits_path, split_name, shards, list(labels_to_names.values()), convert)
     else:
-        counts = _count(shards, labels_to_names)
+        counts = _count_in_records(shards, labels_to_names)
     if not sum(counts):
         raise ValueError(
             f"{dataset_dir} has no picture for {split_name}: a label with pictures of one object alone has none; fetch "
@@ -111,7 +111,7 @@ def _read_labels(path: Path, advice: str) -> dict[int, str]:
         raise ValueError(f"{path} does not consist of lines `index:name` in UTF-8; {advice}") from None
 
 
-def _described(path: Path, split_name: str, shards: list[str], names: list[str], advice: str) -> list[int]:
+def _count_in_splits_json(path: Path, split_name: str, shards: list[str], names: list[str], advice: str) -> list[int]:
     """Returns the pictures of each label by splits.json, once labels and files are those that it describes."""
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
@@ -127,7 +127,7 @@ def _described(path: Path, split_name: str, shards: list[str], names: list[str],
     return list(counts.values())
 
 
-def _count(shards: list[str], labels_to_names: dict[int, str]) -> list[int]:
+def _count_in_records(shards: list[str], labels_to_names: dict[int, str]) -> list[int]:
     """Returns the pictures of each label in some files, all of which have to have a name."""
     counts = dict.fromkeys(labels_to_names, 0)
     for shard in shards:

@@ -36,7 +36,7 @@ import dataset_factory
 from metart.common.files import csv_line
 from metart.common.flags import Parser, UserError, notice, number, path, run
 from metart.evaluation.inference import Classifier, answer_cells, answer_columns, open_classifier
-from metart.museum.web import MAX_PICTURE_BYTES, Manners, Unavailable, Web
+from metart.museum.web import MAX_PICTURE_BYTES, RequestPolicy, Unavailable, Web
 from metart.networks import registry
 from metart.networks.preprocessing import IMAGE_SIZES, Looks, evaluation_image
 from metart.networks.session import PRECISIONS, Device
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 READERS = 4  # Threads that decode, and wait for the web, while the network works.
-MANNERS = Manners(max_attempts=1, pause_seconds=2)  # Somebody waits for the answer.
+REQUEST_POLICY = RequestPolicy(max_attempts=1, pause_seconds=2)  # Somebody waits for the answer.
 # Up to 20 bytes of each pixel are held while a picture is decoded. Those larger than this are read and decoded one at a
 # time, and by one thread: each thread keeps some of the memory that it has used.
 LARGE_PIXELS, LARGE_BYTES = 3_000_000, 10_000_000
@@ -202,7 +202,7 @@ def read_batches(
         web = None
         if any(isinstance(source, str) for source in sources):
             say = functools.partial(print, file=sys.stderr)
-            web = stack.enter_context(Web(MANNERS, say, allow_private_hosts))
+            web = stack.enter_context(Web(REQUEST_POLICY, say, allow_private_hosts))
         ahead: list[tuple[str, Future[np.ndarray | str]]] = []
         for start in range(0, len(sources) + batch_size, batch_size):
             batch = ahead

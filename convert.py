@@ -193,7 +193,7 @@ def known_sides(former: RecordSet, contents: Mapping[str, str], pictures: Sequen
     return sides | {picture.path: of_content[picture.sha256] for picture in pictures if picture.sha256 in of_content}
 
 
-def decisive(settings: Settings) -> str:
+def split_flags(settings: Settings) -> str:
     """Returns the settings that decide the split, as flags."""
     return f"--percent_validation={settings.percent_validation} --random_seed={settings.random_seed}"
 
@@ -298,11 +298,11 @@ def make_records(
         used = [picture for picture in pictures if not picture.problem and picture.label not in left_out]
         known: dict[str, str] = {}
         contents: dict[str, str] = {}
-        if former and decisive(former.settings) == decisive(settings):
+        if former and split_flags(former.settings) == split_flags(settings):
             contents = record_set.known_contents(former)
             known = known_sides(former, contents, used)
         elif former:
-            print(f"a new split: the sides of {decisive(former.settings)} are forgotten")
+            print(f"a new split: the sides of {split_flags(former.settings)} are forgotten")
         shown = split_pictures(used, known, settings)
         record_set.write(root.parent, pictures, chosen, settings, known, contents, workers, store)
     report(root, pictures, shown, settings)
@@ -325,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     former = record_set.read(dataset_dir)
     if former:
         record_set.finish_exchange(dataset_dir, former)
-        if decisive(former.settings) == decisive(settings):  # Sides once given are kept.
+        if split_flags(former.settings) == split_flags(settings):  # Sides once given are kept.
             settings = settings._replace(series=former.settings.series)
         if not settings.series:
             print(

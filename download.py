@@ -39,7 +39,7 @@ from metart.common.flags import Parser, Unreachable, UserError, number, path, ru
 from metart.common.labels import PICTURES_FOLDER, folder_name, label_of_folder, normalise_label, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
-from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, Manners, Unavailable, Web, is_of_the_disk
+from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, RequestPolicy, Unavailable, Web, is_disk_error
 from metart.records.pictures import normalise
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
@@ -121,7 +121,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
         except Unavailable as error:
             reasons[address] = str(error)
         except Exception as error:  # Whatever a strange answer causes concerns this address alone.
-            if is_of_the_disk(error):
+            if is_disk_error(error):
                 raise
             reasons[address] = f"{type(error).__name__}: {error}"
     raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
@@ -297,7 +297,7 @@ def download_missing(
             totals["downloaded"] += 1
         # Nothing about one artwork ends the run, but a disk that takes no more does, or a locale without its letters.
         except Exception as error:
-            if isinstance(error, UnicodeEncodeError) or is_of_the_disk(error):
+            if isinstance(error, UnicodeEncodeError) or is_disk_error(error):
                 raise
             address = error.address if isinstance(error, Failure) else ""
             failures.write(csv_line((artwork.object_id, artwork.label, address, error)))
@@ -321,7 +321,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     failures_path = flags.dataset_dir / f"download-failures{shard}.csv"
     pictures = flags.dataset_dir / PICTURES_FOLDER
     rate = flags.requests_per_second / flags.num_shards
-    manners = Manners(rate, flags.timeout_seconds, flags.pause_seconds, contact=flags.contact)
+    policy = RequestPolicy(rate, flags.timeout_seconds, flags.pause_seconds, contact=flags.contact)
     urls = flags.bucket_url.rstrip("/"), flags.collection_api_url.rstrip("/")
     decoders = ThreadPoolExecutor(available_cores())
     sources = Sources(*urls, flags.image_size, flags.public_domain_only, decoders)
@@ -373,7 +373,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             locked(flags.dataset_dir, f".download{shard}.lock"),
             Progress("Downloading", count, "pictures", initial=there[True]) as progress,
             open_replacing(failures_path, errors="backslashreplace") as failures,
-            Web(manners, progress.write, flags.allow_private_hosts, trusted=urls) as web,
+            Web(policy, progress.write, flags.allow_private_hosts, trusted=urls) as web,
         ):
             make_folder(pictures)
             restore_folders(pictures, labels)

@@ -175,7 +175,6 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
         neighbours = record_set.share_with_neighbours(records)
         print(f"pictures with a neighbour in training (number within {splits.NEIGHBOURS}): {neighbours:.1%}")
     make_folder(eval_dir)
-    fingerprint = checkpoints.fingerprint(checkpoint)  # Now: training may delete the checkpoint meanwhile.
     with open_classifier(
         checkpoint,
         settings.model_name,
@@ -199,17 +198,15 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
     figures = metrics.summary(answers.truth, answers.probabilities)
     about = {
         "checkpoint": checkpoint,
-        "checkpoint_fingerprint": fingerprint,
         "records_fingerprint": records.fingerprint if records else None,
         "pictures_seen_in_training": seen,
-        "model_name": classifier.model_name,
-        **classifier.looks.described(),
+        **classifier.described(),
+        "temperature": temperature,
         "max_side": max_side,
         "split": split,
         "neighbours_in_training": neighbours,
         "pictures": len(answers.truth),
         "labels": len(classifier.label_names),
-        "temperature": temperature,
         "precision": classifier.device.arithmetic,
     }
     with locked(eval_dir, LOCK_FILENAME):

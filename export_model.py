@@ -49,6 +49,8 @@ from metart.training import input_pipeline
 CALIBRATION_PICTURES = 200  # What TensorFlow Lite's guide calls enough to find the range of each activation.
 EXPORT_FILENAME = "export.json"
 LOCK_FILENAME = ".export.lock"  # Its own: the folder may be that of a run.
+# Of metrics.json, beside the figures themselves.
+FIGURES_OF_THE_CARD = {"pictures", "split", "records_fingerprint", "precision", "pictures_seen_in_training"}
 LITE_FILES = {"model.tflite": "float32", "model_int8.tflite": "uint8"}  # With the type of their input.
 ONE_LOOK = "\n  It looks at a picture once; the figures below are those of several looks."
 
@@ -152,23 +154,17 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
         raise UserError(f"{path} is missing; {evaluate}")
     try:
         figures = read_json(path)
-        about, _, _ = Path(figures["checkpoint"]), figures["pictures"], figures["split"]
+        about = Path(figures["checkpoint"])
+        if not FIGURES_OF_THE_CARD.issubset(figures):
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; {evaluate}") from None
     if about.name != Path(classifier.checkpoint).name:
         raise UserError(f"{path} is about {about}; {evaluate}")
-    measured = {
-        "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
-        "model_name": classifier.model_name,
-        **classifier.looks.described(),
-        "max_side": classifier.looks.max_side,
-        "temperature": classifier.temperature,
-    }
-    known = {"max_side": classifier.looks.max_side, **figures}  # Figures of earlier states lack it.
-    for name, value in measured.items():
-        if known.get(name) != value:
+    for name, value in {**classifier.described(), "max_side": classifier.looks.max_side}.items():
+        if figures.get(name) != value:
             raise UserError(
-                f"{path} is about {name.replace('_', ' ')} {known.get(name, 'unknown')}, not {value}; {evaluate}"
+                f"{path} is about {name.replace('_', ' ')} {figures.get(name, 'unknown')}, not {value}; {evaluate}"
             )
     return figures
 
@@ -192,10 +188,8 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
             if type(value) is float and name not in (*looks.described(), "temperature")
         ]
         title = f"On {figures['pictures']:,} pictures of the {figures['split']} split (records "
-        title += f"{figures['records_fingerprint'] or 'without a fingerprint'})"
-        # Two that figures of earlier states lack.
-        title += f", computed in {figures['precision']}:" if "precision" in figures else ":"
-        if seen := figures.get("pictures_seen_in_training"):
+        title += f"{figures['records_fingerprint'] or 'without a fingerprint'}), computed in {figures['precision']}:"
+        if seen := figures["pictures_seen_in_training"]:
             title = f"The network was trained on {seen:,} of these pictures. {title}"
         elif seen is None:
             title = f"It is not known whether the network was trained on some of these pictures. {title}"
@@ -280,12 +274,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             training = input_pipeline.open_split(flags.dataset_name, splits.TRAIN, flags.dataset_dir)
         files = [name for name in LITE_FILES if flags.tflite and (training or name == "model.tflite")]
         about = {
-            "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
+            **classifier.described(),
             "records_fingerprint": learned_from or (records.fingerprint if records else None),
-            "model_name": classifier.model_name,
-            **classifier.looks.described(),
             "labels": classifier.label_names,
-            "temperature": classifier.temperature,
             "figures": read_metrics(flags.eval_dir, classifier) if flags.eval_dir else None,
             "files": files,
             "version": __version__,

@@ -156,7 +156,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         Retry, KeyboardInterrupt: The run was interrupted; what was reached is saved.
         UserError: A checkpoint or records file does not fit or is damaged, or the loss is no longer a number.
     """
-    train_dir, num_classes = settings.train_dir, len(data.label_names)
+    train_dir, recipe, num_classes = settings.train_dir, settings.recipe, len(data.label_names)
     if workers.index == 0 and train_dir.is_dir():
         with locked(train_dir):
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
@@ -187,17 +187,17 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
         inputs = build_inputs(settings, plan, data.training, workers, head_alone)
         head = None
         if head_alone:
-            model, head = training_graph.build_head(settings.recipe, label_weights, inputs.images, workers)
+            train_step, head = training_graph.build_head(recipe, label_weights, inputs.images, workers)
         else:
-            model = training_graph.build_network(settings.recipe, label_weights, inputs.images, inputs.labels, workers)
-            model = model._replace(train_op=tf.group(model.train_op, *inputs.copy_ahead))
+            train_step = training_graph.build_network(recipe, label_weights, inputs.images, inputs.labels, workers)
+            train_step = train_step._replace(train_op=tf.group(train_step.train_op, *inputs.copy_ahead))
         saver, start = build_savers(settings, data, newest, unpacked)
         with open_session(settings, data, plan, workers, interruption) as session:
             if newest_checkpoint(train_dir, data.label_names) != newest:
                 raise Retry(f"another process has saved a checkpoint in {train_dir} in the meantime")
             check = functools.partial(record_set.require_still, data.dataset_dir, data.records)
             names = data.label_names
-            run = Run(train_dir, session, model, inputs.shown, saver, plan, workers, interruption, names, check)
+            run = Run(train_dir, session, train_step, inputs.shown, saver, plan, workers, interruption, names, check)
             if newest and workers.index == 0:
                 update_looks(train_dir, written_flags)
             start_together(run, start, inputs, data, written_flags)
@@ -326,9 +326,9 @@ def measure_missed_checkpoint(best: BestCheckpoint, newest: str, train_dir: Path
     step = checkpoints.step(newest)
     if not best.has_measured(step):
         with locked(train_dir), contextlib.closing(Summaries(train_dir)) as summaries:
-            verdict = best.measure(newest)
-            summaries.validation(step, verdict.figures)
-        print(f"step {step:,}, which the interrupted run did not measure: {verdict.message}")
+            measured = best.measure(newest)
+            summaries.validation(step, measured.figures)
+        print(f"step {step:,}, which the interrupted run did not measure: {measured.message}")
 
 
 def why_done(plan: Plan, newest: str, best: BestCheckpoint | None) -> str | None:

@@ -31,7 +31,7 @@ from metart.common.files import open_replacing
 from metart.common.flags import Parser, UserError, run
 from metart.common.labels import PICTURES_FOLDER, folder_name
 from metart.common.progress import Progress
-from sample.drawings import MANNERS, Canvas
+from sample.drawings import STYLES, Canvas
 
 OBJECTS_PER_LABEL = 70
 SECOND_PHOTOGRAPH_EVERY = 7  # Objects; makes 80 pictures a label.
@@ -79,7 +79,7 @@ def draw_object(label: str, number: int) -> Iterator[bytes]:
     rng = random.Random(f"{label}/{number}")
     longest, aspect = rng.uniform(*LONGEST_SIDES) * OVERSAMPLING, math.exp(rng.uniform(-0.5, 0.5))
     canvas = Canvas(rng, (round(longest * min(1, aspect)), round(longest * min(1, 1 / aspect))))
-    MANNERS[label](canvas)
+    STYLES[label](canvas)
     for _ in range(2 if number % SECOND_PHOTOGRAPH_EVERY == 0 else 1):
         yield photograph(canvas.image, rng)
 
@@ -87,7 +87,7 @@ def draw_object(label: str, number: int) -> Iterator[bytes]:
 def sample_files() -> Generator[tuple[str, bytes], None, None]:
     """Yields (name in the archive, content) of the whole sample, in order."""
     yield "SAMPLE.txt", NOTE.encode()
-    works = [(label, number) for label in MANNERS for number in range(OBJECTS_PER_LABEL)]
+    works = [(label, number) for label in STYLES for number in range(OBJECTS_PER_LABEL)]
     with Progress("drawing", len(works), "works") as progress:
         for i, (label, number) in enumerate(works):
             for photograph_number, data in enumerate(draw_object(label, number)):
@@ -111,9 +111,9 @@ def write_archive(path: Path, files: Iterable[tuple[str, bytes]]) -> None:
 
 def contact_sheet(path: Path) -> Image.Image:
     """Returns an overview of an archive: a row of pictures for each label, cut off at the right edge."""
-    sheet = Image.new("RGB", (SHEET_WIDTH, len(MANNERS) * SHEET_ROW), "white")
+    sheet = Image.new("RGB", (SHEET_WIDTH, len(STYLES) * SHEET_ROW), "white")
     with tarfile.open(path) as archive:
-        for row, label in enumerate(MANNERS):
+        for row, label in enumerate(STYLES):
             left, top = 0, row * SHEET_ROW
             ImageDraw.Draw(sheet).text((0, top + 3), label, "black", ImageFont.load_default(15))
             folder = f"{PICTURES_FOLDER}/{folder_name(label)}/"
@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             contact_sheet(flags.output).save(output, "JPEG", quality=70)
     with tarfile.open(flags.output) as archive:
         count = sum(name.endswith(".jpg") for name in archive.getnames())
-    print(f"{count} pictures of {len(MANNERS)} labels, {flags.output.stat().st_size:,} bytes: {flags.output}")
+    print(f"{count} pictures of {len(STYLES)} labels, {flags.output.stat().st_size:,} bytes: {flags.output}")
 
 
 if __name__ == "__main__":

@@ -445,7 +445,7 @@ def _blossom(canvas: Canvas, petal: Colour, heart: Colour) -> None:
             canvas.disc(flower, r * 0.4, heart)
 
 
-MANNERS: dict[str, Callable[[Canvas], None]] = {
+STYLES: dict[str, Callable[[Canvas], None]] = {
     "American": draw_quilt,
     "China": draw_ink,
     "French": draw_dots,

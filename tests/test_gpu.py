@@ -26,7 +26,7 @@ from metart.networks.session import Device, enough_memory
 from metart.training import input_pipeline, start, training_graph
 from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
-from metart.training.loop import Intervals, Plan, Run, Verdict, run_steps
+from metart.training.loop import Intervals, Measurement, Plan, Run, run_steps
 from metart.training.optimizers import Schedule
 import train_image_classifier
 
@@ -278,8 +278,8 @@ def test_a_run_that_only_overflows_ends(steps: int, ends: bool, tmp_path: Path) 
         run = Run(tmp_path, running, model, [], saver, plan, Cluster(), Interruption(), [], lambda: None)
         intervals = Intervals(10, 600, 600, 10.0)
 
-        def measure(checkpoint: str) -> Verdict:
-            return Verdict({}, checkpoint, is_last=False)
+        def measure(checkpoint: str) -> Measurement:
+            return Measurement({}, checkpoint, is_last=False)
 
         if ends:
             with pytest.raises(UserError, match=r"no longer a finite number at step 40 .*last good checkpoint: .*-30"):

@@ -25,8 +25,8 @@ from metart.training import peers
 from metart.common.flags import run
 from metart.common.interruption import Interruption
 
-peers.BEAT_SECONDS, peers.SILENCE_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 0.5
-peers.GRACE_SECONDS, peers.FAREWELL_SECONDS = 0.2, 8.0
+peers.HEARTBEAT_SECONDS, peers.TIMEOUT_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 0.5
+peers.GRACE_SECONDS, peers.SHUTDOWN_SECONDS = 0.2, 8.0
 
 def main(argv):
     everybody, reason, *numbers = sys.argv[1:]
@@ -178,9 +178,9 @@ def test_worker_0_knows_who_was_told_to_stop(start: Start) -> None:
 
 
 def test_all_have_left_within_30_seconds() -> None:
-    noticed = peers.SILENCE_SECONDS + peers.BEAT_SECONDS  # At worker 0, which tells the others.
-    assert noticed + 2 * peers.BEAT_SECONDS + peers.GRACE_SECONDS < 30
-    assert peers.FAREWELL_SECONDS + 2 * peers.BEAT_SECONDS < 30
+    noticed = peers.TIMEOUT_SECONDS + peers.HEARTBEAT_SECONDS  # At worker 0, which tells the others.
+    assert noticed + 2 * peers.HEARTBEAT_SECONDS + peers.GRACE_SECONDS < 30
+    assert peers.SHUTDOWN_SECONDS + 2 * peers.HEARTBEAT_SECONDS < 30
 
 
 @pytest.mark.parametrize("index", [0, 1])

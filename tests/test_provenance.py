@@ -259,7 +259,7 @@ def test_no_layer_keeps_random_weights_and_no_head_other_labels(
     start_from = f"--checkpoint_path={logs}"
     with pytest.raises(UserError, match=f"{LOGITS} would keep its random weights: it is not taken from {logs}/"):
         train(tmp_path / "new", other, 1, start_from, f"--trainable_scopes={MODEL_NAME}/stem")
-    assert "flags.json has other labels than the records; the layers that answer are trained" in capsys.readouterr().out
+    assert "flags.json has other labels than the records; the output layers are trained" in capsys.readouterr().out
     stem = f"--checkpoint_exclude_scopes={MODEL_NAME}/stem"
     with pytest.raises(UserError, match=f"{MODEL_NAME}/stem would keep its random weights"):
         train(tmp_path / "new", dataset_dir, 1, start_from, stem, f"--trainable_scopes={LOGITS}")
@@ -468,7 +468,7 @@ def test_a_head_for_other_labels_is_not_taken(
     left_out = f"--checkpoint_exclude_scopes={MODEL_NAME}/block3"
     train(tmp_path / "logs", data, 1, f"--checkpoint_path={train_dir}", "--learning_rate=1e-30", left_out, ALLOW)
     said = capsys.readouterr().out
-    assert f"has other labels than the records; the layers that answer are trained from scratch: {LOGITS}\n" in said
+    assert f"has other labels than the records; the output layers are trained from scratch: {LOGITS}\n" in said
 
     def value(folder: Path, name: str) -> np.ndarray:
         return tf.train.load_variable(str(folder), name)

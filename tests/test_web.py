@@ -27,7 +27,7 @@ import pytest
 from metart import __version__
 from metart.common.flags import UserError
 from metart.museum import web as web_module
-from metart.museum.web import MAX_PAUSES, MAX_REDIRECTS, STREAK, Manners, Unavailable, Web
+from metart.museum.web import MAX_PAUSES, MAX_REDIRECTS, STREAK, RequestPolicy, Unavailable, Web
 
 LIMIT = 100_000
 PUBLIC = "93.184.216.34"
@@ -42,9 +42,9 @@ def ignore(line: str) -> None:
     pass
 
 
-def local(notify: Callable[[str], None] = ignore, **manners: Any) -> Web:
+def local(notify: Callable[[str], None] = ignore, **policy: Any) -> Web:
     """Returns a client that may ask this machine, and fast."""
-    return Web(Manners(**{"requests_per_second": 1000, "pause_seconds": 0.2, **manners}), notify, True)
+    return Web(RequestPolicy(**{"requests_per_second": 1000, "pause_seconds": 0.2, **policy}), notify, True)
 
 
 def at_first(count: int, refuse: Callable[[Handler], None]) -> Callable[[Handler], None]:
@@ -216,7 +216,7 @@ def test_what_is_asked_over_https_never_goes_out_in_plain_text(
     with (
         serving(lambda handler: handler.reply(200, b"plain", "image/jpeg")) as plain,
         serving(lambda handler: handler.reply(200, b"secret", "image/jpeg"), tls) as secure,
-        Web(Manners(1000, max_attempts=1), ignore) as web,
+        Web(RequestPolicy(1000, max_attempts=1), ignore) as web,
     ):
         for scheme, server, body in (("http", plain, b"plain"), ("https", secure, b"secret")) * 2:
             internet.ports[8080] = server.server_port
@@ -645,7 +645,7 @@ class Internet:
 
 
 def fetch(address: str, **keywords: Any) -> bytes:
-    with Web(Manners(max_attempts=1), ignore, **keywords) as web:
+    with Web(RequestPolicy(max_attempts=1), ignore, **keywords) as web:
         return web.fetch(address, LIMIT, read)
 
 

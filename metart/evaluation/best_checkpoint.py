@@ -15,7 +15,7 @@ from metart.evaluation.inference import open_classifier, predict
 from metart.networks import checkpoints
 from metart.networks.session import Device
 from metart.records import seen_pictures
-from metart.training.loop import Verdict
+from metart.training.loop import Measurement
 
 BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
 # In TRAIN_DIR: the records that were measured on, how the network looked at them and the top-1 by step, so that a
@@ -94,7 +94,7 @@ class BestCheckpoint:
             return False
         return sum(step > self.best_step for step in self._top_1) >= self._early_stop
 
-    def measure(self, checkpoint: str) -> Verdict:
+    def measure(self, checkpoint: str) -> Measurement:
         """Measures a checkpoint, and keeps it if it is the best; the figures are those of `metrics.summary`."""
         figures, looks = self._figures(checkpoint)
         step = checkpoints.step(checkpoint)
@@ -118,7 +118,7 @@ class BestCheckpoint:
         with open_replacing(self._folder / HISTORY_FILENAME) as file:
             about = {"records_fingerprint": self._records_fingerprint, "looks": self._looks}
             json.dump({**about, "top_1": self._top_1}, file)
-        return Verdict(figures, f"validation top-1 {figures['top_1']:.4f}; {self}", self.is_over)
+        return Measurement(figures, f"validation top-1 {figures['top_1']:.4f}; {self}", self.is_over)
 
     def _figures(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         """Returns the figures of a checkpoint, and how it looked at the pictures."""

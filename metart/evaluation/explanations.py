@@ -13,7 +13,7 @@ from metart.common.files import make_folder, open_replacing
 from metart.common.progress import Progress
 from metart.evaluation import reports
 from metart.evaluation.inference import Classifier
-from metart.networks import checkpoints, registry
+from metart.networks import registry
 from metart.training import input_pipeline
 
 FEATURES_FILENAME = "training-features.npz"
@@ -109,8 +109,9 @@ class Explainer:
             (file, Path(file).stat().st_size, Path(file).stat().st_mtime_ns) for file in training.data_sources
         ]
         classifier = self._classifier
-        weights, precision = checkpoints.fingerprint(classifier.checkpoint), classifier.device.arithmetic
-        made_of = repr([weights, precision, classifier.model_name, classifier.looks, records])
+        made_of = repr(
+            [classifier.fingerprint, classifier.device.arithmetic, classifier.model_name, classifier.looks, records]
+        )
         with contextlib.suppress(OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile), np.load(path) as saved:
             if str(saved["made_of"]) == made_of:  # Otherwise, or where the file is missing or damaged, it is made anew.
                 return saved["features"], saved["names"].tolist()

@@ -48,6 +48,7 @@ class Classifier:
             UserError: The checkpoint is damaged, of another network or of another number of labels.
         """
         self.checkpoint = checkpoint
+        self.fingerprint = checkpoints.fingerprint(checkpoint)  # Now: training may delete the checkpoint meanwhile.
         self.model_name = model_name
         self.looks = looks
         self.label_names = label_names
@@ -77,6 +78,15 @@ class Classifier:
                     if look is not self.images:
                         logits.append(registry.build(self.model_name, look, len(self.label_names))[0])
         return logits
+
+    def described(self) -> dict[str, Any]:
+        """Returns what its answers depend on, in the words of metrics.json and export.json."""
+        return {
+            "checkpoint_fingerprint": self.fingerprint,
+            "model_name": self.model_name,
+            **self.looks.described(),
+            "temperature": self.temperature,
+        }
 
     def close(self) -> None:
         """Frees the memory of the network."""
@@ -244,7 +254,7 @@ def write_temperature(classifier: Classifier, temperature: float, records_finger
     """Saves a temperature beside its checkpoint, with what it was fitted to, and returns the path."""
     path = classifier.checkpoint + TEMPERATURE_SUFFIX
     fitted_to = {
-        "checkpoint_fingerprint": checkpoints.fingerprint(classifier.checkpoint),
+        "checkpoint_fingerprint": classifier.fingerprint,
         "records_fingerprint": records_fingerprint,
         **classifier.looks.described(),
     }

@@ -17,7 +17,7 @@ import zlib
 from metart.common.files import open_seekable
 from metart.common.flags import UserError, notice
 from metart.common.labels import is_text
-from metart.museum.web import Manners, Unavailable, Web
+from metart.museum.web import RequestPolicy, Unavailable, Web
 
 MAX_BYTES = 4 << 30  # MetObjects.csv has 0.3 GB.
 DOWNLOAD_SECONDS = 3600
@@ -96,7 +96,7 @@ def _download(address: str) -> Iterator[IO[bytes]]:
     with tempfile.NamedTemporaryFile() as file:
         save: Callable[[IO[bytes]], None] = lambda body: shutil.copyfileobj(body, file)  # noqa: E731
         try:
-            with Web(Manners(timeout_seconds=DOWNLOAD_SECONDS), say, trusted=[address]) as web:
+            with Web(RequestPolicy(timeout_seconds=DOWNLOAD_SECONDS), say, trusted=[address]) as web:
                 web.fetch(address, MAX_BYTES, save)
         except Unavailable as error:
             is_museums = address == ADDRESS

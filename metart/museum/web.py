@@ -71,7 +71,7 @@ class Unavailable(Exception):
     """An address that gives nothing, for good; the text is the reason in a few words."""
 
 
-class _Trouble(Exception):
+class _TransientError(Exception):
     """This attempt failed, another may succeed."""
 
 
@@ -79,7 +79,7 @@ class _Redirect(Exception):
     """The answer is elsewhere; the text is where."""
 
 
-class Manners(NamedTuple):
+class RequestPolicy(NamedTuple):
     """How hosts are asked."""
 
     requests_per_second: float = 10  # Limit for each host, over all threads.
@@ -125,7 +125,7 @@ def _parse(address: str, base: str = "") -> _Target:
         raise Unavailable("refused: not a valid address") from None
 
 
-def is_of_the_disk(error: Exception) -> bool:
+def is_disk_error(error: Exception) -> bool:
     """Returns whether the disk is the cause, so that no other file, and no other host, makes it better."""
     has_own_numbers = isinstance(error, ssl.SSLError | socket.gaierror)
     return isinstance(error, OSError) and not has_own_numbers and error.errno in DISK_ERRORS
@@ -142,12 +142,12 @@ class _FinalResponse(http.client.HTTPResponse):
 class _Host:
     """What one host is owed: when the next request may start, when to rest, when to give up."""
 
-    def __init__(self, name: str, manners: Manners, notify: Callable[[str], None]):
+    def __init__(self, name: str, policy: RequestPolicy, notify: Callable[[str], None]):
         self.idle: dict[str, list[HTTPConnection]] = {scheme: [] for scheme in PORTS}
         self.has_answered = False
         self._name = name
-        self._interval_seconds = 1 / manners.requests_per_second
-        self._pause_seconds = manners.pause_seconds
+        self._interval_seconds = 1 / policy.requests_per_second
+        self._pause_seconds = policy.pause_seconds
         self._notify = notify
         self._lock = threading.Lock()
         self._next_start = self._resume_at = 0.0  # Monotonic seconds.
@@ -169,7 +169,7 @@ class _Host:
                 return start
 
     def served(self, started: float) -> None:
-        """Forgets earlier trouble if the host answers what was asked after it."""
+        """Forgets earlier failures if the host answers what was asked after it."""
         with self._lock:
             if started >= self._resume_at:
                 self._pauses = self._streak = 0
@@ -216,7 +216,7 @@ class Web:
     """A polite client for many threads; use as a context manager, which stops all waiting at its end.
 
     Args:
-        manners: How hosts are asked.
+        policy: How hosts are asked.
         notify: Gets a line for each pause.
         allow_private_hosts: Also this machine and private networks, as inside a museum. Link-local addresses stay
             refused: the metadata services of clouds answer there.
@@ -228,12 +228,12 @@ class Web:
 
     def __init__(
         self,
-        manners: Manners,
+        policy: RequestPolicy,
         notify: Callable[[str], None],
         allow_private_hosts: bool = False,
         trusted: Collection[str] = (),
     ):
-        self._manners = manners
+        self._policy = policy
         self._allow_private_hosts = allow_private_hosts
         self._trusted = set()
         for address in trusted:
@@ -244,7 +244,7 @@ class Web:
         self._notify = notify
         self._certificates = load_certificates()
         # A letter that no header can hold is percent-encoded, as in an address.
-        contact = quote(manners.contact, "".join(map(chr, range(32, 127))), errors="surrogateescape")
+        contact = quote(policy.contact, "".join(map(chr, range(32, 127))), errors="surrogateescape")
         purpose = "; ".join(filter(None, ["image classification tutorial", contact]))
         self._user_agent = f"met-art/{__version__} ({purpose}) urllib3/{urllib3.__version__}"
         self._hosts: dict[str, _Host] = {}
@@ -266,16 +266,16 @@ class Web:
             parse: Gets the body; its ValueError means a damaged body, worth another attempt.
 
         Raises:
-            Unavailable: Not there, not allowed, or still in trouble after several attempts.
+            Unavailable: Not there, not allowed, or still failing after several attempts.
         """
-        attempts = self._manners.max_attempts
+        attempts = self._policy.max_attempts
         for attempt in range(attempts):
             if attempt:
                 self._stopped.wait(BACKOFF_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 return self._follow(address, max_bytes, parse)
-            except _Trouble as trouble:
-                reason = str(trouble)
+            except _TransientError as error:
+                reason = str(error)
         raise Unavailable(reason if attempts == 1 else f"{reason} ({attempts} attempts)")
 
     def _follow(self, address: str, max_bytes: int, parse: Callable[[IO[bytes]], T]) -> T:
@@ -283,14 +283,14 @@ class Web:
         for _ in range(MAX_REDIRECTS + 1):
             with self._hosts_lock:
                 if target.name not in self._hosts:
-                    self._hosts[target.name] = _Host(target.name, self._manners, self._notify)
+                    self._hosts[target.name] = _Host(target.name, self._policy, self._notify)
             host = self._hosts[target.name]
             started = host.wait_for_turn(self._stopped)
             with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
                 try:
-                    return _judge(host, started, self._get(host, target, max_bytes, body), body, parse)
-                except _Trouble as trouble:
-                    host.failed(started, str(trouble))
+                    return _parse_answer(host, started, self._get(host, target, max_bytes, body), body, parse)
+                except _TransientError as error:
+                    host.failed(started, str(error))
                     raise
                 except _Redirect as redirect:
                     asked, target = target, _parse(str(redirect), target.address)
@@ -299,11 +299,11 @@ class Web:
         # Of a host that does it all the time another kind of wall: a browser would bring a cookie.
         reason = f"more than {MAX_REDIRECTS} redirects"
         host.failed(started, reason)
-        raise _Trouble(reason)
+        raise _TransientError(reason)
 
     def _get(self, host: _Host, target: _Target, max_bytes: int, body: IO[bytes]) -> urllib3.HTTPResponse:
         """Sends one request and reads the answer into `body`, within the limits of bytes and time."""
-        seconds = self._manners.timeout_seconds
+        seconds = self._policy.timeout_seconds
         deadline = time.monotonic() + seconds
         try:
             connection = self._connect(host, target, deadline)
@@ -318,10 +318,10 @@ class Web:
                     if body.tell() > max_bytes:
                         raise Unavailable(f"larger than {max_bytes:,} bytes")
         except (OSError, HTTPError, http.client.HTTPException, EOFError, zlib.error) as error:
-            if isinstance(error, OSError) and is_of_the_disk(error):  # Of the body's temporary file.
+            if isinstance(error, OSError) and is_disk_error(error):  # Of the body's temporary file.
                 raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
             is_late = time.monotonic() >= deadline
-            raise _Trouble(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
+            raise _TransientError(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
         if not connection.is_closed:  # The host keeps it open for the next request.
             host.idle[target.scheme].append(connection)
         return answer
@@ -351,7 +351,7 @@ class Web:
             connection.timeout = max(0.001, min(CONNECT_SECONDS, deadline - time.monotonic()))
             try:
                 connection.connect()
-                connection.timeout = min(IDLE_SECONDS, self._manners.timeout_seconds)
+                connection.timeout = min(IDLE_SECONDS, self._policy.timeout_seconds)
                 return connection
             except BaseException as failure:
                 connection.close()
@@ -461,7 +461,7 @@ def _until(deadline: float, connection: HTTPConnection) -> Iterator[None]:
         timer.cancel()
 
 
-def _judge(
+def _parse_answer(
     host: _Host, started: float, answer: urllib3.HTTPResponse, body: IO[bytes], parse: Callable[[IO[bytes]], T]
 ) -> T:
     """Returns what `parse` makes of a good answer: what it can read is good, whatever the host calls it."""
@@ -481,17 +481,17 @@ def _judge(
         # Not `served`, so that a wall on every answer is recognised as one that stays.
         reason += ", a web page instead of the file (bot wall?)"
         host.refused(started, reason)
-        raise _Trouble(reason)
+        raise _TransientError(reason)
     if answer.status in (429, 503):
         host.rest(_retry_after_seconds(answer.headers), reason)
     if answer.status in (408, 429) or answer.status >= 500:
-        raise _Trouble(reason)
+        raise _TransientError(reason)
     if answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
         # Bytes that are not ASCII are UTF-8, as in browsers; others are handed back as they are.
         raise _Redirect(answer.headers["Location"].encode("latin-1").decode("utf-8", "surrogateescape"))
     host.served(started)
     if answer.status in (200, 203):
-        raise _Trouble(damage)
+        raise _TransientError(damage)
     raise Unavailable(reason)
 
 

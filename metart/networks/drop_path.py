@@ -1,4 +1,4 @@
-"""Drop path: training leaves out whole branches of a network, for each picture by chance."""
+"""Drop path (stochastic depth): training leaves out whole branches of a network, for each picture by chance."""
 
 from metart.networks.slim_compat import tf
 

@@ -14,7 +14,7 @@ from metart.networks.mobilenet_v2 import rounded
 
 STEM_DEPTH = 32
 HEAD_DEPTH = 1280
-KEEP_PATH_PROB = 0.8  # In training, of the paths around which there is a shortcut, in the last block; more before it.
+KEEP_PATH_PROB = 0.8  # Of stochastic depth: falls linearly from 1 in the first block to almost this in the last.
 
 
 class Stage(NamedTuple):
@@ -89,7 +89,7 @@ def build(
 
 
 def _block(net: tf.Tensor, block: Stage, keep_prob: float) -> tf.Tensor:
-    """Widens, looks at the places of each channel alone, and narrows again, beside a shortcut where the shapes agree.
+    """Builds an inverted residual block (MBConv), with its shortcut where the shapes of input and output agree.
 
     Layers of one kind are numbered in their order.
     """

@@ -1,4 +1,4 @@
-"""Inception-ResNet v2: modules whose branches are added to what they were given.
+"""Inception-ResNet v2: Inception modules with residual connections.
 
 Szegedy and others, Inception-v4, Inception-ResNet, 2016 (https://arxiv.org/abs/1602.07261). The variables have slim's
 names.
@@ -103,7 +103,7 @@ def inception_resnet_v2(
 
 
 def _block(net: tf.Tensor, branches: list[Branch], scale: float, scope: str, is_last: bool = False) -> tf.Tensor:
-    """Adds `scale` times the branches' answer, which keeps the sum of many blocks in bounds."""
+    """Builds a residual block; its branches' output is scaled by `scale`, which keeps training stable."""
     with tf.compat.v1.variable_scope(scope):
         residual = slim.conv2d(
             run_branches(net, branches),

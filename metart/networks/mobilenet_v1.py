@@ -1,4 +1,4 @@
-"""MobileNet v1, for small machines: each convolution is one per channel and then one across the channels.
+"""MobileNet v1, for small machines: depthwise separable convolutions.
 
 Howard and others, MobileNets, 2017 (https://arxiv.org/abs/1704.04861). The variables have slim's names.
 """

@@ -1,4 +1,4 @@
-"""MobileNet v2: blocks that widen, convolve each channel, narrow again, and add that to what they were given.
+"""MobileNet v2: inverted residual blocks, which are expansion, depthwise convolution and linear projection.
 
 Sandler and others, MobileNetV2, 2018 (https://arxiv.org/abs/1801.04381). The variables have slim's names.
 """

@@ -1,4 +1,4 @@
-"""MobileNet v3: the blocks of v2 with gates on their channels, in numbers that a search has found.
+"""MobileNet v3: the blocks of v2 with squeeze-and-excite and hard-swish, in sizes found by architecture search.
 
 Howard and others, Searching for MobileNetV3, 2019 (https://arxiv.org/abs/1905.02244). The variables have slim's names.
 """
@@ -13,7 +13,7 @@ from metart.networks.mobilenet_v2 import inverted_residual, rounded
 
 
 def hard_swish(net: tf.Tensor) -> tf.Tensor:
-    """Returns x times a value between 0 and 1 that grows with x, which costs less than x * sigmoid(x)."""
+    """Returns x * ReLU6(x + 3) / 6, which costs less than swish, x * sigmoid(x), and is much like it."""
     return net * tf.nn.relu6(net + 3.0) * (1.0 / 6.0)
 
 

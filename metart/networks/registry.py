@@ -23,7 +23,7 @@ from metart.networks.wide_resnet import wide_resnet_10_4, wide_resnet_10_4_x2
 # Any collection other than slim's default makes slim.batch_norm take its own fused implementation instead
 # of a Keras layer that TensorFlow no longer has. The training step runs what is collected here.
 BATCH_NORM_UPDATES = "batch_norm_updates"
-HEADS = "heads"  # The collection of the scopes of the layers that answer.
+HEADS = "heads"  # The collection of the scopes of the output layers.
 
 # Slim's 0.9997 averages over some 3,000 steps: after a short run the averages are still near their initial
 # values and evaluation answers at random. 100 steps are enough pictures for a mean and a variance.

@@ -105,7 +105,7 @@ def foreign_heads(checkpoint: str, label_names: list[str]) -> str:
             f"--checkpoint_exclude_scopes={scopes}"
         )
     print(
-        f"{beside} has other labels than the records; the layers that answer are trained from scratch: {scopes}",
+        f"{beside} has other labels than the records; the output layers are trained from scratch: {scopes}",
         flush=True,
     )
     return scopes

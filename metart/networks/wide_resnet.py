@@ -64,7 +64,8 @@ def wide_resnet_10_4_x2(
                 features.append(_features(part))
         if not is_training:
             return _answer(tf.concat(features, axis=-1), num_classes, dropout_keep_prob)
-        # The head answers with the mean of both; for one alone its features count twice, and those of the other are 0.
+        # Later the shared head sees the features of both towers. In training each picture has one: its features are
+        # doubled, and the place of the other's is 0.
         rooms = ([0, BLOCK_DEPTHS[-1]], [BLOCK_DEPTHS[-1], 0])
         padded = [tf.pad(2.0 * each, [[0, 0]] * 3 + [room]) for each, room in zip(features, rooms, strict=True)]
         return _answer(tf.concat(padded, axis=0), num_classes, dropout_keep_prob)
@@ -87,7 +88,10 @@ def _answer(net: tf.Tensor, num_classes: int, dropout_keep_prob: float) -> tuple
 
 
 def _block(net: tf.Tensor, depth: int, scope: str) -> tf.Tensor:
-    """Two 3 x 3 convolutions beside a shortcut: [batch, height, width, …] to [batch, height / 2, width / 2, depth]."""
+    """Builds a pre-activation residual block of stride 2, with an average-pooled shortcut.
+
+    [batch, height, width, …] to [batch, height / 2, width / 2, depth].
+    """
     with tf.compat.v1.variable_scope(scope):
         active = slim.batch_norm(net, activation_fn=tf.nn.relu, scope="preact")
         shortcut = slim.avg_pool2d(active, [2, 2], stride=2, padding="SAME", scope="pool")

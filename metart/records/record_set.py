@@ -94,13 +94,8 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         labels, in_validation = (list(described["counts"][split]) for split in (splits.TRAIN, splits.VALIDATION))
         folders, shards = dict(described.get("folders", {})), dict(described["shards"])
         former_sides = dict(described.get("former_sides", {}))
+        former_contents = dict(described.get("former_contents", {}))
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
-        if "former_contents" in described:
-            former_contents = dict(described["former_contents"])
-        else:  # Older sets remember by name only: what a file has that is in neither split had the side, as a rule.
-            former_contents = splits.decided(
-                (sources[name].sha256, side) for name, side in former_sides.items() if name in sources
-            )
         if not {splits.TRAIN, splits.VALIDATION}.issuperset([*former_sides.values(), *former_contents.values()]):
             raise ValueError
         counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())

@@ -14,7 +14,7 @@ import os
 from metart.networks.slim_compat import tf
 from metart.common.flags import Parser, Retry, UserError, number
 from metart.common.interruption import Interruption
-from metart.training.peers import FAREWELL_SECONDS, Peers, split_address
+from metart.training.peers import SHUTDOWN_SECONDS, Peers, split_address
 
 # Tensors travel round a ring of the workers, each of which passes on so many bytes at a time. Measured with the 96 MB
 # of Inception v3's gradients between two cores: 0.2 s with 0.4 to 3 MB, 0.3 s with 12 MB, 0.6 s with all at once.
@@ -52,7 +52,7 @@ class Cluster:
 
         Every worker has to build this with the same shapes in the same order, and to run it in the same step.
         """
-        return self._reduce(tensors, "Div")
+        return self._all_reduce(tensors, "Div")
 
     def broadcast(self, variables: Sequence[tf.Variable]) -> tf.Operation:
         """Returns the operation that gives all workers the values that worker 0 has."""
@@ -60,7 +60,7 @@ class Cluster:
         parts = [variable if self.index == 0 else tf.zeros_like(variable) for variable in variables]
         return self._assign(variables, parts, "Id")
 
-    def agree_on(self, variables: Sequence[tf.Variable]) -> tf.Operation:
+    def average(self, variables: Sequence[tf.Variable]) -> tf.Operation:
         """Returns the operation that sets the variables of all workers to their mean."""
         return self._assign(variables, variables, "Div")
 
@@ -73,10 +73,10 @@ class Cluster:
     ) -> tf.Operation:
         if self.size == 1:  # They have their values.
             return tf.no_op()
-        values = self._reduce(parts, final)
+        values = self._all_reduce(parts, final)
         return tf.group(*(variable.assign(value) for variable, value in zip(variables, values, strict=True)))
 
-    def _reduce(self, tensors: Sequence[tf.Tensor | tf.Variable], final: str) -> list[tf.Tensor]:
+    def _all_reduce(self, tensors: Sequence[tf.Tensor | tf.Variable], final: str) -> list[tf.Tensor]:
         if self.size == 1:
             return list(tensors)
         results: list[tf.Tensor] = []
@@ -85,12 +85,12 @@ class Cluster:
             packed = tf.concat([tf.reshape(tensor, [-1]) for tensor in group], 0)
             piece = self._piece_bytes // packed.dtype.size
             lengths = [min(piece, sum(sizes) - start) for start in range(0, sum(sizes), piece)]
-            pieces = [self._reduce_piece(part, final) for part in tf.split(packed, lengths)]
+            pieces = [self._all_reduce_piece(part, final) for part in tf.split(packed, lengths)]
             for tensor, flat in zip(group, tf.split(tf.concat(pieces, 0), sizes), strict=True):
                 results.append(tf.reshape(flat, tensor.shape))
         return results
 
-    def _reduce_piece(self, piece: tf.Tensor, final: str) -> tf.Tensor:
+    def _all_reduce_piece(self, piece: tf.Tensor, final: str) -> tf.Tensor:
         return tf.raw_ops.CollectiveReduceV2(
             input=piece,
             group_size=self.size,
@@ -125,7 +125,7 @@ class Cluster:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         self._peers = peers = Peers(self.addresses, self.index, run)
         peers.meet(interruption)
-        farewell, reason = FAREWELL_SECONDS, ""
+        shutdown_seconds, reason = SHUTDOWN_SECONDS, ""
         try:
             server = tf.distribute.Server(
                 {"worker": self.addresses}, job_name="worker", task_index=self.index, config=config
@@ -133,16 +133,16 @@ class Cluster:
             yield server.target
         except tf.errors.OpError:
             # TensorFlow has a dozen errors for a lost worker, and the same ones for other reasons.
-            farewell = 0.0
+            shutdown_seconds = 0.0
             lost = peers.lost()
             if lost is None:
                 raise
             raise Retry(lost) from None
         except UserError as error:
-            farewell, reason = 0.0, f"error: {error}"
+            shutdown_seconds, reason = 0.0, f"error: {error}"
             raise
         finally:
-            peers.leave(farewell, reason)
+            peers.leave(shutdown_seconds, reason)
 
     def told_to_stop(self) -> str:
         """Names the worker that got SIGTERM, for one that stops because of it."""

@@ -17,7 +17,7 @@ from metart.networks import checkpoints
 from metart.training.cluster import Cluster
 from metart.training.optimizers import Schedule
 from metart.training.summaries import Summaries
-from metart.training.training_graph import Model
+from metart.training.training_graph import TrainStep
 
 MAX_SKIPPED = 32  # Steps in a row: twice as many as take TensorFlow's loss scale from its first value down to 1.
 
@@ -55,7 +55,7 @@ class Run(NamedTuple):
 
     train_dir: Path
     session: tf.compat.v1.Session
-    model: Model
+    train_step: TrainStep
     shown: list[tf.Tensor]  # The first images and labels of a batch, as in input_pipeline.training_batches; or nothing.
     saver: tf.compat.v1.train.Saver
     plan: Plan
@@ -65,7 +65,7 @@ class Run(NamedTuple):
     before_saving: Callable[[], None]  # Raises where what was learned must not be saved.
 
 
-class Verdict(NamedTuple):
+class Measurement(NamedTuple):
     """What a measurement on the validation split came to."""
 
     figures: dict[str, float]
@@ -73,7 +73,7 @@ class Verdict(NamedTuple):
     is_last: bool  # Further steps are not worth their time.
 
 
-Measure = Callable[[str], Verdict]  # Of a checkpoint.
+Measure = Callable[[str], Measurement]  # Of a checkpoint.
 
 
 def run_steps(
@@ -94,46 +94,46 @@ def run_steps(
         Retry, KeyboardInterrupt: The run was interrupted; what was reached is saved.
         UserError: The loss or a weight is no longer a finite number, or a checkpoint cannot be written.
     """
-    plan, model, session = run.plan, run.model, run.session
+    plan, train_step, session = run.plan, run.train_step, run.session
     everybody_is_done = run.workers.barrier()
     with (
         contextlib.closing(Summaries(run.train_dir if run.workers.index == 0 else None)) as summaries,
         Progress("training", plan.total_steps, "steps", initial=plan.first_step) as progress,
     ):
         log = _Log(run, intervals, summaries, progress)
-        keeper = _Keeper(run, intervals, measure, log)
+        saver = _CheckpointSaver(run, intervals, measure, log)
         for step in range(plan.first_step + 1, plan.total_steps + 1):
             rate = plan.schedule.rate(step - 1)
             inputs = {
-                model.learning_rate: rate,
-                model.stop_requested: [run.interruption.signal is not None, keeper.early_stop],
+                train_step.learning_rate: rate,
+                train_step.stop_requested: [run.interruption.signal is not None, saver.early_stop],
                 **next(feeds),
             }
             # Every step gives a few pictures, due or not: TensorFlow optimizes the graph anew for other results.
             _, loss, (stop, early_stop), *shown = session.run(
-                [model.train_op, model.loss, model.stop_agreed, *run.shown], inputs
+                [train_step.train_op, train_step.loss, train_step.stop_agreed, *run.shown], inputs
             )
             is_last = step == plan.total_steps or stop > 0 or early_stop > 0
             log.step_done(step, loss, rate, is_last)
             if shown:
                 log.pictures(step, *shown)
-            if keeper.is_due(step) or is_last or not math.isfinite(loss):
+            if saver.is_due(step) or is_last or not math.isfinite(loss):
                 with log.paused():
-                    keeper.save(step, loss)
+                    saver.save(step, loss)
             if is_last:
                 break
     if run.workers.size > 1:  # Whoever left earlier would look lost to worker 0, which may still be saving.
         session.run(everybody_is_done)
     if stop > 0 and step < plan.total_steps:
         run.interruption.leave(
-            f"saved {keeper.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to continue"
+            f"saved {saver.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to continue"
         )
         who = run.workers.told_to_stop()
         raise Retry(f"{who} was told to stop at step {step:,}; run the same command again to continue")
     reached = f"trained to step {step:,}: loss {loss:.3f}, {log.images_per_second:.1f} images/s"
-    if keeper.skipped:
-        reached += f", {keeper.skipped:,} steps skipped whose gradients were too large for float16"
-    return f"{reached}, checkpoint {keeper.saved}"
+    if saver.skipped:
+        reached += f", {saver.skipped:,} steps skipped whose gradients were too large for float16"
+    return f"{reached}, checkpoint {saver.saved}"
 
 
 class _Log:
@@ -166,9 +166,9 @@ class _Log:
             values = {"loss": loss, "learning_rate": rate, "images_per_second": self.images_per_second}
             self._summaries.scalars(step, values)
 
-    def verdict(self, step: int, verdict: Verdict) -> None:
-        self._summaries.validation(step, verdict.figures)
-        self._progress.write(f"step {step:,}: {verdict.message}")
+    def measurement(self, step: int, measured: Measurement) -> None:
+        self._summaries.validation(step, measured.figures)
+        self._progress.write(f"step {step:,}: {measured.message}")
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
@@ -178,7 +178,7 @@ class _Log:
         self._start += time.monotonic() - pause
 
 
-class _Keeper:
+class _CheckpointSaver:
     """Saves checkpoints when they are due, and has them measured."""
 
     def __init__(self, run: Run, intervals: Intervals, measure: Measure | None, log: _Log):
@@ -189,7 +189,7 @@ class _Keeper:
         self._last_save = time.monotonic()
         self._basename = str(run.train_dir / checkpoints.BASENAME)
         self.saved = f"{self._basename}-{run.plan.first_step}" if run.plan.first_step else "none"
-        self.skipped = 0  # Steps that changed nothing, see `Model.applied`.
+        self.skipped = 0  # Steps that changed nothing, see `TrainStep.applied`.
         self._last_applied = self._skipped_in_a_row = 0
         self.early_stop = False
 
@@ -201,9 +201,9 @@ class _Keeper:
 
     def _learns(self, step: int) -> bool:
         """Counts the steps that were skipped; returns whether some were not, once there were enough to tell."""
-        if self._run.model.applied is None:
+        if self._run.train_step.applied is None:
             return True
-        applied = int(self._run.session.run(self._run.model.applied))
+        applied = int(self._run.session.run(self._run.train_step.applied))
         skipped = step - self._run.plan.first_step - applied
         is_idle = applied == self._last_applied
         self._skipped_in_a_row = self._skipped_in_a_row + skipped - self.skipped if is_idle else 0
@@ -217,7 +217,7 @@ class _Keeper:
             UserError: The run has diverged.
         """
         run = self._run
-        if not (math.isfinite(loss) and run.session.run(run.model.is_finite) and self._learns(step)):
+        if not (math.isfinite(loss) and run.session.run(run.train_step.is_finite) and self._learns(step)):
             raise UserError(
                 f"the loss or a weight is no longer a finite number at step {step:,} (loss {loss}); try "
                 f"--learning_rate={run.plan.schedule.learning_rate / 10:g} in a new --train_dir (last good "
@@ -229,6 +229,6 @@ class _Keeper:
         self.saved = f"{self._basename}-{step}"
         self._last_save = time.monotonic()
         if self._measure and self._intervals.is_measured(step, run.plan):
-            verdict = self._measure(self.saved)
-            self._log.verdict(step, verdict)
-            self.early_stop = verdict.is_last  # All workers learn it with the next step.
+            measured = self._measure(self.saved)
+            self._log.measurement(step, measured)
+            self.early_stop = measured.is_last  # All workers learn it with the next step.

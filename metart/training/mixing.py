@@ -26,7 +26,7 @@ def mix(
     """
     sides = tf.shape(images)[1:3]
     masks = [tf.zeros(sides) + _beta(mixup_alpha)] if mixup_alpha else []
-    masks += [_outside_of_a_rectangle(sides, 1.0 - _beta(cutmix_alpha))] if cutmix_alpha else []
+    masks += [_cutmix_mask(sides, 1.0 - _beta(cutmix_alpha))] if cutmix_alpha else []
     chosen = tf.gather(masks, tf.random.uniform([], maxval=len(masks), dtype=tf.int32))
     mask = tf.where(tf.random.uniform([]) < probability, chosen, 1.0)
     kept = tf.reduce_mean(mask)
@@ -41,8 +41,8 @@ def _beta(alpha: float) -> tf.Tensor:
     return one / (one + other + TINY)
 
 
-def _outside_of_a_rectangle(sides: tf.Tensor, area: tf.Tensor) -> tf.Tensor:
-    """Returns 1 for the places outside of a random rectangle of the shape of the picture, and 0 inside.
+def _cutmix_mask(sides: tf.Tensor, area: tf.Tensor) -> tf.Tensor:
+    """Returns a mask of 1 outside of a random rectangle with the aspect ratio of the picture, and 0 inside.
 
     Its middle is anywhere, so that a part of it may lie outside of the picture.
 

@@ -83,7 +83,7 @@ class Muon(tf.compat.v1.train.MomentumOptimizer):
     directions of its inputs, and a step of plain momentum learns little in the others. Here the update, a matrix of
     inputs by outputs, is replaced by the orthogonal matrix nearest to it, so that a layer learns in all of them at
     once. Its weights keep the length sqrt(outputs), which the rate is a share of.
-    Biases, batch norm, depthwise convolutions and the layers that answer take the plain momentum, with the same rate;
+    Biases, batch norm, depthwise convolutions and the output layers take the plain momentum, with the same rate;
     so do convolutions with biases, which have no batch norm that takes back the length of their weights.
     """
 

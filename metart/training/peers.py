@@ -29,15 +29,15 @@ import time
 from metart.common.flags import STATUS_RETRY, Retry, UserError
 from metart.common.interruption import Interruption
 
-BEAT_SECONDS = 1.0  # Between two lines on a connection.
-SILENCE_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
+HEARTBEAT_SECONDS = 1.0  # Between two lines on a connection.
+TIMEOUT_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
 GRACE_SECONDS = 4.0  # For the main thread to leave by itself, after a loss, before the process is ended under it.
-FAREWELL_SECONDS = 25.0  # The same after another's good-bye: the end of a run is no reason to hurry.
+SHUTDOWN_SECONDS = 25.0  # The same after another's good-bye: the end of a run is no reason to hurry.
 # For all to be there. A pod may be without a node for hours, and one that leaves meanwhile only gives its own to the
 # other, which then waits in its turn, until the Job has no retries left.
 WAIT_SECONDS = 24 * 3600.0
 LINE_SECONDS = 10.0  # Between two lines of the log while waiting; grows to a minute.
-MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; a stranger may not fill the memory.
+MAX_LINE_BYTES = 65536  # The numbers of ten thousand missing workers; whoever connects may not fill the memory.
 
 
 class Peers:
@@ -50,11 +50,11 @@ class Peers:
         self._run = run
         self._hello = f"worker {index} of {len(addresses)} {run}".rstrip()
         self._links: dict[int, _Link] = {}  # Worker 0 has one to each other worker, they have one to worker 0.
-        self._parting: list[_Link] = []  # Those to workers that have said good-bye; they wait for ours.
-        self._strangers: list[_Link] = []  # Connections to worker 0 that have not said yet who they are.
+        self._leaving: list[_Link] = []  # Those to workers that have said good-bye; they wait for ours.
+        self._unidentified: list[_Link] = []  # Connections to worker 0 that have not said yet who they are.
         self._missing = [0]  # What worker 0 said last, at any other worker.
         self._reason = ""
-        self._told: set[int] = set()  # At worker 0: those that got SIGTERM.
+        self._stopping: set[int] = set()  # At worker 0: those that got SIGTERM.
         self._lost = threading.Event()
         self._left = threading.Event()
         self._watcher = threading.Thread(target=self._watch, daemon=True)
@@ -79,7 +79,7 @@ class Peers:
         start = last_line = time.monotonic()
         with listener:  # The port is TensorFlow's as soon as all have met.
             listener.setblocking(False)
-            while missing := (self._welcome(listener) if self._index == 0 else self._call()) or self._unresolved():
+            while missing := (self._accept(listener) if self._index == 0 else self._call()) or self._unresolved():
                 interruption.leave("nothing is trained yet; run the same command again")
                 names = ", ".join(map(self._name, missing))
                 now = time.monotonic()
@@ -96,23 +96,23 @@ class Peers:
                         file=sys.stderr,
                         flush=True,
                     )
-                time.sleep(BEAT_SECONDS)
-        for link in self._strangers:
+                time.sleep(HEARTBEAT_SECONDS)
+        for link in self._unidentified:
             link.close()
         self._watcher.start()
 
     def lost(self) -> str | None:
         """Returns who was lost, None if nobody was; waits, as an error of TensorFlow may come before we know why."""
-        return self._reason if self._lost.wait(SILENCE_SECONDS + GRACE_SECONDS) else None
+        return self._reason if self._lost.wait(TIMEOUT_SECONDS + GRACE_SECONDS) else None
 
     def told_to_stop(self) -> str:
         """Names, for a worker that stops because another one got SIGTERM, that other one."""
         if self._index != 0:
             return f"another worker ({self._name(0)} says which)"
-        end = time.monotonic() + 3 * BEAT_SECONDS  # It may have stopped faster than it could say so.
-        while not self._told and time.monotonic() < end:
-            time.sleep(BEAT_SECONDS / 10)
-        return ", ".join(map(self._name, sorted(self._told))) or "another worker"
+        end = time.monotonic() + 3 * HEARTBEAT_SECONDS  # It may have stopped faster than it could say so.
+        while not self._stopping and time.monotonic() < end:
+            time.sleep(HEARTBEAT_SECONDS / 10)
+        return ", ".join(map(self._name, sorted(self._stopping))) or "another worker"
 
     def leave(self, wait_seconds: float, reason: str = "") -> None:
         """Ends the watch and tells the others, which have to leave as well, and why if it is not the end of the run.
@@ -122,7 +122,7 @@ class Peers:
         """
         self._left.set()
         self._watcher.join()
-        links = [*self._links.values(), *self._parting]
+        links = [*self._links.values(), *self._leaving]
         bye = " ".join(["bye", *reason.split()])
         if self._index != 0:
             for link in links:
@@ -134,23 +134,23 @@ class Peers:
                 lines = link.receive()
                 if lines is None or any(line.startswith("bye") for line in lines):
                     del self._links[index]
-            time.sleep(BEAT_SECONDS / 10)
+            time.sleep(HEARTBEAT_SECONDS / 10)
         if self._index == 0:
             for link in links:
                 link.send(bye)
         for link in links:
             link.close()
 
-    def _welcome(self, listener: socket.socket) -> list[int]:
+    def _accept(self, listener: socket.socket) -> list[int]:
         """Worker 0: takes in who has come and tells them who has not; returns the latter."""
         with contextlib.suppress(BlockingIOError):  # Nobody else is calling.
             while True:
-                self._strangers.append(_Link(listener.accept()[0]))
-        for link in self._strangers[:]:
+                self._unidentified.append(_Link(listener.accept()[0]))
+        for link in self._unidentified[:]:
             lines = link.receive()
             if lines == []:
                 continue
-            self._strangers.remove(link)
+            self._unidentified.remove(link)
             hello = re.fullmatch(r"(worker (\d{1,9}) of (\d{1,9}))(?: (\w{1,64}))?", lines[0]) if lines else None
             if hello is None:
                 link.close()
@@ -181,7 +181,7 @@ class Peers:
         if 0 not in self._links:
             try:
                 address = split_address(self._addresses[0])
-                self._links[0] = _Link(socket.create_connection(address, timeout=BEAT_SECONDS))
+                self._links[0] = _Link(socket.create_connection(address, timeout=HEARTBEAT_SECONDS))
             except OSError:  # Not started, or its name is not known yet.
                 return [0]
             self._missing = [0]
@@ -211,18 +211,18 @@ class Peers:
     def _watch(self) -> None:
         """Exchanges lines until this worker leaves, or ends the process when it has to and does not."""
         end = math.inf
-        while not self._left.wait(BEAT_SECONDS) and time.monotonic() < end:
+        while not self._left.wait(HEARTBEAT_SECONDS) and time.monotonic() < end:
             for index, link in list(self._links.items()):
                 link.send(self._hello)
                 self._say_if_told(link)
                 lines = link.receive()
                 for line in [f"lost {index}"] if lines is None else lines:
                     if line == "told to stop":
-                        self._told.add(index)
+                        self._stopping.add(index)
                     elif line.startswith("bye") and index in self._links:
-                        self._parting.append(self._links.pop(index))
+                        self._leaving.append(self._links.pop(index))
                         what = f"left: {line[4:]}" if line[4:] else "left, its log says why"
-                        end = min(end, self._note_loss(index, what, FAREWELL_SECONDS))
+                        end = min(end, self._note_loss(index, what, SHUTDOWN_SECONDS))
                     elif line.startswith("lost "):
                         for other in self._links.values():
                             other.send(line)
@@ -269,9 +269,9 @@ class _Link:
         try:
             data = self._connection.recv(MAX_LINE_BYTES)
         except BlockingIOError:
-            if time.monotonic() - self._heard < SILENCE_SECONDS:
+            if time.monotonic() - self._heard < TIMEOUT_SECONDS:
                 return []
-            self.ending = f"gave no sign for {SILENCE_SECONDS:.0f} s: it froze, or its machine or the network failed"
+            self.ending = f"gave no sign for {TIMEOUT_SECONDS:.0f} s: it froze, or its machine or the network failed"
             return None
         except OSError:
             data = b""

@@ -223,7 +223,7 @@ def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> Non
     seen_pictures.refuse_seen(folder, data.records, splits.VALIDATION, former, settings.allow_seen_pictures)
 
 
-def _of_all_workers(settings: Settings, data: Data, plan: Plan) -> str:
+def _hash_of_run(settings: Settings, data: Data, plan: Plan) -> str:
     """Returns a hash of what has to be the same on all workers.
 
     Nobody would notice weights that drift apart, or a worker that trains on pictures which are validation elsewhere.
@@ -253,7 +253,7 @@ def open_session(
     config = settings.device.session_config()
     with (
         locked(settings.train_dir) if workers.index == 0 else contextlib.nullcontext(),
-        workers.connect(config, interruption, _of_all_workers(settings, data, plan)) as target,
+        workers.connect(config, interruption, _hash_of_run(settings, data, plan)) as target,
     ):
         session = tf.compat.v1.Session(target, config=config)
         try:
@@ -274,7 +274,7 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
     """
     session = run.session
     if run.workers.size > 1:
-        (in_float16,) = session.run(run.workers.mean([tf.constant(float(run.model.applied is not None))]))
+        (in_float16,) = session.run(run.workers.mean([tf.constant(float(run.train_step.applied is not None))]))
         if 0 < in_float16 < 1:
             raise UserError("some workers compute in float16 and some do not; start all with the same --precision")
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()

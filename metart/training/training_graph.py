@@ -33,7 +33,7 @@ class Recipe(NamedTuple):
     mixup_prob: float = 1.0
 
 
-class Model(NamedTuple):
+class TrainStep(NamedTuple):
     """The parts of the graph that a training step runs or feeds."""
 
     train_op: tf.Operation
@@ -57,7 +57,7 @@ class HeadInputs(NamedTuple):
 
 def build_network(
     recipe: Recipe, label_weights: Sequence[float], images: tf.Tensor, labels: tf.Tensor, cluster: Cluster
-) -> Model:
+) -> TrainStep:
     """Builds network, losses and update in the current graph.
 
     Args:
@@ -85,7 +85,7 @@ def build_network(
 
 def build_head(
     recipe: Recipe, label_weights: Sequence[float], images: tf.Tensor, cluster: Cluster
-) -> tuple[Model, HeadInputs]:
+) -> tuple[TrainStep, HeadInputs]:
     """Builds a frozen network, its head as a layer that trains on features, and the update, in the current graph.
 
     Args: see `build_network`; `images` are those to compute the features of.
@@ -189,7 +189,7 @@ def _add_loss(
     )
 
 
-def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Model:
+def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> TrainStep:
     """Builds the update of the variables in some scopes, all where none is named, from the losses in the graph."""
     trained = registry.in_scopes(tf.compat.v1.trainable_variables(), trained_scopes)
     model_variables = registry.in_scopes(slim.get_model_variables(), trained_scopes)
@@ -213,7 +213,7 @@ def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Mode
     gradients = cluster.mean([gradient for gradient, _ in ungated])
     averages = [variable for variable in model_variables if not variable.trainable]
     with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
-        averages_agreed = cluster.agree_on(averages)
+        averages_agreed = cluster.average(averages)
     with tf.control_dependencies([loss, averages_agreed]):  # Which depend on the number of the step that they are of.
         counted = step.assign_add(1)
     train_op = tf.group(optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=applied), counted)
@@ -224,7 +224,7 @@ def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Mode
         with tf.control_dependencies([train_op]):
             train_op = average.apply(model_variables)
     is_finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(weight)) for weight in model_variables])
-    return Model(train_op, loss, rate, stop_requested, stop_agreed, is_finite, applied)
+    return TrainStep(train_op, loss, rate, stop_requested, stop_agreed, is_finite, applied)
 
 
 @contextlib.contextmanager
