@@ -23,7 +23,6 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import functools
 import itertools
-import math
 from typing import Any
 
 from metart.networks.slim_compat import slim, tf
@@ -42,6 +41,7 @@ from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
 from metart.training.loop import Intervals, Plan, Run, run_steps
 from metart.training.optimizers import Schedule
+from metart.training.resume import make_plan, newest_checkpoint, require_same_run
 from metart.training.start import (
     Data,
     Settings,
@@ -165,6 +165,9 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     plan = make_plan(settings, data.training.num_samples, newest, workers)
     if newest:
         require_same_run(settings, plan, former, newest, data, workers)
+        given = settings.warm_start.checkpoint_path
+        if given and str(given) != former.get("checkpoint_path"):
+            notice(f"--checkpoint_path is not used, as {train_dir} holds a checkpoint")
         written_flags = {**written_flags, "checkpoint_path": former.get("checkpoint_path")}
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
@@ -218,94 +221,6 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     return f"{reached}; {best}" if measure else reached
 
 
-def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
-    """Returns the checkpoint in TRAIN_DIR to go on from, None for a new run.
-
-    Raises:
-        UserError: The folder belongs to a run on other labels.
-    """
-    if not checkpoints.all_in(train_dir):
-        return None
-    newest = checkpoints.newest(str(train_dir))
-    if checkpoints.other_labels(newest, label_names):
-        raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
-    return newest
-
-
-def require_same_run(
-    settings: Settings, plan: Plan, former: Mapping[str, Any], newest: str, data: Data, workers: Cluster
-) -> None:
-    """Makes sure that a run goes on as what it was.
-
-    Args:
-        settings: What the run is asked for now.
-        plan: How long it would be now.
-        former: Its flags.json.
-        newest: Its newest checkpoint.
-        data: What it goes on with.
-        workers: All that train together.
-
-    Raises:
-        UserError: Its network, the size of its images or of the pictures in its records was another, or it kept
-            averaged weights: what the checkpoints answer would change. Or what it has seen would be forgotten,
-            or its length, before its end, be another than was planned.
-    """
-    train_dir, model_name, size = settings.train_dir, settings.recipe.model_name, settings.augmentation.image_size
-    if former.get("model_name", model_name) != model_name:
-        raise UserError(
-            f"{train_dir} holds a run of {former['model_name']}; give --model_name={former['model_name']}, or another "
-            f"--train_dir for {model_name}"
-        )
-    if "train_image_size" in former:
-        former_size = former["train_image_size"] or registry.NETWORKS[model_name].image_size
-        if former_size != size:
-            raise UserError(
-                f"{train_dir} holds a run on images of {former_size} pixels, not {size}; give --train_image_size="
-                f"{former_size}, or another --train_dir with --checkpoint_path={train_dir}"
-            )
-    other_folder = f"or give another --train_dir with --checkpoint_path={train_dir}"
-    if any(map(checkpoints.is_average, checkpoints.shapes(newest))):
-        decay = former.get("moving_average_decay") or "…"
-        if not settings.recipe.moving_average_decay:
-            raise UserError(f"{newest} has averaged weights; give --moving_average_decay={decay}, {other_folder}")
-        scopes = former.get("trainable_scopes", settings.recipe.trainable_scopes)
-        if scopes != settings.recipe.trainable_scopes:
-            raise UserError(
-                f"{newest} has averages of what was trained; give --trainable_scopes={scopes}, {other_folder}"
-            )
-    former_records = former.get("records")
-    if former_records and data.records:
-        max_side = data.records.settings.max_side
-        if former_records.get("max_side", max_side) != max_side:
-            raise UserError(
-                f"{train_dir} was trained on records made with --max_side={former_records['max_side']}, these with "
-                f"{max_side}; run convert.py --max_side={former_records['max_side']}, {other_folder}"
-            )
-    elif former_records and workers.index == 0:
-        raise UserError(
-            f"{data.dataset_dir / record_set.SPLITS_FILENAME} is missing, and {train_dir} was trained with one; "
-            f"restore it, {other_folder}"
-        )
-    start = settings.warm_start.checkpoint_path
-    if start and str(start) != former.get("checkpoint_path"):
-        notice(f"--checkpoint_path is not used, as {train_dir} holds a checkpoint")
-    planned = former.get("max_number_of_steps")
-    if planned not in (None, plan.total_steps) and not settings.max_number_of_steps and "finished_step" not in former:
-        raise UserError(
-            f"{train_dir} holds a run of {planned:,} steps that has not ended; with this batch, workers, pictures and "
-            f"--num_epochs it would be one of {plan.total_steps:,}; say how many: --max_number_of_steps={planned}"
-        )
-
-
-def make_plan(settings: Settings, num_samples: int, newest: str | None, workers: Cluster) -> Plan:
-    """Returns how long the run is, from the newest checkpoint on."""
-    global_batch_size = settings.batch_size * workers.size
-    steps_per_epoch = num_samples / global_batch_size
-    total_steps = settings.max_number_of_steps or max(1, math.ceil(settings.num_epochs * steps_per_epoch))
-    schedule = settings.schedule._replace(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    return Plan(checkpoints.step(newest) if newest else 0, global_batch_size, schedule)
-
-
 def open_best(settings: Settings, data: Data, plan: Plan) -> BestCheckpoint:
     """Returns what measures checkpoints and keeps the best."""
     fingerprint = data.records.fingerprint if data.records else None
@@ -354,16 +269,17 @@ def trains_on_kept_features(settings: Settings, num_classes: int, workers: Clust
             `training_graph.trains_head_alone`.
     """
     recipe, size = settings.recipe, settings.augmentation.image_size
-    if not training_graph.trains_head_alone(recipe.model_name, size, num_classes, recipe.trainable_scopes):
+    head_alone = training_graph.trains_head_alone(recipe.model_name, size, num_classes, recipe.trainable_scopes)
+    if not head_alone or not settings.feature_views:
         return False
-    if settings.feature_views and workers.size > 1:
+    if workers.size > 1:
         raise UserError("a head alone trains in seconds; train it on one worker, or add --feature_views=0")
-    if settings.feature_views and (recipe.mixup_alpha or recipe.cutmix_alpha or settings.first_image_sizes):
+    if recipe.mixup_alpha or recipe.cutmix_alpha or settings.first_image_sizes:
         raise UserError(
             "a head alone sees features, which are of one size and not mixed; leave out --mixup_alpha, --cutmix_alpha "
             "and --first_image_sizes, or add --feature_views=0"
         )
-    return settings.feature_views > 0
+    return True
 
 
 def print_plan(settings: Settings, plan: Plan, dataset: slim.dataset.Dataset, workers: Cluster) -> None:
