@@ -242,7 +242,7 @@ def open_explainer(
     batch_size: int,
 ) -> "explanations.Explainer":
     """Returns what writes into --explain_dir, with the training pictures if their records are in DATASET_DIR."""
-    # Takes scikit-learn and matplotlib along, seconds that most runs need not wait for.
+    # Takes scipy and matplotlib along, seconds that most runs need not wait for.
     from metart.evaluation import explanations
 
     training = None

@@ -154,7 +154,7 @@ def count_seen(
     allow = settings.allow_seen_pictures or split == splits.TRAIN
     seen = seen_pictures.refuse_seen(Path(checkpoint).parent, records, split, trained_on, allow)
     if seen:
-        notice(f"the run was trained on {seen:,} of these pictures")
+        notice(f"the run was trained on {seen:,} of the {split} pictures")
     if records and seen is None and split != splits.TRAIN:
         notice("the run does not tell which pictures it was trained on; these may be among them")
     if seen and settings.calibrate:
@@ -192,6 +192,8 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
                 raise UserError(f"{shown}; --calibrate needs records made with --max_side={of_run}")
             notice(f"{shown}; classify.py and exports see pictures as the run did")
         answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
+    if seen and records:  # Of the split; --max_num_batches may have left out some.
+        seen = seen_pictures.count(records, answers.names, Path(checkpoint).parent) or 0
     temperature = classifier.temperature
     if settings.calibrate:
         temperature, answers = calibrate(classifier, answers, records.fingerprint if records else None)
@@ -237,6 +239,9 @@ def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str
             "about how sure to be; --calibrate needs more pictures"
         )
     temperature = metrics.fit_temperature(answers.truth, answers.probabilities)
+    lowest, highest = metrics.TEMPERATURE_RANGE
+    if not 1.01 * lowest < temperature < 0.99 * highest:
+        raise UserError(f"no temperature from {lowest} to {highest} fits these answers; train the network better first")
     path = write_temperature(classifier, temperature, records_fingerprint)
     print(
         f"temperature {temperature:.3f}, saved as {path}; without it: "

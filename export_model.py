@@ -269,6 +269,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"the records in {flags.dataset_dir} are not those that the run was trained on; the card names "
                 "those, without their numbers"
             )
+        classifier.probabilities(np.zeros([1, *classifier.images.shape[1:]], np.float32))  # Refuses a broken network.
         training = None
         if with_records:
             training = input_pipeline.open_split(flags.dataset_name, splits.TRAIN, flags.dataset_dir)

@@ -61,6 +61,30 @@ def test_summary_is_that_of_scikit_learn(labels: int) -> None:
     assert {name: figures[name] for name in expected} == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("pictures", [1, 3, 40])
+@pytest.mark.parametrize("labels", [1, 2, 7])
+def test_labels_are_those_of_scikit_learn(labels: int, pictures: int) -> None:
+    random = np.random.default_rng(pictures)
+    truth = random.integers(0, labels, pictures)
+    probabilities = random.dirichlet(np.ones(labels), pictures).astype(np.float32)
+    answers, numbers = probabilities.argmax(axis=1), range(labels)
+    figures = metrics.by_label(truth, probabilities)
+    expected = oracle.precision_recall_fscore_support(truth, answers, labels=numbers, zero_division=0)
+    of_labels = [(each.precision, each.recall, each.f1, each.pictures) for each in figures]
+    np.testing.assert_allclose(np.transpose(of_labels), expected)
+    matrix = oracle.confusion_matrix(truth, answers, labels=numbers)
+    assert metrics.confusion_matrix(truth, probabilities).tolist() == matrix.tolist()
+
+
+def test_of_equal_answers_the_first_counts_and_certain_mistakes_cost_what_they_say() -> None:
+    equal = np.full([2, 7], 1 / 7, np.float32)
+    assert metrics.summary(np.array([0, 4]), equal)["top_5"] == 1
+    assert metrics.summary(np.array([5, 6]), equal)["top_5"] == 0
+    certain = np.array([[1.0, 1e-30]], np.float32)
+    assert metrics.summary(np.array([1]), certain)["log_loss"] == pytest.approx(30 * np.log(10), rel=1e-6)
+
+
 def test_calibration_error_of_equal_confidence_is_the_distance_to_accuracy() -> None:
     probabilities = np.tile(np.array([0.7, 0.2, 0.1], dtype=np.float32), (100, 1))
     truth = np.array([0] * 45 + [1] * 55)

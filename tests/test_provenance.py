@@ -126,7 +126,7 @@ def test_pictures_that_were_trained_on_do_not_validate(
         evaluate(train_dir, split_anew, tmp_path / "eval")
     assert not (tmp_path / "eval").exists()
     assert evaluate(train_dir, split_anew, tmp_path / "eval", ALLOW)["pictures_seen_in_training"] == seen
-    assert f"notice: the run was trained on {seen} of these pictures" in capsys.readouterr().err
+    assert f"notice: the run was trained on {seen} of the validation pictures" in capsys.readouterr().err
     about = evaluate(train_dir, dataset_dir, tmp_path / "eval")
     assert about["pictures_seen_in_training"] == 0
     assert about["records_fingerprint"] == json.loads((dataset_dir / "splits.json").read_text())["fingerprint"]
@@ -134,6 +134,8 @@ def test_pictures_that_were_trained_on_do_not_validate(
         evaluate(train_dir, dataset_dir, tmp_path / "eval", "--dataset_split_name=train")["pictures_seen_in_training"]
         == 3 * 9
     )
+    flags = ("--dataset_split_name=train", "--batch_size=5", "--max_num_batches=1")
+    assert evaluate(train_dir, dataset_dir, tmp_path / "eval", *flags)["pictures_seen_in_training"] == 5
 
 
 def test_neither_resume_nor_warm_start_learns_what_it_validates_on(
@@ -147,17 +149,16 @@ def test_neither_resume_nor_warm_start_learns_what_it_validates_on(
     with pytest.raises(UserError, match="was trained on: these records were split with --percent_validation=50"):
         train(new, split_anew, 1, f"--checkpoint_path={logs}")
     train(new, split_anew, 1, f"--checkpoint_path={logs}", ALLOW)
-    seen = seen_pictures.read(new)
+    assert overlap_of(new, split_anew, "train") == 18
+    assert overlap_of(new, split_anew) == overlap_of(logs, split_anew)
+
+
+def overlap_of(logs: Path, dataset_dir: Path, split: str = "validation") -> int:
+    records = record_set.read(dataset_dir)
+    assert records is not None
+    seen = seen_pictures.count(records, seen_pictures.names_of(records, split), logs)
     assert seen is not None
-    known = record_set.read(split_anew)
-    assert known and seen_pictures.count(known, "train", seen) == 18
-    assert seen_pictures.count(known, "validation", seen) == overlap_of(logs, split_anew)
-
-
-def overlap_of(logs: Path, dataset_dir: Path) -> int:
-    seen, records = seen_pictures.read(logs), record_set.read(dataset_dir)
-    assert seen is not None and records is not None
-    return seen_pictures.count(records, "validation", seen)
+    return seen
 
 
 def test_a_run_that_saved_nothing_has_seen_nothing(dataset_dir: Path, split_anew: Path, tmp_path: Path) -> None:

@@ -207,6 +207,10 @@ def test_a_read_only_folder_is_read(folder: Path) -> None:
             folder.chmod(0o755)
 
 
+def seen_of(records: RecordSet, split: str, train_dir: Path) -> int | None:
+    return seen_pictures.count(records, seen_pictures.names_of(records, split), train_dir)
+
+
 def test_a_run_remembers_the_pictures_it_has_seen(folder: Path, tmp_path: Path) -> None:
     first = run(folder)
     assert seen_pictures.read(tmp_path) is None
@@ -215,8 +219,8 @@ def test_a_run_remembers_the_pictures_it_has_seen(folder: Path, tmp_path: Path) 
     assert seen is not None
     assert len(seen) == sum(source.split == "train" for source in first.sources.values()) == 18
     assert (tmp_path / seen_pictures.FILENAME).stat().st_size < 18 * 8 + 200
-    assert seen_pictures.count(first, "train", seen) == 18
-    assert seen_pictures.count(first, "validation", seen) == 0
+    assert seen_of(first, "train", tmp_path) == 18
+    assert seen_of(first, "validation", tmp_path) == 0
 
     # With another seed, and under other names, those that train now are counted by a comparison of their bytes.
     for path in (folder / "met_art/A").iterdir():
@@ -224,13 +228,13 @@ def test_a_run_remembers_the_pictures_it_has_seen(folder: Path, tmp_path: Path) 
     second = run(folder, "--random_seed=5")
     trained = {source.sha256 for source in first.sources.values() if source.split == "train"}
     expected = sum(s.sha256 in trained for s in second.sources.values() if s.split == "validation")
-    assert seen_pictures.count(second, "validation", seen) == expected > 0
+    assert seen_of(second, "validation", tmp_path) == expected > 0
 
     # A run that goes on with another set has seen both.
     assert seen_pictures.note(tmp_path, seen, second, "train")
     both = seen_pictures.read(tmp_path)
     assert both is not None
-    assert seen_pictures.count(first, "train", both) == seen_pictures.count(second, "train", both) == 18
+    assert seen_of(first, "train", tmp_path) == seen_of(second, "train", tmp_path) == 18
 
     # What is not known of a part is not known of the whole.
     assert not seen_pictures.note(tmp_path, None, second, "train")
@@ -246,7 +250,7 @@ def test_equal_pictures_count_each(folder: Path, tmp_path: Path) -> None:
     assert seen_pictures.note(tmp_path, np.empty(0, np.uint64), found, split)
     seen = seen_pictures.read(tmp_path)
     assert seen is not None
-    assert seen_pictures.count(found, split, seen) == sum(source.split == split for source in found.sources.values())
+    assert seen_of(found, split, tmp_path) == sum(source.split == split for source in found.sources.values())
 
 
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"[1, 2]"])

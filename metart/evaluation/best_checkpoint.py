@@ -126,7 +126,7 @@ class BestCheckpoint:
             return thread.submit(self._figures_in_thread, checkpoint).result()
 
     def _figures_in_thread(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
-        from metart.evaluation import metrics  # scikit-learn loads for a second, and most runs measure nothing.
+        from metart.evaluation import metrics  # scipy loads for a while, and most runs measure nothing.
 
         with open_classifier(checkpoint, device=self._device) as classifier:
             answers = predict(classifier, self._held_out, self._batch_size)

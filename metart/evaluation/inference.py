@@ -102,10 +102,13 @@ class Classifier:
         """Evaluates a tensor of the graph for `images`, which are as `probabilities` takes them.
 
         Raises:
-            UserError: There is not enough memory for so many.
+            UserError: There is not enough memory for so many, or the network answers with what is no number.
         """
         with enough_memory():
-            return self.session.run(output, {self.images: images})
+            values = self.session.run(output, {self.images: images})
+        if not np.isfinite(values).all():
+            raise UserError(f"{self.checkpoint} answers with what is no finite number; take another checkpoint")
+        return values
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each label.

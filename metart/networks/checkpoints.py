@@ -47,8 +47,9 @@ def newest(path: str | os.PathLike[str]) -> str:
     Raises:
         UserError: There is none.
     """
-    path = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))  # One of its files stands for a checkpoint.
-    folder = Path(path)
+    if not Path(path).is_dir():  # One of its files stands for a checkpoint.
+        path = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
+    path, folder = str(path), Path(path)
     if folder.is_dir():
         found = all_in(path)
         if not found:
@@ -248,6 +249,8 @@ def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:
     folder = dataset_dir or beside
     if has_own and not (folder / LABELS_FILENAME).is_file():
         folder = beside
+    if not (folder / LABELS_FILENAME).is_file():
+        raise UserError(f"{folder / LABELS_FILENAME} is missing; copy it there, or give --dataset_dir")
     names = read_labels(folder)
     if other := other_labels(checkpoint, names):
         raise UserError(

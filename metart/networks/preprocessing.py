@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import math
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from metart.networks.slim_compat import tf
 from metart.records.pictures import MAX_SIDE
 
@@ -151,4 +153,6 @@ def evaluation_image(encoded: tf.Tensor, size: int, central_fraction: float = CE
 
 def central_part(image: tf.Tensor, size: int, central_fraction: float) -> tf.Tensor:
     """Returns what evaluation looks at of an image [height, width, 3], as float32 [size, size, 3]."""
-    return tf.image.resize(tf.image.central_crop(image, central_fraction), [size, size])
+    # In a graph that takes any size TensorFlow reckons in float32, otherwise in float64, where 0.8 is not the same.
+    fraction = float(np.float32(central_fraction))
+    return tf.image.resize(tf.image.central_crop(image, fraction), [size, size])

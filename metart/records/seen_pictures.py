@@ -4,7 +4,7 @@ A few bytes a picture, beside the checkpoints. A picture is known by its content
 split has become since.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import io
 import os
 from pathlib import Path
@@ -34,7 +34,7 @@ def note(train_dir: str | os.PathLike[str], before: np.ndarray | None, records: 
     if before is None or records is None:
         (Path(train_dir) / FILENAME).unlink(missing_ok=True)
         return False
-    write(train_dir, np.union1d(before, _digests(records, split)))
+    write(train_dir, np.union1d(before, _digests(records, names_of(records, split))))
     return True
 
 
@@ -69,9 +69,14 @@ def read(train_dir: str | os.PathLike[str]) -> np.ndarray | None:
     return seen
 
 
-def count(records: RecordSet, split: str, seen: np.ndarray) -> int:
-    """Returns how many pictures of a split are among those seen."""
-    return int(np.isin(_digests(records, split), seen).sum())
+def count(records: RecordSet, names: Iterable[str], checkpoint_dir: str | os.PathLike[str]) -> int | None:
+    """Returns how many of some pictures, by their paths below met_art, the run in a folder has seen; None: not known.
+
+    Raises:
+        UserError: See `read`.
+    """
+    seen = read(checkpoint_dir)
+    return None if seen is None else int(np.isin(_digests(records, names), seen).sum())
 
 
 def refuse_seen(
@@ -96,12 +101,11 @@ def refuse_seen(
     Raises:
         UserError: There are such pictures; names the cause.
     """
-    seen = read(checkpoint_dir)
-    if records is None or seen is None:
+    if records is None:
         return None
-    number = count(records, split, seen)
+    names = names_of(records, split)
+    number = count(records, names, checkpoint_dir)
     if number and not allow:
-        total = sum(source.split == split for source in records.sources.values())
         settings = records.settings._asdict()
         cause = "these records are another data set than the one it was trained on"
         if former.get("fingerprint") == records.fingerprint:
@@ -110,13 +114,17 @@ def refuse_seen(
             if name in former and former[name] != settings[name]:
                 cause = f"these records were split with --{name}={settings[name]}, those with {former[name]}"
         raise UserError(
-            f"{number:,} of the {total:,} {split} pictures are among those that the run in {checkpoint_dir} was "
+            f"{number:,} of the {len(names):,} {split} pictures are among those that the run in {checkpoint_dir} was "
             f"trained on: {cause}; take the records that it was trained with, or add --allow_seen_pictures"
         )
     return number
 
 
-def _digests(records: RecordSet, split: str) -> np.ndarray:
+def names_of(records: RecordSet, split: str) -> list[str]:
+    """Returns the paths below met_art of the pictures of a split."""
+    return [name for name, source in records.sources.items() if source.split == split]
+
+
+def _digests(records: RecordSet, names: Iterable[str]) -> np.ndarray:
     """Returns the first 8 bytes of each picture's SHA-256: one set in 30 million has them twice among a million."""
-    chosen = [int(source.sha256[:16], 16) for source in records.sources.values() if source.split == split]
-    return np.array(chosen, dtype=np.uint64)
+    return np.array([int(records.sources[name].sha256[:16], 16) for name in names], dtype=np.uint64)

@@ -170,7 +170,7 @@ def evaluation_arrays(
     data = data.take(max_num_batches or -1)
     try:
         for pictures, labels, names in data.as_numpy_iterator():
-            yield pictures, labels, [name.decode() for name in names]
+            yield pictures, labels, [name.decode(errors="replace") for name in names]
     except UNREADABLE:
         raise_damaged(dataset.data_sources, dataset.num_classes)
         raise
