@@ -155,8 +155,6 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
     try:
         figures = read_json(path)
         about = Path(figures["checkpoint"])
-        if not FIGURES_OF_THE_CARD.issubset(figures):
-            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise UserError(f"{path} is damaged; {evaluate}") from None
     if about.name != Path(classifier.checkpoint).name:
@@ -166,6 +164,8 @@ def read_metrics(eval_dir: Path, classifier: Classifier) -> dict[str, Any]:
             raise UserError(
                 f"{path} is about {name.replace('_', ' ')} {figures.get(name, 'unknown')}, not {value}; {evaluate}"
             )
+    if not FIGURES_OF_THE_CARD.issubset(figures):
+        raise UserError(f"{path} is damaged; {evaluate}")
     return figures
 
 
@@ -269,7 +269,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"the records in {flags.dataset_dir} are not those that the run was trained on; the card names "
                 "those, without their numbers"
             )
-        classifier.probabilities(np.zeros([1, *classifier.images.shape[1:]], np.float32))  # Refuses a broken network.
         training = None
         if with_records:
             training = input_pipeline.open_split(flags.dataset_name, splits.TRAIN, flags.dataset_dir)

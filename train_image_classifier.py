@@ -30,8 +30,8 @@ import dataset_factory
 from metart.common.files import locked
 from metart.common.flags import Parser, Retry, UserError, comma_separated, notice, number, path, run, select
 from metart.common.interruption import Interruption
-from metart.common.labels import read_labels
-from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint
+from metart.common.labels import read_labels, write_labels
+from metart.evaluation.best_checkpoint import BEST_FOLDER, BestCheckpoint, begin_anew
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import CENTRAL_FRACTION, IMAGE_SIZES, MIN_CROP_AREA
 from metart.networks.session import PRECISIONS, Device, enough_memory
@@ -172,14 +172,13 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     best = open_best(settings, data, plan) if data.held_out else None
     if newest:
         refuse_seen_pictures(newest, data, settings)
-        has_ended = "finished_step" in former
-        if best and not has_ended and workers.index == 0 and settings.intervals.is_measured(plan.first_step, plan):
-            measure_missed_checkpoint(best, newest, train_dir)
-        if done := why_done(plan, newest, best if has_ended else None):
+        if best and "finished_step" not in former and workers.index == 0:
+            measure_missed_checkpoint(best, newest, settings, plan, data, former, written_flags)
+        if done := why_done(plan, newest, former, best):
             if workers.index == 0:
                 with locked(train_dir):
                     last_step = former.get("max_number_of_steps", plan.total_steps)
-                    if former and not has_ended and plan.first_step >= last_step:  # Killed after its last step.
+                    if former and "finished_step" not in former and plan.first_step >= last_step:  # Killed after it.
                         checkpoints.write_settings(train_dir, {**former, "finished_step": plan.first_step})
                     update_looks(train_dir, written_flags)
             return f"nothing to do: {done}"
@@ -203,6 +202,8 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             run = Run(train_dir, session, train_step, inputs.shown, saver, plan, workers, interruption, names, check)
             if newest and workers.index == 0:
                 update_looks(train_dir, written_flags)
+            if not newest and workers.index == 0:
+                begin_anew(train_dir)
             start_together(run, start, inputs, data, written_flags)
             unpacked.close()
             try:
@@ -211,13 +212,14 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
                 measure = best.measure if best and workers.index == 0 else None
                 with enough_memory():
                     session.run(inputs.copy_ahead)
-                    reached = run_steps(run, feeds, settings.intervals, measure)
+                    is_over = bool(measure and best and best.is_over)
+                    reached = run_steps(run, feeds, settings.intervals, measure, is_over)
             except (*input_pipeline.UNREADABLE, tf.errors.OutOfRangeError):
                 input_pipeline.raise_damaged(data.training.data_sources, num_classes)
                 raise
             if workers.index == 0:
                 last = checkpoints.step(checkpoints.newest(str(train_dir)))
-                write_settings(run, data, {**written_flags, "finished_step": last})
+                write_settings(train_dir, plan, data, {**written_flags, "finished_step": last})
     return f"{reached}; {best}" if measure else reached
 
 
@@ -236,25 +238,39 @@ def open_best(settings: Settings, data: Data, plan: Plan) -> BestCheckpoint:
     )
 
 
-def measure_missed_checkpoint(best: BestCheckpoint, newest: str, train_dir: Path) -> None:
-    """Measures a checkpoint if the run was killed before it could."""
-    step = checkpoints.step(newest)
-    if not best.has_measured(step):
-        with locked(train_dir), contextlib.closing(Summaries(train_dir)) as summaries:
-            measured = best.measure(newest)
-            summaries.validation(step, measured.figures)
-        print(f"step {step:,}, which the interrupted run did not measure: {measured.message}")
+def measure_missed_checkpoint(
+    best: BestCheckpoint,
+    newest: str,
+    settings: Settings,
+    plan: Plan,
+    data: Data,
+    former: Mapping[str, Any],
+    written_flags: Mapping[str, Any],
+) -> None:
+    """Measures the newest checkpoint if the run was killed before it could."""
+    train_dir, step = settings.train_dir, plan.first_step
+    if best.has_measured(step) or not settings.intervals.is_measured(step, plan):
+        return
+    with locked(train_dir), contextlib.closing(Summaries(train_dir)) as summaries:
+        if not former:  # Its flags.json is lost; it is measured as these flags say.
+            write_settings(train_dir, plan, data, written_flags)
+        write_labels(data.label_names, train_dir)  # May be lost, too.
+        measured = best.measure(newest)
+        summaries.validation(step, measured.figures)
+    print(f"step {step:,}, which the interrupted run did not measure: {measured.message}")
 
 
-def why_done(plan: Plan, newest: str, best: BestCheckpoint | None) -> str | None:
+def why_done(plan: Plan, newest: str, former: Mapping[str, Any], best: BestCheckpoint | None) -> str | None:
     """Returns what a run has reached that has no step left, None for all others.
 
     Args:
         plan: Of the run.
         newest: Its newest checkpoint.
-        best: None for a run that was killed: what worker 0 has just measured of it, the other workers do not know.
+        former: Its flags.json. Whether the best checkpoint ends a run that was killed, only worker 0 may know; such a
+            run makes one step more, in which all learn it.
+        best: What measures its checkpoints.
     """
-    if best and best.is_over:
+    if best and best.is_over and "finished_step" in former:
         return f"stopped at step {plan.first_step:,}, {best}"
     if plan.first_step >= plan.total_steps:
         return f"{newest} is at step {plan.first_step:,} of {plan.total_steps:,}"

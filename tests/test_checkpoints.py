@@ -67,6 +67,11 @@ def test_a_folder_means_its_newest_checkpoint(stored: str) -> None:
     assert checkpoints.step("/zoo/inception_v3.ckpt") == 0
 
 
+def test_a_folder_may_be_named_as_a_file_of_a_checkpoint(stored: str, tmp_path: Path) -> None:
+    folder = shutil.copytree(Path(stored).parent, tmp_path / "run.meta")
+    assert checkpoints.newest(folder) == f"{folder}/model.ckpt-100"
+
+
 def test_a_checkpoint_is_slims(stored: str) -> None:
     folder = Path(stored).parent
     assert {path.name for path in folder.iterdir()} == {"checkpoint"} | {
@@ -193,7 +198,7 @@ def test_labels_come_from_the_data_set_or_from_beside_the_checkpoint(tmp_path: P
     logs.mkdir()
     data.mkdir()
     checkpoint = str(logs / "model.ckpt-9")
-    with pytest.raises(UserError, match=re.escape(f"{logs / 'labels.txt'} is missing; run convert.py")):
+    with pytest.raises(UserError, match=re.escape(f"{logs / 'labels.txt'} is missing; copy it there, or give")):
         checkpoints.label_names(checkpoint, None)
     with pytest.raises(UserError, match=re.escape(f"{data / 'labels.txt'} is missing; run convert.py")):
         checkpoints.label_names(checkpoint, data)

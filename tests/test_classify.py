@@ -27,6 +27,7 @@ import classify
 import eval_image_classifier
 from metart.common.flags import UserError
 from metart.common.labels import write_labels
+from metart.evaluation.inference import open_classifier
 from metart.networks import checkpoints, registry
 from metart.networks.preprocessing import Looks
 from metart.networks.session import Device
@@ -237,6 +238,17 @@ def test_errors(tmp_path: Path, train_dir: Path) -> None:
         classify.main([f"--checkpoint_path={train_dir}"])
     with pytest.raises(UserError, match="no pictures"):
         classify.main([f"--checkpoint_path={train_dir}", f"--image_file={tmp_path}"])
+
+
+def test_weights_that_are_no_numbers_do_not_answer(train_dir: Path, tmp_path: Path) -> None:
+    for name in ("flags.json", "labels.txt"):
+        shutil.copy(train_dir / name, tmp_path)
+    with open_classifier(train_dir) as classifier, classifier.session.graph.as_default():
+        weights = tf.compat.v1.global_variables()  # Behind the first, a ReLU makes 0 of what is no number.
+        weights[0].load(np.full(weights[0].shape, np.nan), classifier.session)
+        checkpoints.save(classifier.session, tf.compat.v1.train.Saver(weights), tmp_path, 1)
+    with pytest.raises(UserError, match=r"model.ckpt-1 has weights that are no finite numbers"):
+        open_classifier(tmp_path)
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import eval_image_classifier
 from metart.common.files import replacing_folder
 from metart.common.flags import UserError
 from metart.common.labels import read_labels
-from metart.evaluation.inference import open_classifier, read_temperature
+from metart.evaluation.inference import Answers, open_classifier, read_temperature
 from metart.networks import checkpoints
 from metart.networks.preprocessing import Looks
 from metart.training import input_pipeline
@@ -260,6 +260,12 @@ def test_a_temperature_is_saved_for_its_checkpoint(
     (tmp_path / "logs" / "model.ckpt-20.temperature.json").write_text("{}")
     with pytest.raises(UserError, match=r"model.ckpt-20.temperature.json is damaged; delete it"):
         eval_image_classifier.main(flags)
+
+
+def test_a_temperature_at_the_end_of_its_range_is_none() -> None:
+    certain = Answers(np.array([0, 1, 1, 1]), np.repeat(np.array([[1, 0]], np.float32), 4, axis=0), [])
+    with pytest.raises(UserError, match=r"no temperature from 0.05 to 20.0 fits these answers"):
+        eval_image_classifier.calibrate(None, certain, None)  # type: ignore[arg-type]
 
 
 def test_watch_measures_each_checkpoint_up_to_the_last(

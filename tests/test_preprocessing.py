@@ -59,6 +59,17 @@ def test_evaluation_may_show_all() -> None:
     np.testing.assert_allclose(result, resize(decoded(png), 72), atol=1e-3)
 
 
+@pytest.mark.parametrize("fraction", [0.6, 0.8, 0.85])
+def test_a_fraction_is_the_same_part_in_a_graph_of_any_size_and_outside(fraction: float) -> None:
+    def evaluation_image(data: tf.Tensor) -> tf.Tensor:
+        return preprocessing.evaluation_image(data, 32, fraction)
+
+    in_graph = tf.function(evaluation_image, input_signature=[tf.TensorSpec([], tf.string)])
+    for side in range(40, 120, 5):
+        data = tf.constant(encoded(picture(side, 100)))
+        np.testing.assert_array_equal(evaluation_image(data), in_graph(data))
+
+
 def test_evaluation_decodes_jpeg_as_pillow_does() -> None:
     data = encoded(picture(80, 80))
     result = preprocessing.evaluation_image(tf.constant(data), 70).numpy()

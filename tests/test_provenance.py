@@ -246,7 +246,7 @@ def test_a_run_goes_on_with_pictures_of_its_size_and_its_averages(
     train(tmp_path / "averaged", dataset_dir, 1, "--moving_average_decay=0.9")
     with pytest.raises(UserError, match=r"has averaged weights; give --moving_average_decay=0\.9, or give"):
         train(tmp_path / "averaged", dataset_dir, 2)
-    with pytest.raises(UserError, match=r"has averages of what was trained; give --trainable_scopes=, or"):
+    with pytest.raises(UserError, match=r"has averages of what was trained; leave out --trainable_scopes, or"):
         train(tmp_path / "averaged", dataset_dir, 2, "--moving_average_decay=0.9", f"--trainable_scopes={LOGITS}")
 
 
@@ -626,8 +626,9 @@ def test_watching_ends_with_a_run_that_stopped_early(
 
 
 @pytest.mark.parametrize("last", [False, True])
+@pytest.mark.parametrize("lost", [(), ("flags.json", "labels.txt")], ids=["whole", "without its flags and labels"])
 def test_a_measurement_that_a_kill_prevented_is_made_up(
-    last: bool, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lost: tuple[str, ...], last: bool, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs = tmp_path / "logs"
     train(logs, dataset_dir, 4, "--validation_epochs=0.3")
@@ -639,10 +640,28 @@ def test_a_measurement_that_a_kill_prevented_is_made_up(
     flags = checkpoints.settings(f"{logs}/model.ckpt-4")
     del flags["finished_step"]
     checkpoints.write_settings(logs, flags)
+    for name in lost:
+        (logs / name).unlink()
+    of_others = {"temperature": 2.0, "checkpoint_fingerprint": "0123456789abcdef"}
+    (logs / "model.ckpt-4.temperature.json").write_text(json.dumps(of_others))  # Top-1 needs none.
     capsys.readouterr()
     train(logs, dataset_dir, 4 if last else 6, "--validation_epochs=0.3")
     assert "step 4, which the interrupted run did not measure: validation top-1" in capsys.readouterr().out
     assert list(json.loads(path.read_text())["top_1"]) == (["2", "4"] if last else ["2", "4", "6"])
+
+
+def test_what_another_run_left_as_the_best_never_counts(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    train(logs, dataset_dir, 2, "--validation_epochs=0.3")
+    for file in train_dir.glob("model.ckpt-20.*"):
+        shutil.copy(file, logs / "best" / file.name.replace("-20", "-1"))
+    (logs / "validation.json").unlink()
+    for file in logs.glob("model.ckpt-*"):
+        file.unlink()
+    train(logs, dataset_dir, 1)  # Ends before it is measured, as one that is interrupted.
+    train(logs, dataset_dir, 4, "--validation_epochs=0.3")
+    assert list(json.loads((logs / "validation.json").read_text())["top_1"]) == ["2", "4"]
+    assert not (logs / "best" / "model.ckpt-1.index").exists()
 
 
 def test_the_best_checkpoint_stays_when_a_run_goes_back_to_an_earlier_one(dataset_dir: Path, tmp_path: Path) -> None:

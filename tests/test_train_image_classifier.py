@@ -232,6 +232,13 @@ def test_the_best_checkpoint_is_kept_and_a_run_without_progress_ends(
     assert second_worker == f"nothing to do: stopped at step {third + 1}, {reached}"
     assert json.loads((tmp_path / "flags.json").read_text())["max_number_of_steps"] == 40
 
+    # A run that was killed when the last measurement had ended it makes the step, too, in which all workers learn it.
+    killed = shutil.copytree(tmp_path, tmp_path / "killed", ignore=shutil.ignore_patterns(f"model.ckpt-{third + 1}.*"))
+    flags = json.loads((killed / "flags.json").read_text())
+    del flags["finished_step"]
+    (killed / "flags.json").write_text(json.dumps(flags))
+    assert run(f"--train_dir={killed}").startswith(f"trained to step {third + 1}: ")
+
     eval_image_classifier.main(
         [f"--checkpoint_path={tmp_path}/best", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={dataset_dir}"]
     )

@@ -23,6 +23,18 @@ BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
 HISTORY_FILENAME = "validation.json"
 
 
+# The same of a run that begins where an earlier one has left BEST_FOLDER, until it has measured: those checkpoints are
+# of another run.
+BEGUN_ANEW: dict[str, Any] = {"top_1": {}}
+
+
+def begin_anew(train_dir: Path) -> None:
+    """Notes for a run that begins, and may be interrupted soon, that what an earlier run measured is not its own."""
+    if (train_dir / BEST_FOLDER).is_dir() or (train_dir / HISTORY_FILENAME).is_file():
+        with open_replacing(train_dir / HISTORY_FILENAME) as file:
+            json.dump(BEGUN_ANEW, file)
+
+
 class BestCheckpoint:
     """Measures checkpoints while training goes on; worker 0 does, the others only ask whether the run is over."""
 
@@ -57,13 +69,14 @@ class BestCheckpoint:
         self._batch_size = batch_size
         self._device = device
         self._early_stop = early_stop
-        self._goes_on = first_step > 0
+        self._goes_on = first_step > 0  # Of the run that has filled BEST_FOLDER.
         path = self._folder / HISTORY_FILENAME
         self._top_1: dict[int, float] = {}
         self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
         if path.is_file():
             try:
                 record = read_json(path)
+                self._goes_on &= record != BEGUN_ANEW
                 measured = {int(step): float(top_1) for step, top_1 in record.get("top_1", record).items()}
                 measured_on = record.get("records_fingerprint", records_fingerprint)
                 self._looks = record.get("looks", {})
@@ -128,7 +141,7 @@ class BestCheckpoint:
     def _figures_in_thread(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         from metart.evaluation import metrics  # scipy loads for a while, and most runs measure nothing.
 
-        with open_classifier(checkpoint, device=self._device) as classifier:
+        with open_classifier(checkpoint, calibrated=False, device=self._device) as classifier:
             answers = predict(classifier, self._held_out, self._batch_size)
         return metrics.summary(answers.truth, answers.probabilities), classifier.looks.described()
 

@@ -45,7 +45,8 @@ class Classifier:
                 one of an unsure answer by ten.
 
         Raises:
-            UserError: The checkpoint is damaged, of another network or of another number of labels.
+            UserError: The checkpoint is damaged, of another network or of another number of labels, or has weights that
+                are no finite numbers.
         """
         self.checkpoint = checkpoint
         self.fingerprint = checkpoints.fingerprint(checkpoint)  # Now: training may delete the checkpoint meanwhile.
@@ -67,6 +68,8 @@ class Classifier:
             saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
             self.session = tf.compat.v1.Session(config=device.session_config())
             checkpoints.restore(self.session, saver, checkpoint)
+            if not all(np.isfinite(weights).all() for weights in self.session.run(variables)):
+                raise UserError(f"{checkpoint} has weights that are no finite numbers; take another checkpoint")
 
     def _logits_of_looks(self) -> list[tf.Tensor]:
         """Builds the same network over the picture and its mirror image in each of the sizes."""
@@ -102,13 +105,10 @@ class Classifier:
         """Evaluates a tensor of the graph for `images`, which are as `probabilities` takes them.
 
         Raises:
-            UserError: There is not enough memory for so many, or the network answers with what is no number.
+            UserError: There is not enough memory for so many.
         """
         with enough_memory():
-            values = self.session.run(output, {self.images: images})
-        if not np.isfinite(values).all():
-            raise UserError(f"{self.checkpoint} answers with what is no finite number; take another checkpoint")
-        return values
+            return self.session.run(output, {self.images: images})
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each label.
@@ -213,6 +213,7 @@ def predict(
         for images, labels, of_batch in data:
             if labels.max() >= len(classifier.label_names):
                 input_pipeline.raise_damaged(dataset.data_sources, dataset.num_classes)
+                raise UserError(f"{classifier.checkpoint} has fewer labels than these records; it is of another set")
             truth.append(labels)
             probabilities.append(classifier.probabilities(images))
             names += of_batch

@@ -249,7 +249,7 @@ def label_names(checkpoint: str, dataset_dir: Path | None) -> list[str]:
     folder = dataset_dir or beside
     if has_own and not (folder / LABELS_FILENAME).is_file():
         folder = beside
-    if not (folder / LABELS_FILENAME).is_file():
+    if not dataset_dir and not has_own:
         raise UserError(f"{folder / LABELS_FILENAME} is missing; copy it there, or give --dataset_dir")
     names = read_labels(folder)
     if other := other_labels(checkpoint, names):

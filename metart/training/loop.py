@@ -77,7 +77,11 @@ Measure = Callable[[str], Measurement]  # Of a checkpoint.
 
 
 def run_steps(
-    run: Run, feeds: Iterator[dict[tf.Tensor, Any]], intervals: Intervals, measure: Measure | None = None
+    run: Run,
+    feeds: Iterator[dict[tf.Tensor, Any]],
+    intervals: Intervals,
+    measure: Measure | None = None,
+    is_over: bool = False,
 ) -> str:
     """Runs the steps that are left, reports them, saves checkpoints and has them measured.
 
@@ -86,6 +90,7 @@ def run_steps(
         feeds: What each step is fed apart from the learning rate.
         intervals: How often things are done.
         measure: Of worker 0 with a validation split.
+        is_over: Ask all workers to stop after one step, as the last measurement of a run that was killed said.
 
     Returns:
         One line for the reader: what was reached and where it is.
@@ -101,7 +106,7 @@ def run_steps(
         Progress("training", plan.total_steps, "steps", initial=plan.first_step) as progress,
     ):
         log = _Log(run, intervals, summaries, progress)
-        saver = _CheckpointSaver(run, intervals, measure, log)
+        saver = _CheckpointSaver(run, intervals, measure, log, is_over)
         for step in range(plan.first_step + 1, plan.total_steps + 1):
             rate = plan.schedule.rate(step - 1)
             inputs = {
@@ -124,7 +129,7 @@ def run_steps(
                 break
     if run.workers.size > 1:  # Whoever left earlier would look lost to worker 0, which may still be saving.
         session.run(everybody_is_done)
-    if stop > 0 and step < plan.total_steps:
+    if stop > 0 and not early_stop > 0 and step < plan.total_steps:
         run.interruption.leave(
             f"saved {saver.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to continue"
         )
@@ -181,7 +186,7 @@ class _Log:
 class _CheckpointSaver:
     """Saves checkpoints when they are due, and has them measured."""
 
-    def __init__(self, run: Run, intervals: Intervals, measure: Measure | None, log: _Log):
+    def __init__(self, run: Run, intervals: Intervals, measure: Measure | None, log: _Log, early_stop: bool):
         self._run = run
         self._intervals = intervals
         self._measure = measure
@@ -191,7 +196,7 @@ class _CheckpointSaver:
         self.saved = f"{self._basename}-{run.plan.first_step}" if run.plan.first_step else "none"
         self.skipped = 0  # Steps that changed nothing, see `TrainStep.applied`.
         self._last_applied = self._skipped_in_a_row = 0
-        self.early_stop = False
+        self.early_stop = early_stop
 
     def is_due(self, step: int) -> bool:
         """Returns whether a checkpoint has to be written after this step; on all workers, where it is for measuring."""

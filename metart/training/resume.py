@@ -91,7 +91,8 @@ def _require_same_averages(settings: Settings, former: Mapping[str, Any], newest
         raise UserError(f"{newest} has averaged weights; give --moving_average_decay={decay}, {other_folder}")
     scopes = former.get("trainable_scopes", settings.recipe.trainable_scopes)
     if scopes != settings.recipe.trainable_scopes:
-        raise UserError(f"{newest} has averages of what was trained; give --trainable_scopes={scopes}, {other_folder}")
+        same = f"give --trainable_scopes={scopes}" if scopes else "leave out --trainable_scopes"
+        raise UserError(f"{newest} has averages of what was trained; {same}, {other_folder}")
 
 
 def _require_same_records(

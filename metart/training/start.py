@@ -283,7 +283,7 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
         if start.checkpoint:
             checkpoints.restore(session, start.restorer, start.checkpoint)
         note_pictures(run.train_dir, start.checkpoint, data)
-        write_settings(run, data, written_flags)
+        write_settings(run.train_dir, run.plan, data, written_flags)
     if run.workers.size > 1:
         session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
         if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
@@ -318,10 +318,10 @@ def is_published(checkpoint: str, num_classes: int) -> bool:
     return not is_of_run and bool(sizes) and sizes <= IMAGENET_SIZES - {num_classes}
 
 
-def write_settings(run: Run, data: Data, written_flags: Mapping[str, Any]) -> None:
+def write_settings(train_dir: Path, plan: Plan, data: Data, written_flags: Mapping[str, Any]) -> None:
     """Leaves beside the checkpoints what evaluation and inference need to know of the run."""
-    write_labels(run.label_names, run.train_dir)
-    settings = {**written_flags, "max_number_of_steps": run.plan.total_steps, "labels": run.label_names}
+    write_labels(data.label_names, train_dir)
+    settings = {**written_flags, "max_number_of_steps": plan.total_steps, "labels": data.label_names}
     if data.records:
         settings["records"] = {"fingerprint": data.records.fingerprint, **data.records.settings._asdict()}
-    checkpoints.write_settings(run.train_dir, settings)
+    checkpoints.write_settings(train_dir, settings)
