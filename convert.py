@@ -241,7 +241,7 @@ def report(
         f"{sum(map(len, shown.values())):,} pictures of {len(objects):,} objects in {number_of_series:,} series; "
         f"objects that look like another: {sum(thing.object != thing.representative for _, thing in objects):,}"
     )
-    sides = {side: Counter(p.label for p in pictures if p.split == side) for side in (splits.TRAIN, splits.VALIDATION)}
+    sides = {side: Counter(p.label for p in pictures if p.split == side) for side in splits.NAMES}
     untrained = [label for label in shown if not sides[splits.TRAIN][label]]
     if untrained:
         print(

@@ -172,7 +172,7 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
     seen = count_seen(settings, records, checkpoint, trained_on)
     neighbours = None
     if records and split == splits.VALIDATION:
-        neighbours = record_set.share_with_neighbours(records)
+        neighbours = splits.share_with_neighbours({path: source.split for path, source in records.sources.items()})
         print(f"pictures with a neighbour in training (number within {splits.NEIGHBOURS}): {neighbours:.1%}")
     make_folder(eval_dir)
     with open_classifier(
@@ -256,7 +256,7 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet 
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
     while True:
         # The best checkpoint need not be of the last step: the folder above tells whether the run has ended.
-        is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings(str(folder))
+        is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings_in(folder.parent)
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
         if checkpoint and checkpoint != done:
             try:

@@ -175,7 +175,7 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
     data = f"records {fingerprint}" if fingerprint else "not recorded"
     if records and records.fingerprint == fingerprint:
         counts = Counter(source.split for source in records.sources.values())
-        data = ", ".join(f"{counts[split]:,} pictures for {split}" for split in (splits.TRAIN, splits.VALIDATION))
+        data = ", ".join(f"{counts[split]:,} pictures for {split}" for split in splits.NAMES)
         data += f" (records {fingerprint})"
     looks, step = classifier.looks, checkpoints.step(classifier.checkpoint)
     size = looks.image_size

@@ -86,7 +86,7 @@ def build_parser() -> Parser:
     add(
         "--eval_image_sizes",
         type=comma_separated(number(int, *IMAGE_SIZES)),
-        help="sides in which evaluation looks at a picture and its mirror image; default: one look, as trained",
+        help="sides for test-time augmentation, with the mirror image in each; default: one look, as trained",
         metavar="PIXELS,PIXELS",
     )
     add(
@@ -320,7 +320,7 @@ def update_looks(train_dir: Path, written_flags: Mapping[str, Any]) -> None:
     """Changes how a run that has ended is evaluated, where the flags say other than when it ended."""
     looks = {name: written_flags[name] for name in EVALUATION_FLAGS if name in written_flags}
     for folder in (train_dir, train_dir / BEST_FOLDER):
-        settings = checkpoints.settings(str(folder / checkpoints.BASENAME))
+        settings = checkpoints.settings_in(folder)
         if settings and {**settings, **looks} != settings:
             checkpoints.write_settings(folder, {**settings, **looks})
             print(f"{folder}: evaluation looks as these flags say from now on")

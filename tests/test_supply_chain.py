@@ -1,9 +1,6 @@
 """What is installed and unpacked: every package by its checksum, archives without a way out of their folder."""
 
-import io
-from pathlib import Path
 import re
-import subprocess
 import tarfile
 
 from conftest import REPOSITORY
@@ -49,34 +46,3 @@ def test_the_sample_has_only_files_below_its_folder() -> None:
             assert member.isreg(), member.name
             assert re.fullmatch(r"SAMPLE\.txt|met_art/[^/]+/\d+(_\d)?\.jpg", member.name)
             assert member.mode & 0o7022 == 0  # Neither set-uid nor writable by others.
-
-
-def member(name: str, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
-    information = tarfile.TarInfo(name)
-    information.type, information.linkname = kind, target
-    return information
-
-
-@pytest.mark.parametrize("way", ["absolute", "upwards", "link", "hard link"])
-def test_tar_as_the_readme_calls_it_stays_in_the_folder(way: str, tmp_path: Path) -> None:
-    """README and demo.sh unpack with the system's tar; this is what they rely on it for."""
-    inside, outside = tmp_path / "data", tmp_path / "outside"
-    inside.mkdir()
-    outside.mkdir()
-    secret = outside / "secret.jpg"
-    secret.write_bytes(b"mine")
-    members = {
-        "absolute": [member(str(secret))],
-        "upwards": [member("met_art/../../outside/secret.jpg")],
-        "link": [member("met_art", tarfile.SYMTYPE, str(outside)), member("met_art/secret.jpg")],
-        "hard link": [member("met_art.jpg", tarfile.LNKTYPE, "../outside/secret.jpg"), member("met_art.jpg")],
-    }[way]
-    with tarfile.open(tmp_path / "evil.tar.gz", "w:gz") as archive:
-        for each in members:
-            data = b"theirs" if each.isreg() else b""
-            each.size = len(data)
-            archive.addfile(each, io.BytesIO(data))
-    command = ["tar", "-xzf", str(tmp_path / "evil.tar.gz"), "-C", str(inside)]
-    subprocess.run(command, capture_output=True, check=False)
-    assert secret.read_bytes() == b"mine"
-    assert [path.name for path in outside.iterdir()] == ["secret.jpg"]

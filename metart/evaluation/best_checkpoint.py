@@ -10,11 +10,10 @@ from typing import Any
 from metart.networks.slim_compat import slim
 from metart.common.files import open_replacing, read_json, replacing_folder
 from metart.common.flags import UserError, notice
-from metart.common.labels import LABELS_FILENAME
 from metart.evaluation.inference import open_classifier, predict
 from metart.networks import checkpoints
 from metart.networks.session import Device
-from metart.records import seen_pictures
+from metart.networks.warm_start import FILES_BESIDE
 from metart.training.loop import Measurement
 
 BEST_FOLDER = "best"  # In TRAIN_DIR; a folder that --checkpoint_path takes.
@@ -146,18 +145,20 @@ class BestCheckpoint:
         return metrics.summary(answers.truth, answers.probabilities), classifier.looks.described()
 
     def _keep(self, checkpoint: str, goes_on: bool) -> None:
-        """Puts a checkpoint, and what evaluation and inference need beside it, instead of the best.
+        """Replaces BEST_FOLDER by a checkpoint and what evaluation and inference need beside it.
 
         What else lies there stays, such as an evaluation of the former best, unless the run begins anew.
         """
-        beside = (LABELS_FILENAME, checkpoints.SETTINGS_FILENAME, seen_pictures.FILENAME)
         former = self._folder / BEST_FOLDER
         with replacing_folder(former) as best:
-            for path in [*self._folder.glob(Path(checkpoint).name + ".*"), *(self._folder / name for name in beside)]:
+            for path in [
+                *self._folder.glob(Path(checkpoint).name + ".*"),
+                *(self._folder / name for name in FILES_BESIDE),
+            ]:
                 if path.is_file():  # Runs on records without splits.json note no pictures.
                     shutil.copy2(path, best)
             if goes_on and former.is_dir():
-                others = [path for path in former.iterdir() if path.name not in beside]
+                others = [path for path in former.iterdir() if path.name not in FILES_BESIDE]
                 _carry_over([path for path in others if not path.name.startswith(checkpoints.BASENAME)], best)
 
     def _kept_steps(self) -> list[int]:

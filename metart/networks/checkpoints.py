@@ -211,8 +211,17 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def settings(checkpoint: str) -> dict[str, Any]:
-    """Returns the flags of the training run, {} where there is no flags.json beside the checkpoint."""
-    path = Path(checkpoint).parent / SETTINGS_FILENAME
+    """Returns the flags of the run that wrote a checkpoint, {} where no flags.json is beside it."""
+    return settings_in(Path(checkpoint).parent)
+
+
+def settings_in(folder: Path) -> dict[str, Any]:
+    """Returns the flags of the run in a folder, {} where there is no flags.json.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    path = folder / SETTINGS_FILENAME
     if not path.is_file():
         return {}
     try:
@@ -228,7 +237,7 @@ def settings(checkpoint: str) -> dict[str, Any]:
 
 
 def write_settings(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Leaves beside the checkpoints in a folder what `settings` reads; paths become text."""
+    """Leaves beside the checkpoints in a folder what `settings_in` reads; paths become text."""
     with open_replacing(folder / SETTINGS_FILENAME) as file:
         json.dump(settings, file, indent=2, sort_keys=True, default=str)
         file.write("\n")

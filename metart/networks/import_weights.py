@@ -83,7 +83,7 @@ def value(name: str, weights: np.ndarray) -> np.ndarray:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = build_parser().parse_args(argv)
     folder = arguments.output_dir
-    former = checkpoints.settings(str(folder / checkpoints.BASENAME))
+    former = checkpoints.settings_in(folder)
     if (former or checkpoints.all_in(folder)) and "weights_file" not in former:
         raise UserError(f"{folder} holds a training run; name another --output_dir")
     weights = state_dict.read(arguments.weights_file)

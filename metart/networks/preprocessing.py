@@ -33,7 +33,10 @@ _RGB_TO_YIQ = ((0.299, 0.587, 0.114), (0.5959, -0.2746, -0.3213), (0.2115, -0.52
 
 
 class Looks(NamedTuple):
-    """How evaluation looks at a picture: what decides, apart from the weights, what a network answers."""
+    """How evaluation looks at a picture, once or several times (test-time augmentation).
+
+    What decides, apart from the weights, what a network answers.
+    """
 
     image_size: int  # Side of the images, pixels; the largest of `sizes`.
     # Sides, pixels, in each of which the picture and its mirror image are looked at, and the logits averaged. None of

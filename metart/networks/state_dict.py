@@ -119,7 +119,7 @@ def _tensors(named: dict[str, _Tensor], content: Callable[[_Storage], bytes]) ->
 
 
 def _unpickled(file: io.BytesIO) -> Any:
-    """Runs the instructions of one pickle, as far as a state dict needs them, and stands behind it in the file."""
+    """Interprets one pickle, as far as a state dict needs it; the file is then positioned after it."""
     stack: list[Any] = []
     marks: list[int] = []
     memo: dict[int, Any] = {}

@@ -1,8 +1,9 @@
 """Pictures that look the same: another size, another quality, a border less, or the twin of a pair on the same ground.
 
-Each picture gets a perceptual hash, the signs of its 256 coarsest waves: bit for bit the `phash` of the package
-imagehash (tests/test_near_duplicates.py), in a third of its time. Of 26 million pairs of the museum's photographs none
-of different things differs in fewer than 60 signs, and copies of one picture seldom in more than 50.
+Each picture gets a perceptual hash of 256 bits: whether each of its 16 x 16 lowest DCT coefficients is above their
+median. It is bit for bit the `phash` of the package imagehash (tests/test_near_duplicates.py), in a third of its time.
+Of 26 million pairs of the museum's photographs none of different things differs in fewer than 60 bits, and copies of
+one picture seldom in more than 50.
 """
 
 from collections.abc import Iterator, Sequence
@@ -38,7 +39,7 @@ def perceptual_hash(picture: Image.Image) -> bytes:
 
 
 def pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Yields the positions of hashes that are the same or near, without those that follow from pairs before.
+    """Yields the positions of hashes at most MAX_DISTANCE apart (Hamming), without pairs that follow from earlier ones.
 
     Of many that are the same, each with the first. Otherwise a thousand pictures that look alike would be half a
     million pairs.

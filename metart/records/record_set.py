@@ -25,7 +25,7 @@ from metart.records import splits, tfrecord
 from metart.records.pictures import BadPicture, read_file
 
 SHARD_NAME = "arts_{}_{:05d}-of-{:05d}.tfrecord"  # Split, shard's number, number of shards; arts.FILE_PATTERN finds it.
-ALL_SHARDS = tuple(f"arts_{split}_*-of-*.tfrecord" for split in (splits.TRAIN, splits.VALIDATION))
+ALL_SHARDS = tuple(f"arts_{split}_*-of-*.tfrecord" for split in splits.NAMES)
 SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
 READERS_LOCK = ".records.lock"  # Shared by those who read the set, exclusive while it is exchanged.
@@ -91,12 +91,12 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
     try:
         described = read_json(path)
         settings = Settings(**{"series": 0, **described["settings"]})
-        labels, in_validation = (list(described["counts"][split]) for split in (splits.TRAIN, splits.VALIDATION))
+        labels, in_validation = (list(described["counts"][split]) for split in splits.NAMES)
         folders, shards = dict(described.get("folders", {})), dict(described["shards"])
         former_sides = dict(described.get("former_sides", {}))
         former_contents = dict(described.get("former_contents", {}))
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
-        if not {splits.TRAIN, splits.VALIDATION}.issuperset([*former_sides.values(), *former_contents.values()]):
+        if not set(splits.NAMES).issuperset([*former_sides.values(), *former_contents.values()]):
             raise ValueError
         counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())
         for split, of_split in described["counts"].items():
@@ -128,7 +128,7 @@ def _label(path: str, folders: Mapping[str, str]) -> str:
 
 
 def _source(split: str | None, sha256: str, **_: object) -> Source:
-    if split not in (None, splits.TRAIN, splits.VALIDATION) or len(bytes.fromhex(sha256)) != 32:
+    if split not in (None, *splits.NAMES) or len(bytes.fromhex(sha256)) != 32:
         raise ValueError
     return Source(split, sha256)
 
@@ -202,11 +202,6 @@ def raise_if_read(dataset_dir: Path) -> None:
             )
 
 
-def share_with_neighbours(records: RecordSet) -> float:
-    """Returns the share of the validation pictures of which a neighbour trains; see splits.py."""
-    return splits.share_with_neighbours({path: source.split for path, source in records.sources.items()})
-
-
 def is_current(dataset_dir: Path, former: RecordSet, settings: Settings, labels: Mapping[str, str]) -> bool:
     """Returns whether the set that `former` describes is whole and made from the same files and settings."""
     if former.settings != settings or former.sources.keys() != labels.keys():
@@ -270,7 +265,7 @@ def write(
     Raises:
         UserError: A source file is no longer what it was when it was proved.
     """
-    counts = {split: _count(pictures, split, names) for split in (splits.TRAIN, splits.VALIDATION)}
+    counts = {split: _count(pictures, split, names) for split in splits.NAMES}
     contents = _deal(pictures, settings)
     sources = {picture.path: Source(picture.split, picture.sha256) for picture in pictures}
     folders = _folders((picture.path, picture.label) for picture in pictures)
@@ -308,7 +303,7 @@ def write(
 
 
 def _waiting(dataset_dir: Path, name: str, fingerprint: str) -> Path:
-    """Returns where a file of a set is until the set takes its place."""
+    """Returns the temporary path of a file of a new set."""
     return dataset_dir / f"{name}.{fingerprint}{PARTIAL_SUFFIX}"
 
 
@@ -394,7 +389,7 @@ def _deal(pictures: Iterable[Picture], settings: Settings) -> dict[str, list[Pic
     """Returns the pictures of each record file, by its name, in an order that mixes the labels."""
     order = sorted(pictures, key=lambda picture: splits.stable_hash(settings.random_seed, picture.path))
     contents = {}
-    for split in (splits.TRAIN, splits.VALIDATION):
+    for split in splits.NAMES:
         chosen = [picture for picture in order if picture.split == split]
         for shard in range(settings.num_shards):
             name = SHARD_NAME.format(split, shard, settings.num_shards)

@@ -20,7 +20,7 @@ from pathlib import PurePosixPath
 import re
 from typing import NamedTuple, TypeVar
 
-TRAIN, VALIDATION = "train", "validation"
+NAMES = TRAIN, VALIDATION = "train", "validation"
 TOLERANCE = 0.05  # Of a label's pictures that may be on the wrong side of the share asked for.
 SERIES = 100  # Numbers; with blocks of a hundred 2 % of the museum's validation pictures have a neighbour in training.
 # Numbers that series are cut into where a label is off the share; 0: objects that look the same, too.
@@ -127,16 +127,7 @@ def assign(
     """
     sizes = Counter(of_picture.object for of_picture in shown.values())
     representatives = {of_picture.object: of_picture.representative for of_picture in shown.values()}
-    by_name = _objects_by_name({*shown, *former})
-    of_gone = decided((by_name[path], side) for path, side in former.items() if path not in shown)
-    gone = [(of_picture, of_gone[by_name[path]]) for path, of_picture in shown.items() if by_name[path] in of_gone]
-    there = [(of_picture, former[path]) for path, of_picture in shown.items() if path in former]
-    settled: dict[str, str] = {}
-    # What is there counts for more than what is gone, as a leak to it is worse; the object for more than its looks.
-    for known in gone, there:
-        of_look = decided((of_picture.representative, side) for of_picture, side in known)
-        settled |= {name: of_look[first] for name, first in representatives.items() if first in of_look}
-        settled |= decided((of_picture.object, side) for of_picture, side in known)
+    settled = _settled(shown, former, representatives)
     hash_of = functools.cache(functools.partial(stable_hash, seed))
     hashes = {
         name: hash_of(series(first)) if first.isdecimal() else hash_of(label, first)
@@ -191,8 +182,28 @@ def _follow(representatives: Mapping[str, str], settled: Mapping[str, str]) -> d
     return sides
 
 
+def _settled(
+    shown: Mapping[str, Shown], former: Mapping[str, str], representatives: Mapping[str, str]
+) -> dict[str, str]:
+    """Returns the split that earlier pictures decide, by object."""
+    by_name = _objects_by_name({*shown, *former})
+    of_gone = decided((by_name[path], side) for path, side in former.items() if path not in shown)
+    gone = [(of_picture, of_gone[by_name[path]]) for path, of_picture in shown.items() if by_name[path] in of_gone]
+    there = [(of_picture, former[path]) for path, of_picture in shown.items() if path in former]
+    settled: dict[str, str] = {}
+    # What is there counts for more than what is gone, as a leak to it is worse; the object for more than its looks.
+    for known in gone, there:
+        of_look = decided((of_picture.representative, side) for of_picture, side in known)
+        settled |= {name: of_look[first] for name, first in representatives.items() if first in of_look}
+        settled |= decided((of_picture.object, side) for of_picture, side in known)
+    return settled
+
+
 def _runs(names: Iterable[str], representatives: Mapping[str, str], length: int) -> list[list[str]]:
-    """Returns the objects, in order of the first of each run, by runs of so many numbers; with 0, one by one."""
+    """Groups objects into runs of `length` consecutive numbers, in the order of their first objects.
+
+    With 0, each object is a run of its own.
+    """
     runs: dict[int | str, list[str]] = defaultdict(list)
     for name in names:
         first = representatives[name]

@@ -4,9 +4,9 @@ from contextlib import AbstractContextManager
 
 from metart.networks.slim_compat import tf
 
-# Of the answers, height times width: where there are more, TensorFlow's own gradient is as fast.
+# Height times width of the output: where there are more, TensorFlow's own gradient is as fast.
 MOST_POSITIONS = 8 * 8
-FEWEST_CHANNELS = 32  # They take the place of the batch, and the batch theirs.
+FEWEST_CHANNELS = 32  # The gradient is a convolution in which channels and batch have changed places.
 FEWEST_PICTURES = 8
 NAME = "Conv2DOfFewPositions"
 
