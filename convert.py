@@ -34,7 +34,7 @@ from metart.common.labels import FULL_LABEL_FILENAME, PICTURES_FOLDER, is_text, 
 from metart.records import near_duplicates, record_set, splits
 from metart.records.decoding import read_pictures, start_workers
 from metart.records.pictures import MAX_SIDE
-from metart.records.record_set import Picture, RecordSet, Settings
+from metart.records.record_set import Picture, RecordSet, Settings, Sides
 from metart.records.splits import Shown
 
 STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
@@ -150,7 +150,7 @@ def split_pictures(
 
     Args:
         pictures: All usable ones.
-        known: The sides to keep, see `known_sides`.
+        known: The sides to keep, by path; see `known_sides`.
         settings: Of the set.
 
     Returns:
@@ -178,19 +178,21 @@ def split_pictures(
     return shown
 
 
-def known_sides(former: RecordSet, contents: Mapping[str, str], pictures: Sequence[Picture]) -> dict[str, str]:
-    """Returns the sides that pictures had in earlier sets, by path below met_art.
+def known_sides(former: RecordSet, pictures: Sequence[Picture]) -> Sides:
+    """Returns the sides that pictures had in earlier sets.
 
     Args:
         former: The set before, which remembers those that it left out.
-        contents: Its `record_set.known_contents`.
         pictures: Those of the new set. One whose content had a side gets it, whatever its name; the name decides for
             content that is new.
     """
-    sides = former.former_sides | {name: source.split for name, source in former.sources.items() if source.split}
+    contents = record_set.known_contents(former)
+    now = {name: source.split for name, source in former.sources.items() if source.split}
+    sides = {**former.earlier.by_path, **now}
     new = splits.decided((picture.sha256, sides[picture.path]) for picture in pictures if picture.path in sides)
     of_content = {**new, **contents}  # Copies of a new file have one side, too.
-    return sides | {picture.path: of_content[picture.sha256] for picture in pictures if picture.sha256 in of_content}
+    renamed = {picture.path: of_content[picture.sha256] for picture in pictures if picture.sha256 in of_content}
+    return Sides(sides | renamed, contents)
 
 
 def split_flags(settings: Settings) -> str:
@@ -296,15 +298,13 @@ def make_records(
             raise UserError(f"{bad} of {len(pictures)} pictures in {root} are bad; --check_image lists them")
         left_out = set(names).difference(chosen)
         used = [picture for picture in pictures if not picture.problem and picture.label not in left_out]
-        known: dict[str, str] = {}
-        contents: dict[str, str] = {}
+        known = Sides()
         if former and split_flags(former.settings) == split_flags(settings):
-            contents = record_set.known_contents(former)
-            known = known_sides(former, contents, used)
+            known = known_sides(former, used)
         elif former:
             print(f"a new split: the sides of {split_flags(former.settings)} are forgotten")
-        shown = split_pictures(used, known, settings)
-        record_set.write(root.parent, pictures, chosen, settings, known, contents, workers, store)
+        shown = split_pictures(used, known.by_path, settings)
+        record_set.write(root.parent, pictures, chosen, settings, known, workers, store)
     report(root, pictures, shown, settings)
 
 

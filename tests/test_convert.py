@@ -867,7 +867,7 @@ def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
         convert.split_pictures(pictures, {}, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
-            record_set.write(tmp_path, pictures, names, settings, {}, {}, workers, store)
+            record_set.write(tmp_path, pictures, names, settings, record_set.Sides(), workers, store)
     assert written(tmp_path).keys() <= {convert.STORE_FILENAME}
 
 

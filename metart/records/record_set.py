@@ -65,6 +65,13 @@ class Source(NamedTuple):
     sha256: str
 
 
+class Sides(NamedTuple):
+    """The splits of pictures."""
+
+    by_path: Mapping[str, str] = {}  # Below met_art.
+    by_content: Mapping[str, str] = {}  # By SHA-256, whatever the name was.
+
+
 class RecordSet(NamedTuple):
     """A set as its splits.json describes it."""
 
@@ -74,8 +81,7 @@ class RecordSet(NamedTuple):
     folders: dict[str, str]  # Label of the folders below met_art that have another name.
     shards: dict[str, int]  # Bytes of each record file, by its name.
     sources: dict[str, Source]  # By path below met_art.
-    former_sides: dict[str, str]  # By path: of pictures that had one in an earlier set and are in neither split now.
-    former_contents: dict[str, str]  # The same by content, whatever its name was.
+    earlier: Sides  # Of pictures that had one in an earlier set and are in neither split now.
 
 
 def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
@@ -93,10 +99,9 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         settings = Settings(**{"series": 0, **described["settings"]})
         labels, in_validation = (list(described["counts"][split]) for split in splits.NAMES)
         folders, shards = dict(described.get("folders", {})), dict(described["shards"])
-        former_sides = dict(described.get("former_sides", {}))
-        former_contents = dict(described.get("former_contents", {}))
+        earlier = Sides(dict(described.get("former_sides", {})), dict(described.get("former_contents", {})))
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
-        if not set(splits.NAMES).issuperset([*former_sides.values(), *former_contents.values()]):
+        if not set(splits.NAMES).issuperset([*earlier.by_path.values(), *earlier.by_content.values()]):
             raise ValueError
         counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())
         for split, of_split in described["counts"].items():
@@ -113,13 +118,13 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         raise UserError(
             f"{path} is damaged; move it away and run convert.py --dataset_dir={dataset_dir} again, for a new split"
         ) from None
-    return RecordSet(fingerprint, settings, labels, folders, shards, sources, former_sides, former_contents)
+    return RecordSet(fingerprint, settings, labels, folders, shards, sources, earlier)
 
 
 def known_contents(records: RecordSet) -> dict[str, str]:
     """Returns the side of each content, by SHA-256, that has one or had one before."""
     now = ((source.sha256, source.split) for source in records.sources.values() if source.split)
-    return splits.decided([*records.former_contents.items(), *now])
+    return splits.decided([*records.earlier.by_content.items(), *now])
 
 
 def _label(path: str, folders: Mapping[str, str]) -> str:
@@ -245,8 +250,7 @@ def write(
     pictures: Sequence[Picture],
     names: list[str],
     settings: Settings,
-    known: Mapping[str, str],
-    contents_known: Mapping[str, str],
+    known: Sides,
     workers: ProcessPoolExecutor,
     store: Path,
 ) -> None:
@@ -257,8 +261,7 @@ def write(
         pictures: All files below met_art, good and bad.
         names: The labels.
         settings: Of the set.
-        known: The sides that pictures of earlier sets had, by path; remembered of those that this one leaves out.
-        contents_known: The same by content.
+        known: The sides that pictures of earlier sets had; remembered of those that this one leaves out.
         workers: Write the record files.
         store: See `Picture.offset`.
 
@@ -288,10 +291,11 @@ def write(
         finally:
             wait([task for task in tasks.values() if not task.cancel()])  # Nobody writes to a file that is given up.
         store.unlink()  # From here on the next reader completes what a killed run has left.
-        former_sides = {path: side for path, side in known.items() if path not in sources or not sources[path].split}
-        there = {source.sha256 for source in sources.values() if source.split}
-        former_contents = {content: side for content, side in contents_known.items() if content not in there}
-        records = RecordSet(fingerprint, settings, names, folders, shards, sources, former_sides, former_contents)
+        there = {path: source.sha256 for path, source in sources.items() if source.split}
+        by_path = {path: side for path, side in known.by_path.items() if path not in there}
+        of_there = set(there.values())
+        by_content = {sha256: side for sha256, side in known.by_content.items() if sha256 not in of_there}
+        records = RecordSet(fingerprint, settings, names, folders, shards, sources, Sides(by_path, by_content))
         _write_text(new[LABELS_FILENAME], labels_text(names))
         _write_text(new_splits, _describe(records, counts))
         _write_text(new[BAD_PICTURES_FILENAME], _bad_pictures(pictures))  # The last one; see finish_exchange.
@@ -360,8 +364,8 @@ def _describe(records: RecordSet, counts: Mapping[str, Mapping[str, int]]) -> st
         "counts": counts,
         "folders": records.folders,
         "shards": records.shards,
-        "former_sides": records.former_sides,
-        "former_contents": records.former_contents,
+        "former_sides": records.earlier.by_path,
+        "former_contents": records.earlier.by_content,
     }
     lines = [f"{_json(key)}: {_json(value)}" for key, value in about.items()]
     pictures = [f"  {_json(path)}: {_json(source._asdict())}" for path, source in records.sources.items()]
