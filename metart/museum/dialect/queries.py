@@ -19,6 +19,7 @@ from metart.museum.dialect.rules import DUCKDB_TYPES
 from metart.museum.dialect.values import (
     BOOL,
     INT64,
+    Rows,
     Type,
     Value,
     combine,
@@ -152,7 +153,7 @@ class Queries(Windows):
         if where := node.args.get("where"):
             sql += f" WHERE {self._filter(where.this, scope)}"
         columns = self._columns(node, scope)
-        if not node.args.get("from_") and any(column.value.many for column in columns):
+        if not node.args.get("from_") and any(column.value.rows for column in columns):
             invalid("an aggregate or window function without FROM")
         if node.args.get("having") and not node.args.get("group") and not scope.aggregates:
             invalid("HAVING needs GROUP BY, or an aggregate in the SELECT list")
@@ -166,12 +167,14 @@ class Queries(Windows):
             for clause in ("having", "qualify")
             if node.args.get(clause)
         }
-        if "having" in filters and filters["having"].many == 2:
+        if "having" in filters and filters["having"].rows == Rows.WINDOW:
             invalid("a window function in HAVING; that is QUALIFY")
         filters |= self._having(node, filters.get("having"))
         if "qualify" in filters and not any(node.args.get(clause) for clause in FILTERS[:3]):
             invalid("QUALIFY needs WHERE, GROUP BY or HAVING")
-        if "qualify" in filters and all(one.many < 2 for one in (filters["qualify"], *(one.value for one in columns))):
+        if "qualify" in filters and all(
+            one.rows < Rows.WINDOW for one in (filters["qualify"], *(one.value for one in columns))
+        ):
             invalid("QUALIFY needs a window function")
         distinct = node.args.get("distinct")
         if distinct:
@@ -222,7 +225,7 @@ class Queries(Windows):
             condition = combine(f"({' AND '.join(map(str, parts))})", BOOL, parts)
         else:
             condition = self.condition(node, scope)
-        if condition.many:
+        if condition.rows:
             invalid("an aggregate or window function in WHERE or ON; those are HAVING and QUALIFY")
         return condition
 
@@ -300,7 +303,7 @@ class Queries(Windows):
                 value = finite(self.value(one, scope))
             if value.type.fields:
                 invalid(f"GROUP BY an {value.type.name}")
-            if value.many:
+            if value.rows:
                 invalid("GROUP BY an aggregate or window function")
             if value.constant:
                 refuse("GROUP BY a constant")
@@ -450,7 +453,7 @@ class Queries(Windows):
             self.check(alias, "this", "columns")
             name = self.name(alias.this or alias.args["columns"][0])
         value = finite(self.value(node.expressions[0], scope))
-        if len(node.expressions) != 1 or value.type.name != "ARRAY" or value.many:
+        if len(node.expressions) != 1 or value.type.name != "ARRAY" or value.rows:
             refuse(self.spell(node))
         own = self._new_name()
         element = _of_row(f"{own}.c0", value.type.element)

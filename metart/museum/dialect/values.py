@@ -1,6 +1,7 @@
 """Pieces of DuckDB's SQL with what is known of them, and how a rule makes one of others."""
 
 from collections.abc import Iterable, Mapping, Sequence
+import enum
 import functools
 import re
 import types
@@ -50,6 +51,14 @@ def array(element: Type) -> Type:
     return Type("ARRAY", (("", element),))
 
 
+class Rows(enum.IntEnum):
+    """How many rows a value is made from."""
+
+    ONE = 0
+    GROUP = 1  # By an aggregate function.
+    WINDOW = 2  # By an analytic function.
+
+
 class Value(NamedTuple):
     """A piece of DuckDB's SQL."""
 
@@ -59,7 +68,7 @@ class Value(NamedTuple):
     finite: bool = True  # False for a FLOAT64 that has not been checked.
     columns: frozenset[str] = frozenset()  # What it takes from the row, outside of aggregate functions.
     outer: bool = False  # It takes something from the row of a query around.
-    many: int = 0  # 1 if it is of many rows by an aggregate function, 2 by a window.
+    rows: Rows = Rows.ONE
     constant: bool = False  # The same for every row.
     computed: bool = False  # A constant that is known to be neither NULL nor an error.
     literal: Any = ...  # The value, if the query spells it out.
@@ -157,7 +166,7 @@ def combine(sql: str, kind: Type, values: Sequence[Value], fails: bool = False) 
         fails=fails or any(value.fails for value in values),
         columns=frozenset().union(*(value.columns for value in values)),
         outer=any(value.outer for value in values),
-        many=max((value.many for value in values), default=0),
+        rows=max((value.rows for value in values), default=Rows.ONE),
         constant=all(value.constant for value in values),
     )
 

@@ -8,7 +8,7 @@ from sqlglot import exp
 from metart.museum.dialect.expressions import AGGREGATES, SYNTAX, WINDOW_FUNCTIONS, Expressions
 from metart.museum.dialect.names import Column, Scope
 from metart.museum.dialect.rules import Rule
-from metart.museum.dialect.values import FLOAT64, Value, call, finite, invalid, refuse
+from metart.museum.dialect.values import FLOAT64, Rows, Value, call, finite, invalid, refuse
 
 EDGES = ["UNBOUNDED PRECEDING", "n PRECEDING", "CURRENT ROW", "n FOLLOWING", "UNBOUNDED FOLLOWING"]  # Of frames.
 
@@ -18,12 +18,12 @@ class Windows(Expressions):
 
     def aggregate(self, name: str, nodes: Sequence[exp.Expr], scope: Scope) -> Value:
         value = self._over_rows(AGGREGATES[name], nodes, scope, "")
-        if value.many:
+        if value.rows:
             invalid(f"an aggregate or window function inside {name}")
         scope.aggregates = True
         if value.outer and not value.columns:  # To DuckDB it is the query around that is aggregated.
             refuse(f"{name} of nothing but columns of a query around it")
-        return value._replace(columns=frozenset(), many=1)
+        return value._replace(columns=frozenset(), rows=Rows.GROUP)
 
     def window(self, node: exp.Window, scope: Scope) -> Value:
         self.check(node, "this", "partition_by", "order", "spec", "alias", "over")
@@ -48,9 +48,11 @@ class Windows(Expressions):
         if spec := window.args.get("spec"):
             over += self._frame(spec, bool(order))
         value = self._over_rows(rules, function.expressions, scope, f" OVER ({over.strip()})")
-        if any(one.many == 2 for one in (value, *partition, *keys)):
+        if any(one.rows == Rows.WINDOW for one in (value, *partition, *keys)):
             invalid(f"a window function inside another, {self.spell(node)}")
-        return value._replace(columns=value.columns.union(*(one.columns for one in (*partition, *keys))), many=2)
+        return value._replace(
+            columns=value.columns.union(*(one.columns for one in (*partition, *keys))), rows=Rows.WINDOW
+        )
 
     def _frame(self, node: exp.WindowSpec, ordered: bool) -> str:
         self.check(node, "kind", "start", "start_side", "end", "end_side")
