@@ -192,8 +192,8 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
                 raise UserError(f"{shown}; --calibrate needs records made with --max_side={of_run}")
             notice(f"{shown}; classify.py and exports see pictures as the run did")
         answers = predict(classifier, dataset, settings.batch_size, settings.max_num_batches)
-    if seen and records:  # Of the split; --max_num_batches may have left out some.
-        seen = seen_pictures.count(records, answers.names, Path(checkpoint).parent) or 0
+    if seen and records and records.sources.keys() >= set(answers.names):  # --max_num_batches may leave out some.
+        seen = seen_pictures.count(records, answers.names, Path(checkpoint).parent)
     temperature = classifier.temperature
     if settings.calibrate:
         temperature, answers = calibrate(classifier, answers, records.fingerprint if records else None)

@@ -173,7 +173,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     if newest:
         refuse_seen_pictures(newest, data, settings)
         if best and "finished_step" not in former and workers.index == 0:
-            measure_missed_checkpoint(best, newest, settings, plan, data, former, written_flags)
+            measure_missed_checkpoint(best, newest, settings, plan, data, former)
         if done := why_done(plan, newest, former, best):
             if workers.index == 0:
                 with locked(train_dir):
@@ -202,9 +202,9 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             run = Run(train_dir, session, train_step, inputs.shown, saver, plan, workers, interruption, names, check)
             if newest and workers.index == 0:
                 update_looks(train_dir, written_flags)
+            start_together(run, start, inputs, data, written_flags)
             if not newest and workers.index == 0:
                 begin_anew(train_dir)
-            start_together(run, start, inputs, data, written_flags)
             unpacked.close()
             try:
                 feeds = head_feeds(run, settings, data, inputs, head) if head else itertools.repeat({})
@@ -245,16 +245,16 @@ def measure_missed_checkpoint(
     plan: Plan,
     data: Data,
     former: Mapping[str, Any],
-    written_flags: Mapping[str, Any],
 ) -> None:
     """Measures the newest checkpoint if the run was killed before it could."""
     train_dir, step = settings.train_dir, plan.first_step
     if best.has_measured(step) or not settings.intervals.is_measured(step, plan):
         return
+    if not former:
+        notice(f"{newest} is not measured, as {train_dir / checkpoints.SETTINGS_FILENAME} is lost")
+        return
     with locked(train_dir), contextlib.closing(Summaries(train_dir)) as summaries:
-        if not former:  # Its flags.json is lost; it is measured as these flags say.
-            write_settings(train_dir, plan, data, written_flags)
-        write_labels(data.label_names, train_dir)  # May be lost, too.
+        write_labels(data.label_names, train_dir)  # They may be lost.
         measured = best.measure(newest)
         summaries.validation(step, measured.figures)
     print(f"step {step:,}, which the interrupted run did not measure: {measured.message}")

@@ -54,7 +54,14 @@ def build_parser() -> Parser:
     add = parser.add_argument
     add("--work_dir", type=path, required=True, help="folder for the figures")
     names = list(registry.NETWORKS)
-    add("--models", nargs="*", choices=names, default=names, help="what to measure; default: all", metavar="NAME")
+    add(
+        "--models",
+        nargs="*",
+        choices=names,
+        default=names,
+        help="what to measure, in this order; default: all",
+        metavar="NAME",
+    )
     add("--image_size", type=number(int, 32), help="pixels; default: each network's own")
     add("--batch_size", type=number(int, 1), default=8)
     add("--rounds", type=number(int, 0), default=3, help="of a network and the reference in turn; 0 measures nothing")

@@ -52,11 +52,11 @@ def training_step(
                 "labels": tf.random.uniform([batch_size], maxval=num_classes, dtype=tf.int64),
             }.items()
         )
-        model = training_graph.build_network(recipe, [1.0] * num_classes, images, labels, Cluster())
+        step = training_graph.build_network(recipe, [1.0] * num_classes, images, labels, Cluster())
         with tf.compat.v1.Session(config=device.session_config()) as session:
             session.run([tf.compat.v1.local_variables_initializer(), tf.compat.v1.global_variables_initializer()])
-            fetches = [model.train_op, model.loss, model.stop_agreed]
-            yield lambda: session.run(fetches, {model.learning_rate: defaults.learning_rate})
+            fetches = [step.train_op, step.loss, step.stop_agreed]
+            yield lambda: session.run(fetches, {step.learning_rate: defaults.learning_rate})
 
 
 def main(argv: Sequence[str] | None = None) -> None:

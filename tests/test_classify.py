@@ -249,6 +249,12 @@ def test_weights_that_are_no_numbers_do_not_answer(train_dir: Path, tmp_path: Pa
         checkpoints.save(classifier.session, tf.compat.v1.train.Saver(weights), tmp_path, 1)
     with pytest.raises(UserError, match=r"model.ckpt-1 has weights that are no finite numbers"):
         open_classifier(tmp_path)
+    with open_classifier(train_dir) as classifier, classifier.session.graph.as_default():
+        weights = tf.compat.v1.global_variables()[-2:]  # Of the head.
+        for each in weights:
+            each.load(np.full(each.shape, 3e38), classifier.session)
+        with pytest.raises(UserError, match=r"model.ckpt-20 answers with what is no number in float32"):
+            classifier.probabilities(np.full([1, *classifier.images.shape[1:]], 200, np.float32))
 
 
 @pytest.fixture(scope="module")

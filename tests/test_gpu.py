@@ -271,11 +271,11 @@ def test_a_run_that_only_overflows_ends(steps: int, ends: bool, tmp_path: Path) 
     with tf.Graph().as_default(), tf.compat.v1.Session() as running:
         root = tf.sqrt(slim.model_variable("root", [], initializer=tf.zeros_initializer()))  # At 0 it has no slope.
         tf.compat.v1.losses.add_loss(root)
-        model = training_graph._build_update(recipe, "", Cluster())
+        step = training_graph._build_update(recipe, "", Cluster())
         running.run([tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()])
         plan = Plan(0, 1, Schedule("fixed", 0.1, 0.1, 1.0, 1.0, 0.0, total_steps=steps))
         saver = tf.compat.v1.train.Saver()
-        run = Run(tmp_path, running, model, [], saver, plan, Cluster(), Interruption(), [], lambda: None)
+        run = Run(tmp_path, running, step, [], saver, plan, Cluster(), Interruption(), [], lambda: None)
         intervals = Intervals(10, 600, 600, 10.0)
 
         def measure(checkpoint: str) -> Measurement:

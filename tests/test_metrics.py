@@ -83,6 +83,7 @@ def test_of_equal_answers_the_first_counts_and_certain_mistakes_cost_what_they_s
     assert metrics.summary(np.array([5, 6]), equal)["top_5"] == 0
     certain = np.array([[1.0, 1e-30]], np.float32)
     assert metrics.summary(np.array([1]), certain)["log_loss"] == pytest.approx(30 * np.log(10), rel=1e-6)
+    assert f"{metrics.summary(np.array([0]), certain)['log_loss']}" == "0.0"  # Not -0.0.
 
 
 def test_calibration_error_of_equal_confidence_is_the_distance_to_accuracy() -> None:

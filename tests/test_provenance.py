@@ -626,7 +626,7 @@ def test_watching_ends_with_a_run_that_stopped_early(
 
 
 @pytest.mark.parametrize("last", [False, True])
-@pytest.mark.parametrize("lost", [(), ("flags.json", "labels.txt")], ids=["whole", "without its flags and labels"])
+@pytest.mark.parametrize("lost", [(), ("labels.txt",)])
 def test_a_measurement_that_a_kill_prevented_is_made_up(
     lost: tuple[str, ...], last: bool, dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -648,6 +648,37 @@ def test_a_measurement_that_a_kill_prevented_is_made_up(
     train(logs, dataset_dir, 4 if last else 6, "--validation_epochs=0.3")
     assert "step 4, which the interrupted run did not measure: validation top-1" in capsys.readouterr().out
     assert list(json.loads(path.read_text())["top_1"]) == (["2", "4"] if last else ["2", "4", "6"])
+
+
+def test_lost_flags_are_written_again_once_they_are_proved(
+    dataset_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    train(logs, dataset_dir, 4, "--validation_epochs=0.3")
+    path = logs / "validation.json"
+    record = json.loads(path.read_text())
+    path.write_text(json.dumps(record | {"top_1": {"2": record["top_1"]["2"]}}))
+    (logs / "flags.json").unlink()
+    with pytest.raises(UserError, match="name the network it was trained with"):
+        train(logs, dataset_dir, 6, "--validation_epochs=0.3", "--model_name=mobilenet_v1_025")
+    assert not (logs / "flags.json").exists()
+    train(logs, dataset_dir, 6, "--validation_epochs=0.3")
+    assert f"notice: {logs}/model.ckpt-4 is not measured, as {logs}/flags.json is lost" in capsys.readouterr().err
+    assert list(json.loads(path.read_text())["top_1"])[-1] == "6"
+    assert checkpoints.settings_in(logs)["finished_step"] == 6
+
+
+def test_a_start_that_fails_forgets_nothing(logs: Path, dataset_dir: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    train(new, dataset_dir, 2, "--validation_epochs=0.3")
+    measured = (new / "validation.json").read_bytes()
+    for file in new.glob("model.ckpt-*"):
+        file.unlink()
+    data = logs / "model.ckpt-20.data-00000-of-00001"
+    data.write_bytes(data.read_bytes()[: data.stat().st_size // 2])
+    with pytest.raises(UserError, match="is damaged or incomplete"):
+        train(new, dataset_dir, 2, "--validation_epochs=0.3", f"--checkpoint_path={logs}")
+    assert (new / "validation.json").read_bytes() == measured
 
 
 def test_what_another_run_left_as_the_best_never_counts(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> None:

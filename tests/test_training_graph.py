@@ -57,16 +57,16 @@ def test_the_loss_of_a_head_alone_is_the_heads(model_name: str, weights: str) ->
     recipe = recipe_of(model_name, weight_decay=0.02)
     generator = np.random.default_rng(0)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
-        model, inputs = training_graph.build_head(recipe, [1.0] * 4, tf.zeros([2, 32, 32, 3]), Cluster())
+        step, inputs = training_graph.build_head(recipe, [1.0] * 4, tf.zeros([2, 32, 32, 3]), Cluster())
         session.run(tf.compat.v1.global_variables_initializer())
         by_name = {variable.op.name: variable for variable in tf.compat.v1.trainable_variables()}
         values = 3 * generator.standard_normal(by_name[weights].shape)
         by_name[weights].load(values, session)
         loss = session.run(
-            model.loss,
+            step.loss,
             {
                 **{inputs.features: np.zeros([6, inputs.features.shape[1]]), inputs.labels: np.arange(6) % 4},
-                **{model.learning_rate: 0},
+                **{step.learning_rate: 0},
             },
         )
     # Features of 0 leave an answer that knows nothing, of loss log 4.
@@ -106,11 +106,11 @@ def test_muon_knows_no_weight_decay(optimizer: str, decays: bool) -> None:
         with tf.Graph().as_default(), tf.compat.v1.Session() as session:
             tf.compat.v1.set_random_seed(0)
             images, labels = tf.ones([2, 32, 32, 3]), tf.zeros([2], tf.int64)
-            model = training_graph.build_network(recipe, [1.0] * 4, images, labels, Cluster())
+            step = training_graph.build_network(recipe, [1.0] * 4, images, labels, Cluster())
             session.run(tf.compat.v1.global_variables_initializer())
-            feeds = {model.learning_rate: 0.1}
+            feeds = {step.learning_rate: 0.1}
             for _ in range(2):
-                loss, _ = session.run([model.loss, model.train_op], feeds)
+                loss, _ = session.run([step.loss, step.train_op], feeds)
             losses.append(loss)
     assert (losses[1] > losses[0] + 0.1) == decays
     assert (losses[1] == pytest.approx(losses[0], abs=1e-3)) != decays

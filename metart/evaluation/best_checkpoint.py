@@ -72,7 +72,7 @@ class BestCheckpoint:
         path = self._folder / HISTORY_FILENAME
         self._top_1: dict[int, float] = {}
         self._looks: dict[str, Any] = {}  # Of the measurements: `Looks.described`.
-        if path.is_file():
+        if first_step and path.is_file():
             try:
                 record = read_json(path)
                 self._goes_on &= record != BEGUN_ANEW

@@ -49,7 +49,6 @@ class Classifier:
                 are no finite numbers.
         """
         self.checkpoint = checkpoint
-        self.fingerprint = checkpoints.fingerprint(checkpoint)  # Now: training may delete the checkpoint meanwhile.
         self.model_name = model_name
         self.looks = looks
         self.label_names = label_names
@@ -65,6 +64,7 @@ class Classifier:
                 self.output = tf.nn.softmax(tf.reduce_mean(self._logits_of_looks(), axis=0) / temperature)
             variables = slim.get_model_variables()
             checkpoints.check(checkpoint, variables, model_name, len(label_names))
+            self.fingerprint = checkpoints.fingerprint(checkpoint)  # Now: training may delete the checkpoint later.
             saver = tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables))
             self.session = tf.compat.v1.Session(config=device.session_config())
             checkpoints.restore(self.session, saver, checkpoint)
@@ -105,10 +105,16 @@ class Classifier:
         """Evaluates a tensor of the graph for `images`, which are as `probabilities` takes them.
 
         Raises:
-            UserError: There is not enough memory for so many.
+            UserError: There is not enough memory for so many, or a number is too large for the arithmetic.
         """
         with enough_memory():
-            return self.session.run(output, {self.images: images})
+            values = self.session.run(output, {self.images: images})
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"{self.checkpoint} answers with what is no number in {self.device.arithmetic}; give "
+                "--precision=float32 where that is another, or take another checkpoint"
+            )
+        return values
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probability of each label.

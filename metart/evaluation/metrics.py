@@ -28,7 +28,7 @@ def summary(truth: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
     pictured = [each for each in by_label(truth, probabilities) if each.pictures]
     figures["balanced_accuracy"] = np.mean([each.recall for each in pictured])
     figures["macro_f1"] = np.mean([each.f1 for each in pictured])
-    figures["log_loss"] = -_logits(probabilities)[np.arange(len(truth)), truth].mean()
+    figures["log_loss"] = max(0.0, -_logits(probabilities)[np.arange(len(truth)), truth].mean())  # Never -0.
     figures["calibration_error"] = calibration_error(truth, probabilities)
     figures["majority_baseline"] = np.bincount(truth).max() / len(truth)
     return {name: float(value) for name, value in figures.items()}

@@ -156,6 +156,6 @@ def evaluation_image(encoded: tf.Tensor, size: int, central_fraction: float = CE
 
 def central_part(image: tf.Tensor, size: int, central_fraction: float) -> tf.Tensor:
     """Returns what evaluation looks at of an image [height, width, 3], as float32 [size, size, 3]."""
-    # In a graph that takes any size TensorFlow reckons in float32, otherwise in float64, where 0.8 is not the same.
+    # In a graph that takes any size TensorFlow rounds the fraction to float32, otherwise not; so it is rounded here.
     fraction = float(np.float32(central_fraction))
     return tf.image.resize(tf.image.central_crop(image, fraction), [size, size])

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from PIL import Image
 
-MAX_DISTANCE = 56  # Of the 256 signs that may differ.
-SIGNS = 256
+MAX_DISTANCE = 56  # Of the 256 bits; as many may differ.
+BITS = 256
 PIXELS = 32  # A side of the small picture that is looked at; a picture with fewer is too small to tell.
-MIN_RANGE = 8  # Of 255, from the darkest to the lightest of those pixels; below that the signs are chance.
+MIN_RANGE = 8  # Of 255, from the darkest to the lightest of those pixels; below that the bits are chance.
 COMPARED_AT_ONCE = 2**22  # Pairs; 16 MB.
 
-# The discrete cosine transform: a row for each of the 16 longest waves along a side.
-_WAVES = np.cos(np.pi / PIXELS * np.outer(np.arange(16), np.arange(PIXELS) + 0.5)).astype(np.float32)
+# The discrete cosine transform: a row for each of the 16 lowest frequencies along a side.
+_DCT = np.cos(np.pi / PIXELS * np.outer(np.arange(16), np.arange(PIXELS) + 0.5)).astype(np.float32)
 
 
 def perceptual_hash(picture: Image.Image) -> bytes:
@@ -33,9 +33,9 @@ def perceptual_hash(picture: Image.Image) -> bytes:
     small = np.frombuffer(grey.resize((PIXELS, PIXELS), Image.Resampling.BOX).tobytes(), np.uint8)
     if small.max() - small.min() < MIN_RANGE:
         return b""
-    strengths = (_WAVES @ small.reshape(PIXELS, PIXELS).astype(np.float32) @ _WAVES.T).ravel()
+    strengths = (_DCT @ small.reshape(PIXELS, PIXELS).astype(np.float32) @ _DCT.T).ravel()
     in_order = np.sort(strengths)
-    return np.packbits(strengths > (in_order[SIGNS // 2 - 1] + in_order[SIGNS // 2]) / 2).tobytes()
+    return np.packbits(strengths > (in_order[BITS // 2 - 1] + in_order[BITS // 2]) / 2).tobytes()
 
 
 def pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
@@ -49,12 +49,12 @@ def pairs(hashes: Sequence[bytes]) -> Iterator[tuple[int, int]]:
         if of_picture and first.setdefault(of_picture, position) != position:
             yield first[of_picture], position
     positions = list(first.values())
-    bits = np.unpackbits(np.frombuffer(b"".join(first), np.uint8)).reshape(-1, SIGNS)
+    bits = np.unpackbits(np.frombuffer(b"".join(first), np.uint8)).reshape(-1, BITS)
     signs = bits.astype(np.float32) * 2 - 1  # The product of two is the number of equal signs less that of others.
     rows = max(1, COMPARED_AT_ONCE // max(1, len(signs)))
     groups = np.arange(len(signs))  # What is joined has one number.
     for start in range(0, len(signs), rows):
-        near = signs[start : start + rows] @ signs[start:].T >= SIGNS - 2 * MAX_DISTANCE
+        near = signs[start : start + rows] @ signs[start:].T >= BITS - 2 * MAX_DISTANCE
         for row in range(len(near)):
             one = start + row
             others = one + 1 + np.flatnonzero(near[row, row + 1 :])

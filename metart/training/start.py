@@ -134,11 +134,11 @@ def head_feeds(
                 yield run.session.run([head.of_pictures, inputs.labels])
 
     frozen = [each for each in slim.get_model_variables() if not registry.is_in_scopes(each.op.name, head.scope)]
-    decisive = {**settings.augmentation._asdict(), "precision": settings.recipe.precision}
-    decisive["records_fingerprint"] = data.records.fingerprint if data.records else None
+    decides = {**settings.augmentation._asdict(), "precision": settings.recipe.precision}
+    decides["records_fingerprint"] = data.records.fingerprint if data.records else None
     kept = frozen_features.kept_features(
         run.train_dir / frozen_features.FOLDER,
-        frozen_features.identity(run.session, frozen, data.training.data_sources, decisive),
+        frozen_features.identity(run.session, frozen, data.training.data_sources, decides),
         settings.feature_views,
         (data.training.num_samples, head.features.shape[-1]),
         compute,

@@ -213,8 +213,8 @@ def _build_update(recipe: Recipe, trained_scopes: str, cluster: Cluster) -> Trai
     gradients = cluster.mean([gradient for gradient, _ in ungated])
     averages = [variable for variable in model_variables if not variable.trainable]
     with tf.control_dependencies(tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)):
-        averages_agreed = cluster.average(averages)
-    with tf.control_dependencies([loss, averages_agreed]):  # Which depend on the number of the step that they are of.
+        averages_synced = cluster.average(averages)
+    with tf.control_dependencies([loss, averages_synced]):  # Which depend on the number of the step that they are of.
         counted = step.assign_add(1)
     train_op = tf.group(optimizer.apply_gradients(zip(gradients, trained, strict=True), global_step=applied), counted)
     stop_requested = tf.compat.v1.placeholder_with_default(tf.zeros([2]), [2], name="stop")
