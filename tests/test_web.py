@@ -27,7 +27,16 @@ import pytest
 from metart import __version__
 from metart.common.flags import UserError
 from metart.museum import web as web_module
-from metart.museum.web import MAX_PAUSES, MAX_REDIRECTS, STREAK, RequestPolicy, Unavailable, Web
+from metart.museum.web import (
+    MAX_PAUSES,
+    MAX_REDIRECTS,
+    STREAK,
+    HostGivenUp,
+    RequestPolicy,
+    StillFailing,
+    Unavailable,
+    Web,
+)
 
 LIMIT = 100_000
 PUBLIC = "93.184.216.34"
@@ -134,18 +143,60 @@ def test_a_wall_without_a_page_and_one_of_redirects_pause_the_host_as_well() -> 
     assert all(notice.endswith("pausing 0.01 s") for notice in notices)
 
 
-def test_a_wall_that_stays_makes_the_host_given_up() -> None:
-    with (
-        serving(lambda handler: handler.reply(403, HTML, "text/html")) as server,
-        local(pause_seconds=0.01) as web,
-    ):
-        with pytest.raises(Unavailable, match=r"403 Forbidden, a web page .* \(5 attempts\)"):
-            web.fetch(f"{server.url}/a", LIMIT, read)
+FAULTS: dict[str, Callable[[Handler], None]] = {
+    "403 Forbidden, a web page": lambda handler: handler.reply(403, HTML, "text/html"),
+    "500 Internal Server Error": lambda handler: handler.reply(500, b"x", "text/plain"),
+    "503 Service Unavailable": lambda handler: handler.reply(503, b"x", "text/plain"),
+    "429 Too Many Requests": lambda handler: handler.reply(429, b"x", "text/plain", Retry_After="1"),
+}
+
+
+@pytest.fixture
+def short_rests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second that a host asks for is a hundredth, and attempts follow one another."""
+    monkeypatch.setattr(web_module, "BACKOFF_SECONDS", 0.001)
+    seconds = web_module._retry_after_seconds
+    monkeypatch.setattr(web_module, "_retry_after_seconds", lambda headers: seconds(headers) / 100)
+
+
+@pytest.mark.usefixtures("short_rests")
+@pytest.mark.parametrize("reason", FAULTS)
+def test_a_host_that_gives_nothing_else_is_given_up_after_its_pauses(reason: str) -> None:
+    notices: list[str] = []
+    with serving(FAULTS[reason]) as server, local(notices.append, pause_seconds=0.01) as web:
+        for number in range(STREAK - 1):
+            with pytest.raises(StillFailing, match=rf"^{reason}"):
+                web.fetch(f"{server.url}/{number}", LIMIT, read)
+        with pytest.raises(StillFailing, match=rf"^{reason}"):
+            web.fetch(f"{server.url}/last", LIMIT, read)
         count = len(server.requests)
-        assert count == MAX_PAUSES + 1
-        with pytest.raises(Unavailable, match="host given up after 4 pauses: 403 Forbidden, a web page"):
-            web.fetch(f"{server.url}/b", LIMIT, read)
+        assert count < 2 * STREAK + MAX_PAUSES  # Once the pauses are over, one for each address.
+        with pytest.raises(HostGivenUp, match=f"^host given up after 4 pauses: {reason}"):
+            web.fetch(f"{server.url}/not asked", LIMIT, read)
         assert len(server.requests) == count
+    *pauses, given_up = notices
+    assert [pause.rpartition("; ")[2] for pause in pauses] == [f"pausing {0.01 * 2**n:g} s" for n in range(MAX_PAUSES)]
+    assert "host given up" in given_up
+
+
+@pytest.mark.usefixtures("short_rests")
+@pytest.mark.parametrize("num_dead", [1, STREAK - 1])
+@pytest.mark.parametrize("reason", FAULTS)
+def test_addresses_that_always_fail_cost_themselves_only(reason: str, num_dead: int) -> None:
+    """Also at the head of a list, where each of the workers has one."""
+
+    def answer(handler: Handler) -> None:
+        FAULTS[reason](handler) if handler.path.startswith("/dead") else good(handler)
+
+    with serving(answer) as server, local(pause_seconds=0.01) as web:
+        dead = [(Unavailable, web.fetch, f"{server.url}/dead/{number}", LIMIT, read) for number in range(num_dead)]
+        threads = [threading.Thread(target=pytest.raises, args=arguments) for arguments in dead]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for number in range(3):
+            assert web.fetch(f"{server.url}/{number}", LIMIT, read) == b"good"
 
 
 def test_a_host_that_always_fails_is_left_alone_and_one_dead_address_is_not_its_fault() -> None:
@@ -267,7 +318,7 @@ DATE = "Wed, 21 Oct 2015 07:28:00 GMT"
         ({"Retry-After": "-5"}, 1),
         ({"Retry-After": "1e9"}, 1),
         ({"Retry-After": "²"}, 1),
-        ({"Retry-After": "9" * 5000}, 1),
+        ({"Retry-After": "9" * 5000}, float("inf")),
         ({"Retry-After": "Wed, 99 Oct 2015 07:28:00 GMT", "Date": DATE}, 1),
         ({"Retry-After": DATE, "Date": "today"}, 1),
         ({"Retry-After": DATE}, 1),
@@ -280,15 +331,17 @@ def test_how_long_a_host_wants_to_be_left_alone(headers: dict[str, str], seconds
 
 @pytest.mark.parametrize(
     ("asked", "announced"),
-    [("1", []), ("10", []), ("11", ["waiting 11 s"]), ("3600", ["waiting 600 s"])],
+    [("1", []), ("10", []), ("11", ["waiting 11 s"]), ("3600", ["waiting 600 s"]), ("9" * 20, ["waiting 600 s"])],
 )
-def test_a_long_wait_is_announced_once(asked: str, announced: list[str]) -> None:
+@pytest.mark.parametrize("status", ["503 Service Unavailable", "403 Forbidden"])
+def test_a_long_wait_is_announced_once(status: str, asked: str, announced: list[str]) -> None:
+    """Also the one that a wall asks for, beside the pause for the wall itself."""
     notices: list[str] = []
     busy = threading.Barrier(4)
 
     def answer(handler: Handler) -> None:
         busy.wait()
-        handler.reply(503, b"", "text/plain", Retry_After=asked)
+        handler.reply(int(status[:3]), b"<html>", "text/html", Retry_After=asked)
 
     with serving(answer) as server, local(notices.append, max_attempts=1) as web:
         threads = [
@@ -299,8 +352,9 @@ def test_a_long_wait_is_announced_once(asked: str, announced: list[str]) -> None
             thread.start()
         for thread in threads:
             thread.join()
-    assert [notice.rpartition("; ")[2] for notice in notices] == announced
-    assert all("503 Service Unavailable, asks for a pause" in notice for notice in notices)
+    waits = [notice for notice in notices if "pausing" not in notice]
+    assert [notice.rpartition("; ")[2] for notice in waits] == announced
+    assert all(status in notice and ", asks for a pause" in notice for notice in waits)
 
 
 @pytest.mark.parametrize(

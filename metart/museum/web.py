@@ -46,7 +46,9 @@ CONNECT_SECONDS = 10
 IDLE_SECONDS = 60  # Without a byte.
 MAX_PAUSE_SECONDS = 600
 MAX_PAUSES = 4  # A wall that outlasts these (30 s, 60 s, …) stays: the host is given up.
-STREAK = 20  # Failed answers in a row that mean the host, not the address.
+# Failed answers in a row that mean a pause; and after the last pause, as many different addresses that failed mean the
+# host. Fewer may be dead, and all that the workers are busy with.
+STREAK = 20
 SILENT_SECONDS = 10  # Longer waits are announced.
 CHUNK_BYTES = 1 << 16
 MEMORY_BYTES = 1 << 26  # Larger bodies wait on disk.
@@ -71,8 +73,21 @@ class Unavailable(Exception):
     """An address that gives nothing, for good; the text is the reason in a few words."""
 
 
+class HostGivenUp(Unavailable):
+    """The address was not asked, as its host has failed too often."""
+
+
+class StillFailing(Unavailable):
+    """Each attempt failed, which may be over in the next run."""
+
+
 class _TransientError(Exception):
-    """This attempt failed, another may succeed."""
+    """This attempt failed, another may succeed, after the seconds that the host asks for."""
+
+    def __init__(self, reason: str, retry_after_seconds: float = 0):
+        super().__init__(reason)
+        self.retry_after_seconds = retry_after_seconds
+        self.is_last = False  # No other should be made.
 
 
 class _Redirect(Exception):
@@ -152,6 +167,7 @@ class _Host:
         self._lock = threading.Lock()
         self._next_start = self._resume_at = 0.0  # Monotonic seconds.
         self._pauses = self._streak = 0
+        self._failed: set[str] = set()  # Addresses, since the host served another.
         self._given_up = ""
 
     def wait_for_turn(self, stopped: threading.Event) -> float:
@@ -159,7 +175,7 @@ class _Host:
         while True:
             with self._lock:
                 if self._given_up:
-                    raise Unavailable(self._given_up)
+                    raise HostGivenUp(self._given_up)
                 now = time.monotonic()
                 start = max(now, self._next_start, self._resume_at)
                 self._next_start = start + self._interval_seconds
@@ -168,30 +184,40 @@ class _Host:
             if start >= self._resume_at:  # Otherwise a pause has begun in the meantime.
                 return start
 
+    @property
+    def is_doubtful(self) -> bool:
+        """Whether the pauses are over: the next failures decide, and need come from no more than one answer each."""
+        return self._pauses > MAX_PAUSES
+
     def served(self, started: float) -> None:
         """Forgets earlier failures if the host answers what was asked after it."""
         with self._lock:
             if started >= self._resume_at:
                 self._pauses = self._streak = 0
+                self._failed.clear()
 
-    def failed(self, started: float, reason: str) -> None:
+    def failed(self, started: float, address: str, reason: str) -> None:
         """Counts a failed answer; a row of them is treated as a refusal."""
         with self._lock:
+            self._failed.add(address)
             self._streak += 1
             if self._streak < STREAK:
                 return
             if not self.has_answered:
                 return self._give_up(f"host given up, it has never answered: {reason}")
-        self.refused(started, reason)
+        self.refused(started, address, reason)
 
-    def refused(self, started: float, reason: str) -> None:
+    def refused(self, started: float, address: str, reason: str) -> None:
         """Leaves the host alone, twice as long each time; gives it up in the end."""
         with self._lock:
+            self._failed.add(address)
             if started < self._resume_at:
                 return  # Sent before the last pause was over, so it says nothing new.
             self._pauses += 1
-            if self._pauses > MAX_PAUSES:
-                return self._give_up(f"host given up after {MAX_PAUSES} pauses: {reason}")
+            if self.is_doubtful:
+                if len(self._failed) >= STREAK:
+                    self._give_up(f"host given up after {MAX_PAUSES} pauses: {reason}")
+                return
             pause = min(self._pause_seconds * 2 ** (self._pauses - 1), MAX_PAUSE_SECONDS)
             self._resume_at = time.monotonic() + pause
         self._notify(f"{self._name}: {reason}; pausing {pause:g} s")
@@ -263,20 +289,28 @@ class Web:
         Args:
             address: http or https; redirects are followed, each in its host's turn.
             max_bytes: Larger bodies are refused.
-            parse: Gets the body; its ValueError means a damaged body, worth another attempt.
+            parse: Gets the body; its ValueError means a damaged body, worth another attempt, its Unavailable that none
+                is.
 
         Raises:
-            Unavailable: Not there, not allowed, or still failing after several attempts.
+            Unavailable: Not there, not allowed, and the kinds below.
+            StillFailing: Also after several attempts.
+            HostGivenUp: Not asked.
         """
-        attempts = self._policy.max_attempts
-        for attempt in range(attempts):
+        for attempt in range(self._policy.max_attempts):
             if attempt:
                 self._stopped.wait(BACKOFF_SECONDS * 2 ** (attempt - 1) * random.uniform(0.5, 1.0))
             try:
                 return self._follow(address, max_bytes, parse)
             except _TransientError as error:
-                reason = str(error)
-        raise Unavailable(reason if attempts == 1 else f"{reason} ({attempts} attempts)")
+                reason, attempts = str(error), attempt + 1
+                if error.is_last:
+                    break
+            except HostGivenUp:
+                if not attempt:
+                    raise
+                break  # How it failed itself says more.
+        raise StillFailing(reason if attempts == 1 else f"{reason} ({attempts} attempts)")
 
     def _follow(self, address: str, max_bytes: int, parse: Callable[[IO[bytes]], T]) -> T:
         target = _parse(address)
@@ -288,9 +322,12 @@ class Web:
             started = host.wait_for_turn(self._stopped)
             with tempfile.SpooledTemporaryFile(MEMORY_BYTES) as body:
                 try:
-                    return _parse_answer(host, started, self._get(host, target, max_bytes, body), body, parse)
+                    answer = self._get(host, target, max_bytes, body)
+                    return _parse_answer(host, started, target.address, answer, body, parse)
                 except _TransientError as error:
-                    host.failed(started, str(error))
+                    host.failed(started, target.address, str(error))
+                    host.rest(error.retry_after_seconds, str(error))  # At last: it would hide the failure.
+                    error.is_last = host.is_doubtful
                     raise
                 except _Redirect as redirect:
                     asked, target = target, _parse(str(redirect), target.address)
@@ -298,7 +335,7 @@ class Web:
                         host.served(started)
         # Of a host that does it all the time another kind of wall: a browser would bring a cookie.
         reason = f"more than {MAX_REDIRECTS} redirects"
-        host.failed(started, reason)
+        host.failed(started, target.address, reason)
         raise _TransientError(reason)
 
     def _get(self, host: _Host, target: _Target, max_bytes: int, body: IO[bytes]) -> urllib3.HTTPResponse:
@@ -462,7 +499,12 @@ def _until(deadline: float, connection: HTTPConnection) -> Iterator[None]:
 
 
 def _parse_answer(
-    host: _Host, started: float, answer: urllib3.HTTPResponse, body: IO[bytes], parse: Callable[[IO[bytes]], T]
+    host: _Host,
+    started: float,
+    address: str,
+    answer: urllib3.HTTPResponse,
+    body: IO[bytes],
+    parse: Callable[[IO[bytes]], T],
 ) -> T:
     """Returns what `parse` makes of a good answer: what it can read is good, whatever the host calls it."""
     reason = f"{answer.status} {_words(answer.reason or '')}".rstrip()
@@ -476,16 +518,16 @@ def _parse_answer(
             return result
         except (ValueError, RecursionError) as error:
             damage = str(error)
+    asks_for_rest = answer.status in (429, 503) or "Retry-After" in answer.headers
+    rest_seconds = _retry_after_seconds(answer.headers) if asks_for_rest else 0
     is_page |= "html" in answer.headers.get("Content-Type", "").lower() or "x-amzn-waf-action" in answer.headers
     if answer.status in (200, 202, 203, 403, 405) and is_page:
         # Not `served`, so that a wall on every answer is recognised as one that stays.
         reason += ", a web page instead of the file (bot wall?)"
-        host.refused(started, reason)
-        raise _TransientError(reason)
-    if answer.status in (429, 503):
-        host.rest(_retry_after_seconds(answer.headers), reason)
+        host.refused(started, address, reason)
+        raise _TransientError(reason, rest_seconds)
     if answer.status in (408, 429) or answer.status >= 500:
-        raise _TransientError(reason)
+        raise _TransientError(reason, rest_seconds)
     if answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
         # Bytes that are not ASCII are UTF-8, as in browsers; others are handed back as they are.
         raise _Redirect(answer.headers["Location"].encode("latin-1").decode("utf-8", "surrogateescape"))
@@ -498,8 +540,8 @@ def _parse_answer(
 def _retry_after_seconds(headers: Mapping[str, str]) -> float:
     """Returns how long a host wants to be left alone; a date counts from the host's own Date, not from our clock."""
     text = headers.get("Retry-After", "").strip()
-    if re.fullmatch(r"[0-9]{1,9}", text):
-        return float(text)
+    if re.fullmatch(r"[0-9]+", text):
+        return float(text)  # Infinite, if need be: `rest` has a limit.
     try:
         until, now = (email.utils.parsedate_to_datetime(date) for date in (text, headers["Date"]))
         return max(0.0, (until - now).total_seconds())
