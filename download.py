@@ -24,6 +24,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 import contextlib
+import csv
 import errno
 import functools
 import json
@@ -39,13 +40,24 @@ from metart.common.flags import Parser, Unreachable, UserError, number, path, ru
 from metart.common.labels import PICTURES_FOLDER, folder_name, label_of_folder, normalise_label, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
-from metart.museum.web import MAX_PICTURE_BYTES, SILENT_SECONDS, RequestPolicy, Unavailable, Web, is_disk_error
-from metart.records.pictures import normalise
+from metart.museum.web import (
+    MAX_PICTURE_BYTES,
+    SILENT_SECONDS,
+    HostGivenUp,
+    RequestPolicy,
+    StillFailing,
+    Unavailable,
+    Web,
+    is_disk_error,
+)
+from metart.records.pictures import MAX_PIXELS, BadPicture, declared_pixels, normalise
 
 BUCKET_URL = "https://storage.googleapis.com/gcs-public-data--met"
 IN_BUCKET = re.compile(r"^(?:gs:/|https?://storage\.googleapis\.com)/gcs-public-data--met(?=/)")
 COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
+MAX_SHOWN_LETTERS = 2_000  # Of an address in the list of failures: an answer may name any.
+ASKED_FIRST = "not asked yet, the next run begins with it"  # Ends reasons in the list of failures.
 
 # The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
 # come from the bucket, which has only the large ones; 1600 pixels are plenty for networks that see 299.
@@ -66,9 +78,10 @@ class Sources(NamedTuple):
 class Failure(Exception):
     """An artwork without a photograph: the last address tried, and what was wrong with each."""
 
-    def __init__(self, address: str, reason: str):
+    def __init__(self, address: str, reason: str, is_unasked: bool):
         super().__init__(reason)
         self.address = address
+        self.is_unasked = is_unasked  # A host was given up, because of other artworks.
 
 
 def build_parser() -> Parser:
@@ -106,12 +119,18 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
 
     def parse(body: IO[bytes]) -> bytes:
         data = body.read()
-        return sources.decoders.submit(normalise, data, MAX_SIDES[sources.image_size]).result()
+        try:
+            return sources.decoders.submit(normalise, data, MAX_SIDES[sources.image_size]).result()
+        except BadPicture as error:
+            if declared_pixels(data) > MAX_PIXELS:  # Another download would be as large.
+                raise Unavailable(str(error)) from None
+            raise
 
     in_list = in_mirror(in_size(artwork.image_url, sources.image_size), sources.bucket_url)
     in_bucket = f"{sources.bucket_url}/{artwork.object_id}/0.jpg"
     in_collection = f"{sources.collection_api_url}/objects/{artwork.object_id}"
     reasons: dict[str, str] = {}
+    kinds = set()
     for address in filter(None, dict.fromkeys([in_list, in_bucket, in_collection])):
         try:
             if address == in_collection:
@@ -120,11 +139,13 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
                 return web.fetch(address, MAX_PICTURE_BYTES, parse)
         except Unavailable as error:
             reasons[address] = str(error)
+            kinds.add(type(error))
         except Exception as error:  # Whatever a strange answer causes concerns this address alone.
             if is_disk_error(error):
                 raise
             reasons[address] = f"{type(error).__name__}: {error}"
-    raise Failure(address, "; ".join(f"{address}: {reason}" for address, reason in reasons.items()))
+    reason = "; ".join(f"{address[:MAX_SHOWN_LETTERS]}: {reason}" for address, reason in reasons.items())
+    raise Failure(address[:MAX_SHOWN_LETTERS], reason, HostGivenUp in kinds and StillFailing not in kinds)
 
 
 def in_mirror(image_url: str, bucket_url: str) -> str:
@@ -270,10 +291,38 @@ def move(source: Path, target: Path) -> None:
         source.unlink()
 
 
+def read_failed(failures_path: Path) -> set[int]:
+    """Returns the objects that earlier runs have asked for in vain, from the list of failures of the last one."""
+    failed = set()
+    if failures_path.is_file():
+        with (
+            open(failures_path, encoding="utf-8", errors="replace", newline="") as file,
+            contextlib.suppress(csv.Error),  # Somebody else has written it.
+        ):
+            for row in csv.reader(file):
+                if row and re.fullmatch("[0-9]{1,18}", row[0]) and not row[-1].endswith(ASKED_FIRST):
+                    failed.add(int(row[0]))
+    return failed
+
+
 def download_missing(
-    web: Web, wanted: Iterable[tuple[Path, Artwork]], sources: Sources, num_workers: int, failures: IO[str]
+    web: Web,
+    wanted: Callable[[], Iterable[tuple[Path, Artwork]]],
+    failed: Collection[int],
+    sources: Sources,
+    num_workers: int,
+    failures: IO[str],
 ) -> Iterator[Counter[str]]:
     """Downloads what does not exist yet, and lists the failures.
+
+    Args:
+        web: The client.
+        wanted: Returns the artworks to have, and where.
+        failed: Objects that are asked for last: with enough of them at its head a list would have its hosts given up
+            in each run before those that are new.
+        sources: Where photographs come from.
+        num_workers: Downloads at once.
+        failures: Gets the list of failures.
 
     Yields:
         After each artwork the counts so far: "downloaded", "bytes" and "failed".
@@ -290,7 +339,12 @@ def download_missing(
 
     totals: Counter[str] = Counter()
     failures.write(csv_line(("object_id", "label", "address", "reason")))
-    missing = ((path, artwork) for path, artwork in wanted if not is_there(path))
+    missing = (
+        (path, artwork)
+        for is_last in ((False, True) if failed else (False,))
+        for path, artwork in wanted()
+        if (artwork.object_id in failed) == is_last and not is_there(path)
+    )
     for artwork, future in in_parallel(download, missing, num_workers):
         try:
             totals["bytes"] += future.result()
@@ -300,7 +354,9 @@ def download_missing(
             if isinstance(error, UnicodeEncodeError) or is_disk_error(error):
                 raise
             address = error.address if isinstance(error, Failure) else ""
-            failures.write(csv_line((artwork.object_id, artwork.label, address, error)))
+            is_first = isinstance(error, Failure) and error.is_unasked and artwork.object_id not in failed
+            reason = f"{error}; {ASKED_FIRST}" if is_first else error
+            failures.write(csv_line((artwork.object_id, artwork.label, address, reason)))
             totals["failed"] += 1
         yield totals
 
@@ -377,7 +433,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         ):
             make_folder(pictures)
             restore_folders(pictures, labels)
-            for totals in download_missing(web, wanted(), sources, flags.num_workers, failures):
+            failed = read_failed(failures_path)
+            for totals in download_missing(web, wanted, failed, sources, flags.num_workers, failures):
                 progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
     print(
         f"{totals['downloaded']:,} pictures downloaded ({totals['bytes'] / 1e6:,.1f} MB), {there[True]:,} were there,"

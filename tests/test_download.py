@@ -24,6 +24,7 @@ import download
 from metart.common.files import locked
 from metart.common.flags import STATUS_ERROR, STATUS_RETRY, Unreachable, UserError
 from metart.common.labels import folder_name, label_of_folder
+from metart.museum.web import STREAK
 
 LINK = "http://www.metmuseum.org/art/collection/search/"
 HEADER = ["department", "label", "link_resource", "image_url", "is_public_domain"]
@@ -401,6 +402,65 @@ def test_too_many_failures_are_worth_another_try_and_listed(tmp_path: Path, muse
     [failure] = read_failures(tmp_path / "data" / "download-failures.csv")
     assert failure["label"] == label_of(5)
     assert failure["reason"].count("404 Not Found") == 3
+
+
+def test_dead_addresses_at_the_head_of_a_list_do_not_keep_the_others_from_being_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The host is given up because of them; run after run, those are asked first that have not been."""
+    monkeypatch.setattr("metart.museum.web.BACKOFF_SECONDS", 0.001)
+    dead, good = range(3 * STREAK), range(3 * STREAK, 3 * STREAK + 5)
+
+    def answer(handler: Handler) -> None:
+        number = int(handler.path.split("/")[2])
+        handler.reply(500, b"", "text/plain") if number in dead else handler.reply(200, draw(1), "image/jpeg")
+
+    with serving(answer) as bucket, serving(lambda handler: handler.reply(404, b"", "text/plain")) as api:
+        (tmp_path / "l").write_text("label,link_resource\n" + "".join(f"L,{LINK}{n}\n" for n in [*dead, *good]))
+        urls = [f"--bucket_url={bucket.url}/b", f"--collection_api_url={api.url}", "--max_failed_percent=100"]
+        flags = [f"--list_file={tmp_path / 'l'}", f"--dataset_dir={tmp_path}", *urls, "--requests_per_second=10000"]
+        asked: list[set[str]] = []
+        for _ in range(4):
+            before = len(bucket.requests)
+            download.main([*flags, "--pause_seconds=0", "--num_workers=4"])
+            asked.append({path for _, path in bucket.requests[before:]})
+    downloaded = re.findall("([0-9]+) pictures downloaded", capsys.readouterr().out)
+    assert downloaded.count(str(len(good))) == 1, downloaded
+    assert STREAK <= len(asked[0]) < len(dead)
+    assert asked[0].isdisjoint(asked[1])
+    reasons = {row["object_id"]: row["reason"] for row in read_failures(tmp_path / "download-failures.csv")}
+    assert sorted(map(int, reasons)) == list(dead)
+    assert not any(reason.endswith(download.ASKED_FIRST) for reason in reasons.values())
+
+
+def test_a_strange_list_of_failures_is_as_good_as_none(tmp_path: Path) -> None:
+    path = tmp_path / "download-failures.csv"
+    assert download.read_failed(path) == set()
+    path.write_bytes(
+        b"object_id,label\n\n7\n" + b"9" * 5000 + b",x\n\xff,x\n8,a,b,reason\n" + b"x" * 200_000 + b"\n9,x\n"
+    )
+    assert download.read_failed(path) == {7, 8}
+
+
+def test_an_address_as_long_as_a_book_is_cut_in_the_list_of_failures(tmp_path: Path, museum: Museum) -> None:
+    describe = museum._describe
+    long = {"primaryImageSmall": f"http://x y/{'a' * 1_000_000}"}
+    museum._describe = lambda object_id: {**describe(object_id), **long}  # type: ignore[method-assign]
+    museum.fate = lambda path: "404" if path.startswith("/bucket/") else ""  # type: ignore[method-assign]
+    (tmp_path / "arts-select.list").write_text(f"('D', 'L', '{LINK}9')\n")
+    run_main(tmp_path, museum, "--max_failed_percent=100")
+    [failure] = read_failures(tmp_path / "data" / "download-failures.csv")
+    assert len(failure["address"]) == download.MAX_SHOWN_LETTERS
+    assert len(failure["reason"]) < 2 * download.MAX_SHOWN_LETTERS
+
+
+def test_a_picture_of_too_many_pixels_is_fetched_once(tmp_path: Path, museum: Museum) -> None:
+    output = io.BytesIO()
+    Image.new("1", (9000, 8000)).save(output, "PNG")
+    with serving(lambda handler: handler.reply(200, output.getvalue(), "image/png")) as server:
+        (tmp_path / "arts-select.list").write_text(f"label,link_resource\nL,{LINK}1\n")
+        run_main(tmp_path, museum, f"--bucket_url={server.url}")
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(
