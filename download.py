@@ -35,9 +35,25 @@ import stat
 from typing import IO, NamedTuple
 
 from metart.common.cores import available_cores
-from metart.common.files import LOCK_FILENAME, csv_line, locked, make_folder, open_replacing, replacing
+from metart.common.files import (
+    LOCK_FILENAME,
+    PARTIAL_SUFFIX,
+    csv_line,
+    exclusive_lock,
+    locked,
+    make_folder,
+    open_replacing,
+    replacing,
+)
 from metart.common.flags import Parser, Unreachable, UserError, number, path, run
-from metart.common.labels import PICTURES_FOLDER, folder_name, label_of_folder, normalise_label, write_folder
+from metart.common.labels import (
+    FULL_LABEL_FILENAME,
+    PICTURES_FOLDER,
+    folder_name,
+    label_of_folder,
+    normalise_label,
+    write_folder,
+)
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
 from metart.museum.web import (
@@ -58,6 +74,8 @@ COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
 MAX_SHOWN_LETTERS = 2_000  # Of an address in the list of failures: an answer may name any.
 ASKED_FIRST = "not asked yet, the next run begins with it"  # Ends reasons in the list of failures.
+
+LEFTOVER = re.compile(rf"(?:[0-9]+\.jpg|{re.escape(FULL_LABEL_FILENAME)}){re.escape(PARTIAL_SUFFIX)}")
 
 # The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
 # come from the bucket, which has only the large ones; 1600 pixels are plenty for networks that see 299.
@@ -225,7 +243,7 @@ def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> di
     places: list[tuple[Path, set[int]]] = []
     of_label: dict[str, list[set[int]]] = defaultdict(list)
     for folder in label_folders(pictures):
-        with contextlib.suppress(UserError):  # It has lost its label, which `restore_folders` brings back.
+        with contextlib.suppress(UserError, UnicodeDecodeError):  # `restore_folders` brings its label back.
             label = normalise_label(label_of_folder(folder))
             names = (re.fullmatch(r"(0|[1-9][0-9]*)\.jpg", file.name) for file in folder.iterdir())
             numbers = {int(name[1]) for name in names if name}
@@ -246,17 +264,26 @@ def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> di
         for folder, numbers in places
         for number in sorted(numbers.intersection(labels))
     }
-    return {picture: of_list for picture, of_list in found.items() if is_there(picture)}
+
+    def is_elsewhere(picture: Path, label: str) -> bool:
+        """Returns whether the label has its folder elsewhere: a link may lead here, or `.label` say something else."""
+        there = pictures / folder_name(label) / picture.name
+        return not (is_there(there) and picture.samefile(there))
+
+    return {
+        picture: of_list
+        for picture, of_list in found.items()
+        if is_there(picture) and all(is_elsewhere(picture, label) for label in of_list)
+    }
 
 
-def relabel(relabelled: Mapping[Path, Sequence[str]], pictures: Path, labels: Collection[str]) -> int:
-    """Moves photographs to the labels that the list gives them, and removes the folders that are empty then.
+def relabel(relabelled: Mapping[Path, Sequence[str]], pictures: Path) -> int:
+    """Moves photographs to the labels that the list gives them.
 
     Args:
         relabelled: See `find_relabelled`. Each goes to the first of its labels that has none of the object; it is
             deleted where all have one.
         pictures: The folder met_art.
-        labels: All labels of the list; only folders of others are removed.
 
     Returns:
         How many were moved.
@@ -271,12 +298,25 @@ def relabel(relabelled: Mapping[Path, Sequence[str]], pictures: Path, labels: Co
                 picture.unlink()
             moved += bool(lacking)
             progress.update()
-    for folder in label_folders(pictures):  # convert.py would ask for pictures; also after a run that was killed.
-        with contextlib.suppress(UserError):
-            is_empty = all(file.name.startswith(".") for file in folder.iterdir())
-            if is_empty and normalise_label(label_of_folder(folder)) not in labels:
-                folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
     return moved
+
+
+def remove_leftovers(pictures: Path, kept: Collection[str]) -> None:
+    """Removes the partial files of runs that were cut short, and folders without pictures, which convert.py refuses.
+
+    Args:
+        pictures: The folder met_art.
+        kept: Names of folders that another shard may be about to fill.
+    """
+    for folder in label_folders(pictures):
+        for file in folder.iterdir():
+            if LEFTOVER.fullmatch(file.name) and file.is_file():
+                with exclusive_lock(file) as holder:
+                    if not holder:
+                        file.unlink()
+        is_empty = {file.name for file in folder.iterdir()} <= {FULL_LABEL_FILENAME, ".DS_Store"}
+        if is_empty and folder.name not in kept:
+            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
 
 
 def move(source: Path, target: Path) -> None:
@@ -362,7 +402,7 @@ def download_missing(
 
 
 def restore_folders(pictures: Path, labels: Iterable[str]) -> None:
-    """Writes again what folders of long labels have lost; makes no folder."""
+    """Writes again what folders of long labels have lost, or what is damaged; makes no folder."""
     for label in labels:
         if (pictures / folder_name(label)).is_dir():
             write_folder(pictures, label)
@@ -395,7 +435,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 for lock in sorted({LOCK_FILENAME, ".download.lock", *shards}):
                     locks.enter_context(locked(flags.dataset_dir, lock))
                 relabelled = find_relabelled(pictures, read)
-                moved = relabel(relabelled, pictures, {label for label, _ in listed})
+                moved = relabel(relabelled, pictures)
+                remove_leftovers(pictures, kept=())
             print(
                 f"{moved:,} photographs moved to the labels of {flags.list_file}, {len(relabelled) - moved:,} deleted, "
                 "as these labels have them; run the command without --relabel for what is missing"
@@ -432,6 +473,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Web(policy, progress.write, flags.allow_private_hosts, trusted=urls) as web,
         ):
             make_folder(pictures)
+            remove_leftovers(pictures, {folder_name(label) for label, _ in listed} if flags.num_shards > 1 else ())
             restore_folders(pictures, labels)
             failed = read_failed(failures_path)
             for totals in download_missing(web, wanted, failed, sources, flags.num_workers, failures):

@@ -21,7 +21,7 @@ from processes import REPO, peak_megabytes, run_script
 import pytest
 
 import download
-from metart.common.files import locked
+from metart.common.files import exclusive_lock, locked
 from metart.common.flags import STATUS_ERROR, STATUS_RETRY, Unreachable, UserError
 from metart.common.labels import folder_name, label_of_folder
 from metart.museum.web import STREAK
@@ -220,6 +220,60 @@ def test_photographs_follow_their_labels_into_a_new_list(tmp_path: Path, museum:
     assert {path.name: path.read_bytes() for path in after if path.name != "8.jpg"} | {".DS_Store": b""} == before
     assert not (root / folder_name(long)).exists()
     assert "7 were there" in run_script("download.py", *flags, folder=tmp_path).output
+
+
+@pytest.mark.parametrize("flags", [[], ["--relabel"], ["--num_shards=2", "--shard_index=1"]])
+def test_what_a_run_that_was_cut_short_has_left_is_removed(flags: list[str], tmp_path: Path, museum: Museum) -> None:
+    write_labels_list(tmp_path / "arts-select.list", museum, {1: ["New"], 3: ["New"]})
+    root = tmp_path / "data" / "met_art"
+    kept = ["Mine/notes.txt", "Mine/.hidden", "Hidden/.hidden", "Partial/mine.jpg.partial", "Busy/8.jpg.partial"]
+    left = ["Old/5.jpg.partial", "Long%~01234567/.label.partial", "Mine/6.jpg.partial", "New/1.jpg.partial"]
+    for name in [*kept, *left, "Long%~01234567/.label"]:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text("x")
+    (root / "Empty").mkdir()
+    with exclusive_lock(root / "Busy" / "8.jpg.partial"):  # Another process writes it.
+        run_main(tmp_path, museum, *flags)
+    assert {path for path in files_below(root) if path.name not in ("1.jpg", "3.jpg")} == {root / name for name in kept}
+    new = set() if flags == ["--relabel"] else {"New"}
+    assert {folder.name for folder in root.iterdir()} == {"Mine", "Hidden", "Partial", "Busy"} | new
+
+
+def test_a_folder_that_another_shard_is_about_to_fill_stays(tmp_path: Path, museum: Museum) -> None:
+    write_labels_list(tmp_path / "arts-select.list", museum, {1: ["New"]})
+    (tmp_path / "data" / "met_art" / "New").mkdir(parents=True)
+    run_main(tmp_path, museum, "--num_shards=2", "--shard_index=0")
+    assert (tmp_path / "data" / "met_art" / "New").exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"Wrong", b"caf\xe9"])
+@pytest.mark.parametrize("flags", [[], ["--relabel"]])
+def test_a_damaged_label_costs_no_photograph_and_is_written_again(
+    flags: list[str], content: bytes, tmp_path: Path, museum: Museum
+) -> None:
+    write_list(tmp_path / "arts-select.list", museum, range(6, 7))
+    run_main(tmp_path, museum)
+    [folder] = (tmp_path / "data" / "met_art").iterdir()
+    (folder / ".label").write_bytes(content)
+    asked = len(museum.servers["images"].requests)
+    run_main(tmp_path, museum, *flags)
+    run_main(tmp_path, museum)
+    assert label_of_folder(folder) == LABELS[6]
+    assert (folder / "6.jpg").exists()
+    assert len(museum.servers["images"].requests) == asked
+
+
+@pytest.mark.parametrize("flags", [[], ["--relabel"]])
+def test_a_folder_that_is_a_link_to_that_of_another_label_keeps_its_photographs(
+    flags: list[str], tmp_path: Path, museum: Museum
+) -> None:
+    write_labels_list(tmp_path / "arts-select.list", museum, {1: ["New"]})
+    root = tmp_path / "data" / "met_art"
+    (root / "Old").mkdir(parents=True)
+    (root / "Old" / "1.jpg").write_bytes(draw(1))
+    (root / "New").symlink_to("Old")
+    run_main(tmp_path, museum, *flags)
+    assert (root / "New" / "1.jpg").read_bytes() == draw(1)
 
 
 def test_the_rate_asked_for_is_reached(tmp_path: Path) -> None:

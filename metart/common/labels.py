@@ -80,12 +80,13 @@ def folder_name(label: str) -> str:
 
 
 def write_folder(parent: Path, label: str) -> Path:
-    """Makes the folder of a label below `parent` and returns it; restores one that has lost its label."""
+    """Makes the folder of a label below `parent` and returns it; restores one whose label is lost or damaged."""
     folder = parent / folder_name(label)
     folder.mkdir(parents=True, exist_ok=True)
-    if _label_of_name(folder.name) != label and not (folder / FULL_LABEL_FILENAME).is_file():
+    full = folder / FULL_LABEL_FILENAME
+    if _label_of_name(folder.name) != label and not (full.is_file() and full.read_bytes() == label.encode()):
         # Two shards may come here at once with the same label; whichever comes second need not write it.
-        with contextlib.suppress(Retry), open_replacing(folder / FULL_LABEL_FILENAME) as file:
+        with contextlib.suppress(Retry), open_replacing(full) as file:
             file.write(label)
     return folder
 
@@ -95,6 +96,7 @@ def label_of_folder(folder: Path) -> str:
 
     Raises:
         UserError: The label was too long for a name, and its file is lost.
+        UnicodeDecodeError: That file is damaged.
     """
     full = folder / FULL_LABEL_FILENAME
     if full.is_file():
