@@ -115,7 +115,7 @@ def _read_header(path: str, is_gzipped: bool, location: str | Path) -> list[str]
     """Returns the column names of the museum's CSV, as written, after making sure that it is that file."""
     try:
         with _open_text(path, is_gzipped) as file:
-            header = next(csv.reader(file), [])
+            header = next(csv.reader(file, strict=True), [])  # Otherwise "" in a name would start another one.
     except csv.Error:
         header = []
     if header and header[0].startswith("version https://git-lfs"):

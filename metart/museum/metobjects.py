@@ -12,7 +12,7 @@ from metart.common.cores import available_cores
 from metart.common.flags import UserError
 from metart.museum.dialect.queries import Tables, translate
 from metart.museum.dialect.values import BOOL, INT64, STRING, explain, identifier
-from metart.museum.metadata_file import MetadataFile, column_name, find_fault, open_metadata_file
+from metart.museum.metadata_file import FORMS, MetadataFile, column_name, find_fault, open_metadata_file
 
 PAGE_ROWS = 10_000
 DUCKDB: dict[str, str | bool | int | float | list[str]] = {
@@ -92,16 +92,23 @@ def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> Ta
     def quote(text: str) -> str:
         return "'" + text.replace("'", "''") + "'"
 
-    types = ", ".join(f"{quote(name)}: {quote(COLUMN_TYPES.get(column_name(name), 'VARCHAR'))}" for name in file.header)
-    columns = ", ".join(f"{identifier(name)} AS {identifier(column_name(name))}" for name in file.header)
+    types, columns = [], []
+    for name in file.header:
+        kind, value = COLUMN_TYPES.get(column_name(name), "VARCHAR"), identifier(name)
+        if kind == "BIGINT":  # DuckDB would round 13.5; this way it refuses, and `find_fault` names the line.
+            form = quote(rf"\s*({FORMS[kind].pattern})\s*")
+            is_whole = f"{value} IS NULL OR regexp_full_match({value}, {form})"
+            kind, value = "VARCHAR", f"CAST(CASE WHEN {is_whole} THEN {value} ELSE 'CSV: ' || {value} END AS BIGINT)"
+        types.append(f"{quote(name)}: {quote(kind)}")
+        columns.append(f"{value} AS {identifier(column_name(name))}")
     database.execute(f"""
         ATTACH ':memory:' AS "bigquery-public-data";
         CREATE SCHEMA "bigquery-public-data".the_met;
         CREATE TABLE "bigquery-public-data".the_met.images (
             object_id BIGINT, public_caption VARCHAR, title VARCHAR, original_image_url VARCHAR,
             caption VARCHAR, is_oasc BOOLEAN, gcs_url VARCHAR);
-        CREATE VIEW "bigquery-public-data".the_met.objects AS SELECT {columns} FROM read_csv(
-            {quote(file.pattern)}, columns = {{{types}}}, auto_detect = false, header = true, nullstr = '',
+        CREATE VIEW "bigquery-public-data".the_met.objects AS SELECT {", ".join(columns)} FROM read_csv(
+            {quote(file.pattern)}, columns = {{{", ".join(types)}}}, auto_detect = false, header = true, nullstr = '',
             compression = {quote("gzip" if file.is_gzipped else "none")},
             hive_partitioning = false, delim = ',', quote = '"', escape = '"')""")
     return {
