@@ -254,6 +254,16 @@ def list_museum(query: Query, kind: str, attribute: str, clean: Clean | None) ->
     return Table(labels.columns, sorted(totals.items(), key=lambda item: (-item[1], item[0])))
 
 
+def require_rows(rows: Iterable[Sequence[Any]], attribute: str) -> Iterator[Sequence[Any]]:
+    """Passes rows on; raises UserError where there are none, before an output is replaced."""
+    is_empty = True
+    for row in rows:
+        is_empty = False
+        yield row
+    if is_empty:
+        raise UserError(f"there is no artwork with the attribute {attribute}; check the data, or --attribute")
+
+
 def write_table(table: Table, output: Path | None) -> int:
     """Writes a CSV with a header, UTF-8, to a file (whole or not at all) or stdout; returns the number of rows."""
     if output:
@@ -297,7 +307,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         service = open_bigquery(flags.project, flags.api_endpoint, flags.maximum_bytes_billed)
     with service as query:
-        table = query(own_query) if own_query is not None else list_museum(query, kind, flags.attribute or LABEL, clean)
+        if own_query is not None:
+            table = query(own_query)
+        else:
+            attribute = flags.attribute or LABEL
+            table = list_museum(query, kind, attribute, clean)
+            table = table._replace(rows=require_rows(table.rows, attribute))
         count = write_table(table, flags.output)
     unit = kind if own_query is None else "rows"
     print(f"Wrote {count:,} {unit} to {flags.output or 'stdout'}", file=None if flags.output else sys.stderr)

@@ -583,8 +583,12 @@ def test_a_wrong_labels_map(content: bytes | None, message: str, metadata_csv: P
             b'Object ID,Department,Link Resource,Is Public Domain,Culture\n1,"D,L,True,C\n',
             "MetObjects.csv:2 is not a line of a CSV file: unexpected end of data$",
         ),
+        (
+            b"Object ID,Department,Link Resource,Is Public Domain,Culture\n",
+            "^there is no artwork with the attribute culture; check the data, or --attribute$",
+        ),
     ],
-    ids=["lfs", "html", "empty", "binary", "column", "type", "cut off"],
+    ids=["lfs", "html", "empty", "binary", "column", "type", "cut off", "no rows"],
 )
 def test_a_wrong_csv(content: bytes, message: str, tmp_path: Path) -> None:
     path = tmp_path / "MetObjects.csv"

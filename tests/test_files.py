@@ -254,10 +254,11 @@ def test_what_cannot_be_written_is_an_error_before_the_work(tmp_path: Path) -> N
     (tmp_path / "link").symlink_to("folder")
     (tmp_path / "loop").symlink_to("loop")
     (tmp_path / "file").write_text("x")
-    for name in ("folder", "link", "loop", "file/x"):
-        with pytest.raises(OSError) as error, replacing(tmp_path / name):
+    for name in ("folder", "link", "loop", "file/x", "nowhere/x"):
+        with pytest.raises((OSError, UserError)) as error, replacing(tmp_path / name):
             raise AssertionError("the work began")
         assert str(tmp_path / name) in str(error.value)
+        assert PARTIAL_SUFFIX not in str(error.value)
     assert names(tmp_path) == ["file", "folder", "link", "loop"]
 
 

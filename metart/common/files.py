@@ -208,6 +208,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises:
         Retry: Another process is writing the file.
+        UserError: It would be in a folder that does not exist.
     """
     target = Path(path)
     through = _written_through(target)
@@ -228,7 +229,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
         target = Path(os.path.realpath(target))
     partial = target.with_name(target.name + PARTIAL_SUFFIX)
     with contextlib.ExitStack() as lock:
-        if holder := lock.enter_context(exclusive_lock(partial)):
+        try:
+            holder = lock.enter_context(exclusive_lock(partial))
+        except FileNotFoundError:
+            raise UserError(f"{path}: there is no folder {target.parent}; make it, or name another") from None
+        if holder:
             raise Retry(f"{holder} is writing {target}; run the same command again when that has ended")
         try:
             try:
