@@ -46,8 +46,8 @@ CONNECT_SECONDS = 10
 IDLE_SECONDS = 60  # Without a byte.
 MAX_PAUSE_SECONDS = 600
 MAX_PAUSES = 4  # A wall that outlasts these (30 s, 60 s, …) stays: the host is given up.
-# Failed answers in a row that mean a pause; and after the last pause, as many different addresses that failed mean the
-# host. Fewer may be dead, and all that the workers are busy with.
+# So many failed answers in a row mean a pause. When the pauses are over, so many different addresses that failed mean
+# that the host is given up: with fewer, each of the workers may just have a dead one.
 STREAK = 20
 SILENT_SECONDS = 10  # Longer waits are announced.
 CHUNK_BYTES = 1 << 16
@@ -78,7 +78,7 @@ class HostGivenUp(Unavailable):
 
 
 class StillFailing(Unavailable):
-    """Each attempt failed, which may be over in the next run."""
+    """Each attempt failed in a way that may pass; the next run may get it."""
 
 
 class _TransientError(Exception):
@@ -186,7 +186,7 @@ class _Host:
 
     @property
     def is_doubtful(self) -> bool:
-        """Whether the pauses are over: the next failures decide, and need come from no more than one answer each."""
+        """Whether its pauses are over: an address that fails now is not asked again, and a row of them decides."""
         return self._pauses > MAX_PAUSES
 
     def served(self, started: float) -> None:
