@@ -20,42 +20,24 @@ if __name__ == "__main__":  # Before the long imports.
 
     startup.begin()
 
-from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, as_completed, wait
 import contextlib
 import csv
-import errno
 import functools
 import json
 import os
 import re
-import shutil
-import stat
 from typing import IO, NamedTuple
 
 from metart.common.cores import available_cores
-from metart.common.files import (
-    LOCK_FILENAME,
-    PARTIAL_SUFFIX,
-    csv_line,
-    exclusive_lock,
-    locked,
-    make_folder,
-    open_replacing,
-    replacing,
-)
+from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing
 from metart.common.flags import Parser, Unreachable, UserError, number, path, run
-from metart.common.labels import (
-    FULL_LABEL_FILENAME,
-    PICTURES_FOLDER,
-    folder_name,
-    label_of_folder,
-    normalise_label,
-    write_folder,
-)
+from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
+from metart.museum.label_folders import find_relabelled, is_there, relabel, remove_leftovers, restore_folders
 from metart.museum.web import (
     MAX_PICTURE_BYTES,
     SILENT_SECONDS,
@@ -74,8 +56,6 @@ COLLECTION_API_URL = "https://collectionapi.metmuseum.org/public/collection/v1"
 MAX_ANSWER_BYTES = 5_000_000  # An artwork in the Collection API has some 5 kB.
 MAX_SHOWN_LETTERS = 2_000  # Of an address in the list of failures: an answer may name any.
 ASKED_FIRST = "not asked yet, the next run begins with it"  # Ends reasons in the list of failures.
-
-LEFTOVER = re.compile(rf"(?:[0-9]+\.jpg|{re.escape(FULL_LABEL_FILENAME)}){re.escape(PARTIAL_SUFFIX)}")
 
 # The museum keeps each photograph in two sizes, under the same name in two folders. `small` bounds those that
 # come from the bucket, which has only the large ones; 1600 pixels are plenty for networks that see 299.
@@ -215,122 +195,6 @@ def in_parallel(
         pool.shutdown(wait=False, cancel_futures=True)
 
 
-def is_there(path: Path) -> bool:
-    """Returns whether a photograph has been downloaded; an empty file is what a full disk can leave of a copy."""
-    try:
-        status = path.stat()
-    except (OSError, ValueError):  # None, or a name that the locale cannot hold.
-        return False
-    return stat.S_ISREG(status.st_mode) and status.st_size > 0
-
-
-def label_folders(pictures: Path) -> list[Path]:
-    """Returns the folders that convert.py takes for those of labels."""
-    there = pictures.iterdir() if pictures.is_dir() else ()
-    return sorted(folder for folder in there if folder.is_dir() and not folder.name.startswith("."))
-
-
-def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> dict[Path, list[str]]:
-    """Finds photographs in the folder of a label that the list does not give them.
-
-    Args:
-        pictures: The folder met_art.
-        read: Returns all artworks of the list.
-
-    Returns:
-        The labels that the list gives the object instead, by the path of the photograph.
-    """
-    places: list[tuple[Path, set[int]]] = []
-    of_label: dict[str, list[set[int]]] = defaultdict(list)
-    for folder in label_folders(pictures):
-        with contextlib.suppress(UserError, UnicodeDecodeError):  # `restore_folders` brings its label back.
-            label = normalise_label(label_of_folder(folder))
-            names = (re.fullmatch(r"(0|[1-9][0-9]*)\.jpg", file.name) for file in folder.iterdir())
-            numbers = {int(name[1]) for name in names if name}
-            places.append((folder, numbers))
-            of_label[label].append(numbers)
-    if not any(numbers for _, numbers in places):
-        return {}
-    for artwork in read():
-        for numbers in of_label.get(artwork.label, ()):
-            numbers.discard(artwork.object_id)
-    elsewhere = {number for _, numbers in places for number in numbers}
-    labels = defaultdict(list)
-    for artwork in read() if elsewhere else ():
-        if artwork.object_id in elsewhere:
-            labels[artwork.object_id].append(artwork.label)
-    found = {
-        folder / f"{number}.jpg": labels[number]
-        for folder, numbers in places
-        for number in sorted(numbers.intersection(labels))
-    }
-
-    def is_elsewhere(picture: Path, label: str) -> bool:
-        """Returns whether the label has its folder elsewhere: a link may lead here, or `.label` say something else."""
-        there = pictures / folder_name(label) / picture.name
-        return not (is_there(there) and picture.samefile(there))
-
-    return {
-        picture: of_list
-        for picture, of_list in found.items()
-        if is_there(picture) and all(is_elsewhere(picture, label) for label in of_list)
-    }
-
-
-def relabel(relabelled: Mapping[Path, Sequence[str]], pictures: Path) -> int:
-    """Moves photographs to the labels that the list gives them.
-
-    Args:
-        relabelled: See `find_relabelled`. Each goes to the first of its labels that has none of the object; it is
-            deleted where all have one.
-        pictures: The folder met_art.
-
-    Returns:
-        How many were moved.
-    """
-    moved = 0
-    with Progress("Moving", len(relabelled), "photographs") as progress:
-        for picture, of_list in relabelled.items():
-            lacking = [label for label in of_list if not is_there(pictures / folder_name(label) / picture.name)]
-            if lacking:
-                move(picture, write_folder(pictures, lacking[0]) / picture.name)
-            else:
-                picture.unlink()
-            moved += bool(lacking)
-            progress.update()
-    return moved
-
-
-def remove_leftovers(pictures: Path, kept: Collection[str]) -> None:
-    """Removes the partial files of runs that were cut short, and folders without pictures, which convert.py refuses.
-
-    Args:
-        pictures: The folder met_art.
-        kept: Names of folders that another shard may be about to fill.
-    """
-    for folder in label_folders(pictures):
-        for file in folder.iterdir():
-            if LEFTOVER.fullmatch(file.name) and file.is_file():
-                with exclusive_lock(file) as holder:
-                    if not holder:
-                        file.unlink()
-        is_empty = {file.name for file in folder.iterdir()} <= {FULL_LABEL_FILENAME, ".DS_Store"}
-        if is_empty and folder.name not in kept:
-            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
-
-
-def move(source: Path, target: Path) -> None:
-    """Moves a file, also to another file system; the target is complete or not there."""
-    try:
-        source.replace(target)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with replacing(target) as partial:
-            shutil.copyfile(source, partial)
-        source.unlink()
-
-
 def read_failed(failures_path: Path) -> set[int]:
     """Returns the objects that earlier runs have asked for in vain, from the list of failures of the last one."""
     failed = set()
@@ -401,13 +265,6 @@ def download_missing(
         yield totals
 
 
-def restore_folders(pictures: Path, labels: Iterable[str]) -> None:
-    """Writes again what folders of long labels have lost, or what is damaged; makes no folder."""
-    for label in labels:
-        if (pictures / folder_name(label)).is_dir():
-            write_folder(pictures, label)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     parser = build_parser()
     flags = parser.parse_args(argv)
@@ -430,15 +287,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise UserError(f"{flags.list_file} lists no artwork; write it again with bigquery.py")
         labels = pick_labels(flags.labels, {label for label, _ in listed})
         if flags.relabel:
-            shards = {lock.name for lock in flags.dataset_dir.glob(".download-*.lock")}
-            with contextlib.ExitStack() as locks:  # Neither a download nor convert.py may be at work.
-                for lock in sorted({LOCK_FILENAME, ".download.lock", *shards}):
-                    locks.enter_context(locked(flags.dataset_dir, lock))
-                relabelled = find_relabelled(pictures, read)
-                moved = relabel(relabelled, pictures)
-                remove_leftovers(pictures, kept=())
+            moved, deleted = relabel(flags.dataset_dir, read)
             print(
-                f"{moved:,} photographs moved to the labels of {flags.list_file}, {len(relabelled) - moved:,} deleted, "
+                f"{moved:,} photographs moved to the labels of {flags.list_file}, {deleted:,} deleted, "
                 "as these labels have them; run the command without --relabel for what is missing"
             )
             return
