@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import contextlib
+import json
 import os
 from pathlib import Path
 import re
@@ -20,16 +21,24 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 # Without TensorFlow: the main thread sleeps as if in a step that never ends. The clock runs faster than in earnest.
 PROGRAM = """
-import sys, time
+import contextlib, ctypes, json, resource, sys, time
 from metart.training import peers
-from metart.common.flags import run
+from metart.common.flags import Retry, run
 from metart.common.interruption import Interruption
 
 peers.HEARTBEAT_SECONDS, peers.TIMEOUT_SECONDS, peers.LINE_SECONDS = 0.1, 6.0, 0.5
-peers.GRACE_SECONDS, peers.SHUTDOWN_SECONDS = 0.2, 8.0
+peers.GRACE_SECONDS, peers.SHUTDOWN_SECONDS, peers.STOP_SECONDS = 0.2, 8.0, 2.0
+resource.setrlimit(resource.RLIMIT_NOFILE, (200, 200))
+
+def hang():  # Inside a library, where no signal handler of Python runs: it waits for a lock that it holds itself.
+    mutex, library = ctypes.create_string_buffer(256), ctypes.CDLL(None)
+    library.pthread_mutex_init(mutex, None)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_lock(mutex)
 
 def main(argv):
-    everybody, reason, *numbers = sys.argv[1:]
+    everybody, reason, constants, stuck, *numbers = sys.argv[1:]
+    vars(peers).update(json.loads(constants))
     index, wait_seconds, work_seconds, farewell_seconds, hours = map(float, numbers)
     others = peers.Peers(everybody.split(","), int(index))
     if hours:  # They pass within a second, while this one waits.
@@ -38,6 +47,9 @@ def main(argv):
     with Interruption() as interruption:
         others.meet(interruption, wait_seconds or peers.WAIT_SECONDS)
         print("met", flush=True)
+        if stuck:
+            with others.busy() if stuck == "busy" else contextlib.nullcontext():
+                hang()
         end = time.monotonic() + work_seconds
         while time.monotonic() < end and interruption.signal is None:
             time.sleep(0.02)
@@ -46,7 +58,8 @@ def main(argv):
             pass
         print(told, flush=True)
     print("done", time.time(), flush=True)
-    others.leave(farewell_seconds, reason)
+    if lost := others.leave(farewell_seconds, reason):
+        raise Retry(lost)
     print("left", time.time(), flush=True)
 
 run(main)
@@ -73,10 +86,15 @@ def start() -> Iterator[Start]:
         farewell: float = 0,
         reason: str = "",
         hours: float = 0,
+        stuck: str = "",  # Or where: "step" or "busy".
+        **constants: float,
     ) -> subprocess.Popen[str]:
         numbers = index, wait or 0, work, farewell, hours
         process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, ",".join(everybody), reason, *map(str, numbers)],
+            [
+                *(sys.executable, "-c", PROGRAM, ",".join(everybody), reason, json.dumps(constants), stuck),
+                *map(str, numbers),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -158,12 +176,75 @@ def test_good_bye_leaves_the_others_time(start: Start) -> None:
     assert last.startswith(f"interrupted: worker 0 ({everybody[0]}) left, its log says why; ")
 
 
-def test_worker_0_hears_why_another_leaves(start: Start) -> None:
-    everybody = addresses(2)
-    processes = [start(everybody, 0), start(everybody, 1, work=0.1, reason="error: no\nroom")]
+def test_all_hear_why_one_leaves(start: Start) -> None:
+    everybody = addresses(3)
+    processes = [start(everybody, 0), start(everybody, 1, work=0.1, reason="error: no\nroom"), start(everybody, 2)]
     assert all(map(has_met, processes))
     assert end(processes[1])[0] == 0
-    assert end(processes[0])[1].startswith(f"interrupted: worker 1 ({everybody[1]}) left: error: no room; ")
+    reason = f"worker 1 ({everybody[1]}) left: error: no room; "
+    assert end(processes[0])[1].startswith(f"interrupted: {reason}")
+    assert end(processes[2])[1].startswith(f"interrupted: worker 0 ({everybody[0]}) left: {reason}")
+
+
+def test_one_that_waits_for_the_others_at_the_end_does_not_look_frozen(start: Start) -> None:
+    everybody = addresses(2)
+    processes = [start(everybody, 0, work=0.1, farewell=30), start(everybody, 1, work=10, farewell=30)]
+    assert [end(process) for process in processes] == [(0, ""), (0, "")]
+
+
+def test_worker_0_that_dies_before_it_has_finished_is_a_loss(start: Start) -> None:
+    everybody = addresses(2)
+    processes = [start(everybody, 0), start(everybody, 1, work=0.1, farewell=60)]
+    assert all(map(has_met, processes))
+    assert processes[1].stdout is not None and processes[1].stdout.readline().startswith("done")
+    processes[0].kill()
+    status, last = end(processes[1])
+    assert status == STATUS_RETRY and last.startswith(f"interrupted: worker 0 ({everybody[0]}) died: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "status"), [(signal.SIGTERM, "SIGTERM", STATUS_RETRY), (signal.SIGINT, "Ctrl-C", 130)]
+)
+def test_a_signal_ends_one_that_is_stuck_in_a_step(
+    start: Start, number: signal.Signals, name: str, status: int
+) -> None:
+    everybody = addresses(2)
+    processes = [start(everybody, 0), start(everybody, 1, stuck="step")]
+    assert all(map(has_met, processes))
+    processes[1].send_signal(number)
+    reason = f"no step ended within 2 s of {name}; run the same command again, from the last checkpoint on"
+    assert end(processes[1]) == (status, f"interrupted: {reason}")
+    assert end(processes[0]) == (STATUS_RETRY, f"interrupted: worker 1 ({everybody[1]}) left: {reason}")
+
+
+def test_a_second_ctrl_c_ends_one_that_is_stuck_in_a_step(start: Start) -> None:
+    everybody = addresses(2)
+    processes = [start(everybody, 0, stuck="busy", STOP_SECONDS=60), start(everybody, 1)]
+    assert all(map(has_met, processes))
+    processes[0].send_signal(signal.SIGINT)
+    time.sleep(1)
+    processes[0].send_signal(signal.SIGINT)
+    status, last = end(processes[0])
+    assert status == 130 and last.startswith("interrupted: Ctrl-C twice; ")
+
+
+def test_a_step_that_never_ends_is_given_up(start: Start) -> None:
+    everybody = addresses(2)
+    processes = [start(everybody, 0, stuck="step", STEP_SECONDS=2), start(everybody, 1, stuck="step")]
+    assert all(map(has_met, processes))
+    reason = "no step ended for 2 s, although all workers are there; "
+    assert end(processes[0])[1].startswith(f"interrupted: {reason}")
+    assert end(processes[1])[1].startswith(f"interrupted: worker 0 ({everybody[0]}) left: {reason}")
+
+
+def test_all_wait_for_one_that_saves_or_measures(start: Start) -> None:
+    everybody = addresses(2)
+    limits = {"STEP_SECONDS": 2}
+    processes = [start(everybody, 0, stuck="busy", **limits), start(everybody, 1, stuck="step", **limits)]
+    assert all(map(has_met, processes))
+    processes[1].terminate()
+    time.sleep(6)
+    assert [process.poll() for process in processes] == [None, None]
 
 
 def test_worker_0_knows_who_was_told_to_stop(start: Start) -> None:
@@ -256,6 +337,7 @@ def test_a_slow_worker_meets_one_that_watches_already(start: Start) -> None:
         worker = start(everybody, 1, work=0.5)
         connection, _ = worker_0.accept()
         with connection:
+            connection.sendall(b"missing x 7\nlost x\nlost 7\n")  # As a stranger might; nobody heeds it.
             connection.sendall(b"missing\nworker 0 of 2\n")
             assert has_met(worker)
             assert end(worker)[0] == 0
@@ -303,6 +385,28 @@ def test_strangers_are_sent_away(start: Start, greeting: bytes) -> None:
     assert has_met(worker)
 
 
+def test_a_flood_of_strangers_does_not_end_the_wait(start: Start) -> None:
+    everybody = addresses(2)
+    worker = start(everybody, 0)
+    assert worker.stderr is not None and worker.stderr.readline().startswith("waiting for worker")
+    with contextlib.ExitStack() as strangers:
+        for _ in range(300):  # More than the worker may open.
+            strangers.enter_context(socket.create_connection(peers.split_address(everybody[0]), timeout=60))
+        other = start(everybody, 1, work=0.5)
+        assert has_met(worker) and has_met(other)
+
+
+def test_workers_meet_over_ipv6(start: Start) -> None:
+    try:
+        with socket.create_server(("::1", 0), family=socket.AF_INET6):
+            pass
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    everybody = [address.replace("127.0.0.1", "[::1]") for address in addresses(2)]
+    processes = [start(everybody, index, work=0.5) for index in range(2)]
+    assert [end(process) for process in processes] == [(0, ""), (0, "")]
+
+
 def test_a_taken_port_is_an_error(start: Start) -> None:
     everybody = addresses(2)
     port = peers.split_address(everybody[1])[1]
@@ -313,11 +417,14 @@ def test_a_taken_port_is_an_error(start: Start) -> None:
         )
 
 
-@pytest.mark.parametrize("address", ["", "host", "host:", ":2222", "host:port", "host:0", "host:65536", "host:-1"])
+@pytest.mark.parametrize(
+    "address", ["", "host", "host:", ":2222", "host:port", "host:0", "host:65536", "host:-1", "::1:2", "[]:2", "[a]:2"]
+)
 def test_a_wrong_address_is_an_error(address: str) -> None:
     with pytest.raises(UserError, match="write it as host:port"):
         peers.split_address(address)
 
 
 def test_an_address_in_two_parts() -> None:
+    assert peers.split_address("[fd00::7]:2222") == ("fd00::7", 2222)
     assert peers.split_address("worker-0.workers:2222") == ("worker-0.workers", 2222)

@@ -13,7 +13,7 @@ from typing import Any
 
 from metart.networks.slim_compat import slim, tf
 from metart.common.files import open_replacing, read_json
-from metart.common.flags import UserError
+from metart.common.flags import FULL_DISK, UserError
 from metart.common.labels import LABELS_FILENAME, read_labels
 from metart.networks import registry
 
@@ -191,8 +191,13 @@ def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder:
         UserError: It cannot be written.
     """
     basename = str(folder / BASENAME)
-    with writing(f"{basename}-{step}"):
-        saver.save(session, literal(basename), global_step=step, write_meta_graph=False)
+    try:
+        with writing(f"{basename}-{step}"):
+            saver.save(session, literal(basename), global_step=step, write_meta_graph=False)
+    except UserError:
+        for unfinished in folder.glob(f"{BASENAME}-{step}.*.tempstate*"):  # As large as a checkpoint.
+            unfinished.unlink(missing_ok=True)
+        raise
     return f"{basename}-{step}"
 
 
@@ -206,8 +211,18 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except tf.errors.OpError as error:
-        reason = error.message.splitlines()[0]
-        raise UserError(f"{path} cannot be written ({reason}); fix that, then run the same command again") from None
+        why = reason(error).rpartition("; ")[2]  # Behind the name of a file.
+        is_full = why in map(os.strerror, FULL_DISK)
+        what_to_do = "free some space and" if is_full else "fix that, then"
+        raise UserError(f"{path} cannot be written ({why}); {what_to_do} run the same command again") from None
+
+
+def reason(error: tf.errors.OpError) -> str:
+    """Returns the line of TensorFlow's message that says what happened, without where in the graph."""
+    lines = error.message.splitlines()
+    if lines and lines[0] == "Graph execution error:":
+        lines = lines[1 + max((number for number, line in enumerate(lines) if line.startswith("Node: ")), default=0) :]
+    return next((line for line in lines if line and not line.startswith("From /job:")), error.message)
 
 
 def settings(checkpoint: str) -> dict[str, Any]:

@@ -14,12 +14,20 @@ import os
 from metart.networks.slim_compat import tf
 from metart.common.flags import Parser, Retry, UserError, number
 from metart.common.interruption import Interruption
+from metart.networks import checkpoints
 from metart.training.peers import SHUTDOWN_SECONDS, Peers, split_address
 
 # Tensors travel round a ring of the workers, each of which passes on so many bytes at a time. Measured with the 96 MB
 # of Inception v3's gradients between two cores: 0.2 s with 0.4 to 3 MB, 0.3 s with 12 MB, 0.6 s with all at once.
 # And pieces leave early, while the first layers' gradients are still computed.
 HOP_BYTES = 2_000_000
+# What TensorFlow says where a connection fails, and where another worker gave up because of one.
+BROKEN_CONNECTION = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.DeadlineExceededError,
+)
 
 
 class Cluster:
@@ -41,6 +49,7 @@ class Cluster:
         self.index = index
         self._piece_bytes = HOP_BYTES * len(addresses)  # A ring of N passes on an Nth of a piece at a time.
         self._peers: Peers | None = None
+        self._is_done = False
         self._keys = itertools.count(1)  # Every collective operation of a graph has its own, the same on all workers.
 
     @property
@@ -109,7 +118,7 @@ class Cluster:
 
         Raises:
             UserError, Retry, KeyboardInterrupt: See Peers.meet.
-            Retry: The block failed because another worker was lost.
+            Retry: Another worker was lost, or the connection to one, or worker 0 before it had finished for all.
         """
         if self.size == 1:
             yield ""
@@ -125,29 +134,64 @@ class Cluster:
         os.environ.setdefault("GRPC_VERBOSITY", "NONE")
         self._peers = peers = Peers(self.addresses, self.index, run)
         peers.meet(interruption)
-        shutdown_seconds, reason = SHUTDOWN_SECONDS, ""
         try:
-            server = tf.distribute.Server(
-                {"worker": self.addresses}, job_name="worker", task_index=self.index, config=config
-            )
-            yield server.target
-        except tf.errors.OpError:
-            # TensorFlow has a dozen errors for a lost worker, and the same ones for other reasons.
-            shutdown_seconds = 0.0
-            lost = peers.lost()
-            if lost is None:
-                raise
-            raise Retry(lost) from None
-        except UserError as error:
-            shutdown_seconds, reason = 0.0, f"error: {error}"
+            with _explaining_loss(peers):
+                server = tf.distribute.Server(
+                    {"worker": self.addresses}, job_name="worker", task_index=self.index, config=config
+                )
+                yield server.target
+        except BaseException as error:
+            if self._is_done:
+                peers.leave(SHUTDOWN_SECONDS)
+            else:  # The others cannot go on, so nobody has to wait.
+                peers.leave(0, _reason(error))
             raise
-        finally:
-            peers.leave(shutdown_seconds, reason)
+        if lost := peers.leave(SHUTDOWN_SECONDS):
+            raise Retry(lost)
+
+    def step_done(self) -> None:
+        """Has to be called after each step; see Peers.meet."""
+        if self._peers:
+            self._peers.step_done()
+
+    def busy(self) -> contextlib.AbstractContextManager[None]:
+        """Lets the others wait while the block saves or measures."""
+        return self._peers.busy() if self._peers else contextlib.nullcontext()
+
+    def all_done(self) -> None:
+        """Notes that all have done the last step: an exception from now on is a way to end in good order."""
+        self._is_done = True
 
     def told_to_stop(self) -> str:
         """Names the worker that got SIGTERM, for one that stops because of it."""
         assert self._peers is not None
         return self._peers.told_to_stop()
+
+
+@contextlib.contextmanager
+def _explaining_loss(peers: Peers) -> Iterator[None]:
+    """Makes a Retry of TensorFlow's error where a worker, or the connection to one, was lost in the block."""
+    try:
+        yield
+    except tf.errors.OpError as error:  # TensorFlow has a dozen for a lost worker, and the same ones for other reasons.
+        if lost := peers.lost():
+            raise Retry(lost) from None
+        if isinstance(error, BROKEN_CONNECTION):
+            raise Retry(
+                f"the connection between the workers broke ({checkpoints.reason(error)}); run the same command again, "
+                "from the last checkpoint on; if it breaks again at once, check the addresses of all workers"
+            ) from None
+        raise
+
+
+def _reason(error: BaseException) -> str:
+    """Returns why a worker leaves, for the line of another, which has its own advice."""
+    if isinstance(error, KeyboardInterrupt):
+        return "Ctrl-C"
+    if isinstance(error, Retry):
+        return str(error).partition("; run the same command")[0]
+    text = checkpoints.reason(error) if isinstance(error, tf.errors.OpError) else str(error)
+    return f"error: {text or type(error).__name__}"
 
 
 def _groups(tensors: Sequence[tf.Tensor], max_bytes: int) -> Iterator[list[tf.Tensor]]:

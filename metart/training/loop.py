@@ -119,16 +119,18 @@ def run_steps(
                 [train_step.train_op, train_step.loss, train_step.stop_agreed, *run.shown], inputs
             )
             is_last = step == plan.total_steps or stop > 0 or early_stop > 0
+            run.workers.step_done()
             log.step_done(step, loss, rate, is_last)
             if shown:
                 log.pictures(step, *shown)
             if saver.is_due(step) or is_last or not math.isfinite(loss):
-                with log.paused():
+                with log.paused(), run.workers.busy():
                     saver.save(step, loss)
             if is_last:
                 break
     if run.workers.size > 1:  # Whoever left earlier would look lost to worker 0, which may still be saving.
         session.run(everybody_is_done)
+        run.workers.all_done()
     if stop > 0 and not early_stop > 0 and step < plan.total_steps:
         run.interruption.leave(
             f"saved {saver.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to continue"
