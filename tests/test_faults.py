@@ -3,9 +3,12 @@
 from collections.abc import Callable, Iterator
 import contextlib
 import csv
+import functools
 import os
 from pathlib import Path
 import random
+import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -263,6 +266,17 @@ def test_a_full_disk(command: Command, sizes: list[int], inputs: Inputs, tmp_pat
 )
 def test_a_full_disk_and_a_slow_script(command: Command, sizes: list[int], trained: Inputs, tmp_path: Path) -> None:
     fill_the_disk(command, trained, tmp_path, sizes)
+
+
+@pytest.mark.parametrize(("largest", "file"), [(3_000, "events.out.tfevents."), (100_000, "model.ckpt-")])
+def test_a_file_that_training_cannot_write_is_named(
+    largest: int, file: str, dataset_dir: Path, inputs: Inputs, tmp_path: Path
+) -> None:
+    limit = functools.partial(resource.setrlimit, resource.RLIMIT_FSIZE, (largest, largest))
+    last = assert_one_line(start(train(inputs._replace(dataset_dir=dataset_dir), tmp_path), preexec_fn=limit))
+    reason = r"cannot be written \(File too large\); free some space and run the same command again"
+    assert re.fullmatch(rf"error: {tmp_path}/{re.escape(file)}\S* {reason}", last)
+    assert not list(tmp_path.glob("model.ckpt*"))
 
 
 def test_a_full_disk_for_features() -> None:
