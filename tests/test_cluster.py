@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 import concurrent.futures
+import contextlib
 import json
 import multiprocessing
 import os
@@ -24,11 +25,12 @@ from metart.networks.slim_compat import slim, tf
 from metart.common.flags import STATUS_RETRY, Parser, UserError
 from metart.common.interruption import Interruption
 from metart.networks.session import Device
-from metart.training import input_pipeline
+from metart.training import input_pipeline, start
 from metart.training.cluster import Cluster
 from metart.training.cluster import add_flags as add_cluster_flags
 from metart.training.cluster import from_flags as cluster_from_flags
 from metart.training.input_pipeline import Augmentation
+import train_image_classifier
 
 PICTURES = np.random.default_rng(0).normal(size=(12, 9, 9, 3)).astype(np.float32)
 LABELS = np.arange(12) % 4
@@ -244,6 +246,41 @@ def test_no_picture_goes_to_two_workers_or_twice_in_an_epoch(tmp_path: Path, num
     assert sorted(seen) == list(range(60))
 
 
+def test_a_worker_without_pictures_is_an_error(
+    dataset_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = [f"localhost:{port}" for port in range(2000, 3000)]
+    monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": {"worker": hosts}, "task": {"type": "worker", "index": 1}}))
+    with pytest.raises(
+        UserError, match=r"^1000 workers, but the \d+ training pictures in \d+ files are enough for \d+ "
+    ):
+        train_image_classifier.main([f"--train_dir={tmp_path / 'logs'}", f"--dataset_dir={dataset_dir}"])
+
+
+@pytest.mark.parametrize(("sizes", "is_enough"), [((1, 1), True), ((9, 0), False), ((1, 0, 1), True)])
+def test_a_worker_gets_whole_files_where_they_can_be_shared_out(
+    sizes: tuple[int, ...], is_enough: bool, tmp_path: Path
+) -> None:
+    files = [tmp_path / str(number) for number in range(len(sizes))]
+    for file, size in zip(files, sizes, strict=True):
+        file.write_bytes(bytes(size))
+    dataset = slim.dataset.Dataset(list(map(str, files)), None, None, sum(sizes), {})
+    with contextlib.nullcontext() if is_enough else pytest.raises(UserError, match="are enough for 1 only"):
+        train_image_classifier.require_pictures_for_all(dataset, Cluster(addresses(2)))
+
+
+def test_workers_need_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:  # A shared file system may lag behind.
+        waiting = thread.submit(start.require_same_folder, tmp_path, Interruption())
+        time.sleep(1.5)
+        assert not waiting.done()
+        (tmp_path / "flags.json").write_text("{}")
+        waiting.result()
+    monkeypatch.setattr(start, "SHARED_SECONDS", 0)
+    with pytest.raises(UserError, match="all workers need the same --train_dir, on a volume that they share"):
+        start.require_same_folder(tmp_path / "other", Interruption())
+
+
 class Run:
     """Processes of the training script on one training folder; each is started again when it ends, as by a Job."""
 
@@ -339,6 +376,7 @@ def test_sigterm_to_one_saves_and_ends_all_and_they_go_on(make_run: Callable[[in
     assert all(f"trained to step {step + 2}: " in output for output in outputs)
     losses = [re.findall(r"trained to step \d+: (loss [\d.]+), ", output) for output in outputs]
     assert losses[0] == losses[1]
+    assert ["images/s" in output for output in outputs] == [True, False]  # The others count the pauses of worker 0.
     assert len(list(run.train_dir.glob("events.out.tfevents.*"))) == 2  # Of worker 0, from its two starts.
 
 
@@ -388,6 +426,22 @@ def test_a_killed_worker_is_named_in_a_log_without_noise(make_run: Callable[[int
     assert outputs[1][-1] == f"{lost} was lost, the last line of worker 0 ({run.hosts[0]}) says why; {last}"
     # TensorFlow would say in a dozen lines that a socket was closed.
     assert all(re.match(r"\d+ pictures of|worker \d of 3|training: ", line) for lines in outputs for line in lines[:-1])
+
+
+@pytest.mark.timeout(600)
+def test_a_broken_connection_is_no_traceback(make_run: Callable[[int], Run]) -> None:
+    run = make_run(2)
+    hosts = run.hosts
+    run.hosts = [hosts[0], addresses(1)[0]]  # Where worker 0 looks for worker 1, which finds worker 0.
+    run.processes.append(run.start(0, steps=3))
+    nobody, run.hosts = run.hosts[1], hosts
+    run.processes.append(run.start(1, steps=3))
+    outputs = [process.communicate()[0] for process in run.processes]
+    assert [process.returncode for process in run.processes] == [STATUS_RETRY] * 2, outputs
+    for output in outputs:
+        assert "Traceback" not in output
+        reason = r"the connection between the workers broke \(.*failed to connect to all addresses.*"
+        assert re.search(rf"^interrupted: .*{reason}{nobody}: .*Connection refused\)", output.splitlines()[-1]), output
 
 
 def test_worker_0_measures_for_all(make_run: Callable[[int], Run]) -> None:

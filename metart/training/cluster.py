@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 
 from metart.networks.slim_compat import tf
 from metart.common.flags import Parser, Retry, UserError, number
@@ -188,10 +189,9 @@ def _reason(error: BaseException) -> str:
     """Returns why a worker leaves, for the line of another, which has its own advice."""
     if isinstance(error, KeyboardInterrupt):
         return "Ctrl-C"
-    if isinstance(error, Retry):
-        return str(error).partition("; run the same command")[0]
     text = checkpoints.reason(error) if isinstance(error, tf.errors.OpError) else str(error)
-    return f"error: {text or type(error).__name__}"
+    text = re.split("(;| and|, then) run the same command again", text)[0]
+    return text if isinstance(error, Retry) else f"error: {text or type(error).__name__}"
 
 
 def _groups(tensors: Sequence[tf.Tensor], max_bytes: int) -> Iterator[list[tf.Tensor]]:

@@ -137,7 +137,7 @@ def run_steps(
         )
         who = run.workers.told_to_stop()
         raise Retry(f"{who} was told to stop at step {step:,}; run the same command again to continue")
-    reached = f"trained to step {step:,}: loss {loss:.3f}, {log.images_per_second:.1f} images/s"
+    reached = f"trained to step {step:,}: loss {loss:.3f}{log.speed()}"
     if saver.skipped:
         reached += f", {saver.skipped:,} steps skipped whose gradients were too large for float16"
     return f"{reached}, checkpoint {saver.saved}"
@@ -148,6 +148,7 @@ class _Log:
 
     def __init__(self, run: Run, intervals: Intervals, summaries: Summaries, progress: Progress):
         self._plan = run.plan
+        self._is_worker_0 = run.workers.index == 0
         self._label_names = run.label_names
         self._intervals = intervals
         self._summaries = summaries
@@ -168,10 +169,14 @@ class _Log:
             self._start = time.monotonic()  # The first step also compiles and fills the queues.
         seen = (step - self._plan.first_step - 1) * self._plan.global_batch_size
         self.images_per_second = seen / max(time.monotonic() - self._start, 1e-9)
-        self._progress.update(1, f"loss {loss:.3f}, {self.images_per_second:.1f} images/s")
+        self._progress.update(1, f"loss {loss:.3f}{self.speed()}")
         if step % self._intervals.log_every_n_steps == 0 or is_last:
             values = {"loss": loss, "learning_rate": rate, "images_per_second": self.images_per_second}
             self._summaries.scalars(step, values)
+
+    def speed(self) -> str:
+        """Returns the images a second for a message; of worker 0, as the others do not know how long it paused."""
+        return f", {self.images_per_second:.1f} images/s" if self._is_worker_0 else ""
 
     def measurement(self, step: int, measured: Measurement) -> None:
         self._summaries.validation(step, measured.figures)

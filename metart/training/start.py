@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import contextlib
 from pathlib import Path
 import threading
+import time
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ CHECKPOINTS_TO_KEEP = 5
 PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
 IMAGENET_SIZES = {1000, 1001}  # Labels of published weights; some have one for "none of these".
 CLOSE_SECONDS = 5.0  # For the session to end by itself.
+SHARED_SECONDS = 90.0  # For a file to appear on the other machines; NFS remembers for 60 s that there was none.
 
 
 class WarmStart(NamedTuple):
@@ -270,7 +272,8 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
 
     Raises:
         Retry: The workers do not see the same checkpoints.
-        UserError: The checkpoint is damaged, or only some of the workers leave out steps that overflow.
+        UserError: The checkpoint is damaged, the workers have different folders, or only some of them leave out steps
+            that overflow.
     """
     session = run.session
     if run.workers.size > 1:
@@ -286,8 +289,27 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
         write_settings(run.train_dir, run.plan, data, written_flags)
     if run.workers.size > 1:
         session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
+        require_same_folder(run.train_dir, run.interruption)
         if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
             raise Retry(f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker")
+
+
+def require_same_folder(train_dir: Path, interruption: Interruption) -> None:
+    """Makes sure that this worker sees what worker 0 has written: it could not start from a checkpoint later.
+
+    Raises:
+        UserError: It does not, even after a while.
+        Retry, KeyboardInterrupt: A signal came.
+    """
+    end = time.monotonic() + SHARED_SECONDS
+    while not (train_dir / checkpoints.SETTINGS_FILENAME).exists():
+        interruption.leave("nothing is trained yet; run the same command again")
+        if time.monotonic() > end:
+            raise UserError(
+                f"{train_dir} is not the folder that worker 0 writes to; all workers need the same --train_dir, on a "
+                "volume that they share"
+            )
+        time.sleep(1)
 
 
 def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
