@@ -303,7 +303,8 @@ class Peers:
             self._step_limit = limit
             self.step_done()
         elif time.monotonic() - self._progress > limit:
-            self._reason = self._reason or reason
+            if not self._failed:  # That worker 0 has done its part is not why this one ends.
+                self._reason = reason
             self._end = -math.inf
 
     def _exit(self) -> NoReturn:
