@@ -183,7 +183,7 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
                     update_looks(train_dir, written_flags)
             return f"nothing to do: {done}"
     if workers.size > 1:
-        require_pictures_for_all(data.training, workers)
+        input_pipeline.require_pictures_for_all(data.training, workers.size)
     head_alone = trains_on_kept_features(settings, num_classes, workers)
     label_weights = training_graph.label_weights(data.training.label_counts, settings.class_balance)
     print_plan(settings, plan, data.training, workers)
@@ -277,23 +277,6 @@ def why_done(plan: Plan, newest: str, former: Mapping[str, Any], best: BestCheck
     if plan.first_step >= plan.total_steps:
         return f"{newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
     return None
-
-
-def require_pictures_for_all(dataset: slim.dataset.Dataset, workers: Cluster) -> None:
-    """Makes sure that no worker goes without a picture, as `input_pipeline.training_batches` deals them.
-
-    Raises:
-        UserError: One would.
-    """
-    files, size = sorted(dataset.data_sources), workers.size
-    supplied = min(dataset.num_samples, size)
-    if len(files) % size == 0:
-        supplied = sum(any(Path(file).stat().st_size for file in files[worker::size]) for worker in range(size))
-    if supplied < size:
-        raise UserError(
-            f"{size} workers, but the {dataset.num_samples:,} training pictures in {len(files):,} files are enough for "
-            f"{supplied} only; start no more than that"
-        )
 
 
 def trains_on_kept_features(settings: Settings, num_classes: int, workers: Cluster) -> bool:

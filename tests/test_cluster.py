@@ -266,7 +266,7 @@ def test_a_worker_gets_whole_files_where_they_can_be_shared_out(
         file.write_bytes(bytes(size))
     dataset = slim.dataset.Dataset(list(map(str, files)), None, None, sum(sizes), {})
     with contextlib.nullcontext() if is_enough else pytest.raises(UserError, match="are enough for 1 only"):
-        train_image_classifier.require_pictures_for_all(dataset, Cluster(addresses(2)))
+        input_pipeline.require_pictures_for_all(dataset, 2)
 
 
 def test_workers_need_one_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

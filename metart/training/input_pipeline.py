@@ -209,6 +209,25 @@ def view_batches(
     return dataset.batch(batch_size).prefetch(2)
 
 
+def require_pictures_for_all(dataset: slim.dataset.Dataset, num_workers: int) -> None:
+    """Makes sure that no worker goes without a picture, as `training_batches` deals them.
+
+    Raises:
+        UserError: One would.
+    """
+    files = sorted(dataset.data_sources)
+    supplied = min(dataset.num_samples, num_workers)
+    if len(files) % num_workers == 0:
+        supplied = sum(
+            any(Path(file).stat().st_size for file in files[worker::num_workers]) for worker in range(num_workers)
+        )
+    if supplied < num_workers:
+        raise UserError(
+            f"{num_workers} workers, but the {dataset.num_samples:,} training pictures in {len(files):,} files are "
+            f"enough for {supplied} only; start no more than that"
+        )
+
+
 @without_autograph
 def with_known_labels(batches: tf.data.Dataset, num_classes: int) -> tf.data.Dataset:
     """Returns the same (images, labels); a label number that labels.txt does not have is an InvalidArgumentError."""

@@ -106,12 +106,12 @@ def run_steps(
         Progress("training", plan.total_steps, "steps", initial=plan.first_step) as progress,
     ):
         log = _Log(run, intervals, summaries, progress)
-        saver = _CheckpointSaver(run, intervals, measure, log, is_over)
+        checkpoint_saver = _CheckpointSaver(run, intervals, measure, log, is_over)
         for step in range(plan.first_step + 1, plan.total_steps + 1):
             rate = plan.schedule.rate(step - 1)
             inputs = {
                 train_step.learning_rate: rate,
-                train_step.stop_requested: [run.interruption.signal is not None, saver.early_stop],
+                train_step.stop_requested: [run.interruption.signal is not None, checkpoint_saver.early_stop],
                 **next(feeds),
             }
             # Every step gives a few pictures, due or not: TensorFlow optimizes the graph anew for other results.
@@ -123,9 +123,9 @@ def run_steps(
             log.step_done(step, loss, rate, is_last)
             if shown:
                 log.pictures(step, *shown)
-            if saver.is_due(step) or is_last or not math.isfinite(loss):
+            if checkpoint_saver.is_due(step) or is_last or not math.isfinite(loss):
                 with log.paused(), run.workers.busy():
-                    saver.save(step, loss)
+                    checkpoint_saver.save(step, loss)
             if is_last:
                 break
     if run.workers.size > 1:  # Whoever left earlier would look lost to worker 0, which may still be saving.
@@ -133,14 +133,15 @@ def run_steps(
         run.workers.all_done()
     if stop > 0 and not early_stop > 0 and step < plan.total_steps:
         run.interruption.leave(
-            f"saved {saver.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to continue"
+            f"saved {checkpoint_saver.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to "
+            "continue"
         )
         who = run.workers.told_to_stop()
         raise Retry(f"{who} was told to stop at step {step:,}; run the same command again to continue")
     reached = f"trained to step {step:,}: loss {loss:.3f}{log.speed()}"
-    if saver.skipped:
-        reached += f", {saver.skipped:,} steps skipped whose gradients were too large for float16"
-    return f"{reached}, checkpoint {saver.saved}"
+    if checkpoint_saver.skipped:
+        reached += f", {checkpoint_saver.skipped:,} steps skipped whose gradients were too large for float16"
+    return f"{reached}, checkpoint {checkpoint_saver.saved}"
 
 
 class _Log:
@@ -175,8 +176,8 @@ class _Log:
             self._summaries.scalars(step, values)
 
     def speed(self) -> str:
-        """Returns the images a second for a message; of worker 0, as the others do not know how long it paused."""
-        return f", {self.images_per_second:.1f} images/s" if self._is_worker_0 else ""
+        """Returns the speed after the first step; of worker 0, as the others do not know how long it paused."""
+        return f", {self.images_per_second:.1f} images/s" if self._is_worker_0 and self.images_per_second else ""
 
     def measurement(self, step: int, measured: Measurement) -> None:
         self._summaries.validation(step, measured.figures)
