@@ -229,6 +229,7 @@ def test_settings_are_read_from_beside_the_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_written_is_one_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "model.ckpt-2.data-00000-of-00001.tempstate12345").touch()  # Of a run that was killed.
     with network(), tf.compat.v1.Session() as session:
         session.run(tf.compat.v1.global_variables_initializer())
         saver = tf.compat.v1.train.Saver()
@@ -240,6 +241,7 @@ def test_a_checkpoint_that_cannot_be_written_is_one_clear_error(tmp_path: Path) 
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert refusal(error).startswith(f"{tmp_path}/model.ckpt-3 cannot be written (")
+    assert not list(tmp_path.glob("*.tempstate*"))
     with pytest.raises(UserError, match="holds no checkpoint"):
         checkpoints.newest(str(tmp_path))
 

@@ -194,10 +194,9 @@ def save(session: tf.compat.v1.Session, saver: tf.compat.v1.train.Saver, folder:
     try:
         with writing(f"{basename}-{step}"):
             saver.save(session, literal(basename), global_step=step, write_meta_graph=False)
-    except UserError:
-        for unfinished in folder.glob(f"{BASENAME}-{step}.*.tempstate*"):  # As large as a checkpoint.
+    finally:
+        for unfinished in folder.glob(f"{BASENAME}-*.tempstate*"):  # As large as a checkpoint; also of a killed run.
             unfinished.unlink(missing_ok=True)
-        raise
     return f"{basename}-{step}"
 
 
