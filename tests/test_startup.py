@@ -231,7 +231,9 @@ def paths(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> dict[str, str]:
     """What the scripts read, under names that are not UTF-8."""
     shutil.copytree(dataset_dir, tmp_path / "data")
     shutil.copytree(train_dir, tmp_path / "logs")
-    (tmp_path / "table.csv").write_text("Object ID,Culture,Department,Link Resource,Is Public Domain\n")
+    (tmp_path / "table.csv").write_text(
+        "Object ID,Culture,Department,Link Resource,Is Public Domain\n1,French,A,http://x/1,True\n"
+    )
     shutil.copy(next(dataset_dir.glob("met_art/*/*")), tmp_path / "picture.jpg")
     there = {path.name: not_text(path) for path in list(tmp_path.iterdir())}
     return {"new": not_text(tmp_path / "table.csv") + ".new", "whole": str(tmp_path), **there}
