@@ -134,8 +134,11 @@ class BestCheckpoint:
 
     def _figures(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         """Returns the figures of a checkpoint, and how it looked at the pictures."""
-        with ThreadPoolExecutor(1) as thread:  # The calling thread builds graphs only; a new one may read data sets.
+        thread = ThreadPoolExecutor(1)  # The calling thread builds graphs only; a new one may read data sets.
+        try:
             return thread.submit(self._figures_in_thread, checkpoint).result()
+        finally:
+            thread.shutdown(wait=False)  # A second Ctrl-C waits for nothing.
 
     def _figures_in_thread(self, checkpoint: str) -> tuple[dict[str, float], dict[str, Any]]:
         from metart.evaluation import metrics  # scipy loads for a while, and most runs measure nothing.

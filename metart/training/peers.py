@@ -39,7 +39,7 @@ from metart.common.interruption import Interruption
 HEARTBEAT_SECONDS = 1.0  # Between two lines on a connection.
 TIMEOUT_SECONDS = 10.0  # A healthy worker on an overloaded machine may well miss a few beats.
 GRACE_SECONDS = 4.0  # For the main thread to leave by itself, after a loss, before the process is ended under it.
-SHUTDOWN_SECONDS = 25.0  # The same after another's good-bye: the end of a run is no reason to hurry.
+SHUTDOWN_SECONDS = 25.0  # The same after another has left; and for all to be done at the end.
 STOP_SECONDS = 60.0  # For a step to end after SIGTERM or Ctrl-C: half of the time that a pod has; then it saves.
 STEP_SECONDS = 900.0  # For any step: more than the first one of a large network takes, compiled and on a slow machine.
 # For all to be there. A pod may be without a node for hours, and one that leaves meanwhile only gives its own to the
@@ -267,6 +267,8 @@ class Peers:
                 lines = link.receive()
                 for line in ["lost"] if lines is None else lines:
                     self._take(index, link, line)
+            for link in list(self._leaving):  # They wait for our good-bye.
+                link.send(self._hello)
             self._watch_main_thread()
             if time.monotonic() > self._end and not self._left.is_set():
                 self._exit()
@@ -280,13 +282,17 @@ class Peers:
         elif line.startswith("bye") and index in self._links:
             self._note_bye(index, line)
             self._leaving.append(link)
-            self._end = min(self._end, time.monotonic() + SHUTDOWN_SECONDS)
+            if line[4:] or self._index != 0:  # Worker 0 may wait for all to write what ends a run.
+                self._end = min(self._end, time.monotonic() + SHUTDOWN_SECONDS)
         elif line.startswith("lost"):
             for lost in [index] if link.ending else self._workers(line):
                 for other in self._links.values():
                     other.send(f"lost {lost}")
                 self._links.clear()
-                self._note_loss(lost, link.ending or f"was lost, the last line of {self._name(0)} says why")
+                what = link.ending or f"was lost, the last line of {self._name(0)} says why"
+                if lost == self._index:
+                    what = f"gave the others no sign for {TIMEOUT_SECONDS:.0f} s: it was frozen"
+                self._note_loss(lost, what)
                 self._end = min(self._end, time.monotonic() + GRACE_SECONDS)
 
     def _watch_main_thread(self) -> None:

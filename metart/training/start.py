@@ -283,10 +283,11 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
     initializers = tf.compat.v1.global_variables_initializer(), tf.compat.v1.local_variables_initializer()
     session.run([*initializers, inputs.iterator.initializer])
     if run.workers.index == 0:
-        if start.checkpoint:
-            checkpoints.restore(session, start.restorer, start.checkpoint)
-        note_pictures(run.train_dir, start.checkpoint, data)
-        write_settings(run.train_dir, run.plan, data, written_flags)
+        with run.workers.busy():
+            if start.checkpoint:
+                checkpoints.restore(session, start.restorer, start.checkpoint)
+            note_pictures(run.train_dir, start.checkpoint, data)
+            write_settings(run.train_dir, run.plan, data, written_flags)
     if run.workers.size > 1:
         session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
         require_same_folder(run.train_dir, run.interruption)
