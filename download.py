@@ -200,8 +200,8 @@ def read_failed(failures_path: Path) -> set[int]:
     failed = set()
     if failures_path.is_file():
         with (
+            contextlib.suppress(OSError, csv.Error),  # Somebody else has written it.
             open(failures_path, encoding="utf-8", errors="replace", newline="") as file,
-            contextlib.suppress(csv.Error),  # Somebody else has written it.
         ):
             for row in csv.reader(file):
                 if row and re.fullmatch("[0-9]{1,18}", row[0]) and not row[-1].endswith(ASKED_FIRST):
@@ -324,7 +324,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Web(policy, progress.write, flags.allow_private_hosts, trusted=urls) as web,
         ):
             make_folder(pictures)
-            remove_leftovers(pictures, {folder_name(label) for label, _ in listed} if flags.num_shards > 1 else ())
+            remove_leftovers(pictures, {label for label, _ in listed})
             restore_folders(pictures, labels)
             failed = read_failed(failures_path)
             for totals in download_missing(web, wanted, failed, sources, flags.num_workers, failures):

@@ -235,15 +235,20 @@ def test_what_a_run_that_was_cut_short_has_left_is_removed(flags: list[str], tmp
     with exclusive_lock(root / "Busy" / "8.jpg.partial"):  # Another process writes it.
         run_main(tmp_path, museum, *flags)
     assert {path for path in files_below(root) if path.name not in ("1.jpg", "3.jpg")} == {root / name for name in kept}
-    new = set() if flags == ["--relabel"] else {"New"}
-    assert {folder.name for folder in root.iterdir()} == {"Mine", "Hidden", "Partial", "Busy"} | new
+    assert {folder.name for folder in root.iterdir()} == {"Mine", "Hidden", "Partial", "Busy", "New"}
 
 
-def test_a_folder_that_another_shard_is_about_to_fill_stays(tmp_path: Path, museum: Museum) -> None:
-    write_labels_list(tmp_path / "arts-select.list", museum, {1: ["New"]})
-    (tmp_path / "data" / "met_art" / "New").mkdir(parents=True)
+def test_folders_that_are_about_to_be_filled_or_hold_more_than_we_know_stay(tmp_path: Path, museum: Museum) -> None:
+    write_labels_list(tmp_path / "arts-select.list", museum, {1: ["New"], 2: ["Linked"]})
+    root, elsewhere = tmp_path / "data" / "met_art", tmp_path / "elsewhere"
+    for folder in (root / "New", elsewhere, root / "Mine" / ".label"):  # The last one is a folder.
+        folder.mkdir(parents=True)
+    for name in ("Linked", "Not listed"):
+        (root / name).symlink_to(elsewhere)
     run_main(tmp_path, museum, "--num_shards=2", "--shard_index=0")
-    assert (tmp_path / "data" / "met_art" / "New").exists()
+    assert {folder.name for folder in root.iterdir()} == {"New", "Linked", "Not listed", "Mine"}
+    run_main(tmp_path, museum)
+    assert [file.name for file in elsewhere.iterdir()] == ["2.jpg"]
 
 
 @pytest.mark.parametrize("content", [b"", b"Wrong", b"caf\xe9"])

@@ -84,7 +84,8 @@ def write_folder(parent: Path, label: str) -> Path:
     folder = parent / folder_name(label)
     folder.mkdir(parents=True, exist_ok=True)
     full = folder / FULL_LABEL_FILENAME
-    if _label_of_name(folder.name) != label and not (full.is_file() and full.read_bytes() == label.encode()):
+    is_there = full.is_symlink() or (full.is_file() and full.read_bytes().rstrip(b"\r\n") == label.encode())
+    if _label_of_name(folder.name) != label and not is_there:
         # Two shards may come here at once with the same label; whichever comes second need not write it.
         with contextlib.suppress(Retry), open_replacing(full) as file:
             file.write(label)

@@ -1,7 +1,7 @@
 """The folders of labels below met_art: photographs that a list gives another label, leftovers of interrupted runs."""
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import contextlib
 import errno
 from pathlib import Path
@@ -101,26 +101,30 @@ def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]]) -> tuple[i
             locks.enter_context(locked(dataset_dir, lock))
         relabelled = find_relabelled(pictures, read)
         moved = _move_to_labels(relabelled, pictures)
-        remove_leftovers(pictures, kept=())
+        remove_leftovers(pictures, {artwork.label for artwork in read()})
     return moved, len(relabelled) - moved
 
 
-def remove_leftovers(pictures: Path, kept: Collection[str]) -> None:
+def remove_leftovers(pictures: Path, listed: Iterable[str]) -> None:
     """Removes the partial files of runs that were cut short, and folders without pictures, which convert.py refuses.
 
     Args:
         pictures: The folder met_art.
-        kept: Names of folders that another shard may be about to fill.
+        listed: Labels whose folders are about to be filled, and stay.
     """
+    kept = set(map(folder_name, listed))
     for folder in _label_folders(pictures):
-        for file in folder.iterdir():
-            if LEFTOVER.fullmatch(file.name) and file.is_file():
-                with exclusive_lock(file) as holder:
-                    if not holder:
-                        file.unlink()
-        is_empty = {file.name for file in folder.iterdir()} <= {FULL_LABEL_FILENAME, ".DS_Store"}
-        if is_empty and folder.name not in kept:
-            folder.unlink() if folder.is_symlink() else shutil.rmtree(folder)
+        with contextlib.suppress(OSError):  # Not ours to remove, or another shard was faster.
+            for file in folder.iterdir():
+                if LEFTOVER.fullmatch(file.name) and file.is_file():
+                    with exclusive_lock(file) as holder:
+                        if not holder:
+                            file.unlink()
+            names = {file.name for file in folder.iterdir()}
+            if folder.name not in kept and not folder.is_symlink() and names <= {FULL_LABEL_FILENAME, ".DS_Store"}:
+                for name in names:
+                    (folder / name).unlink()
+                folder.rmdir()  # Which it is not if somebody has put a picture there meanwhile.
 
 
 def restore_folders(pictures: Path, labels: Iterable[str]) -> None:
@@ -144,6 +148,8 @@ def _move_to_labels(relabelled: Mapping[Path, Sequence[str]], pictures: Path) ->
     moved = 0
     with Progress("Moving", len(relabelled), "photographs") as progress:
         for picture, of_list in relabelled.items():
+            if not is_there(picture):  # It was moved from another folder, to which a link leads.
+                continue
             lacking = [label for label in of_list if not is_there(pictures / folder_name(label) / picture.name)]
             if lacking:
                 _move(picture, write_folder(pictures, lacking[0]) / picture.name)

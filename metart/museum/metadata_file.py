@@ -168,7 +168,7 @@ def find_fault(file: MetadataFile, types: Mapping[str, str]) -> str | None:
                     return f"{where} ends with {end!r}, the line before with {line_end!r}; make them the same"
                 line_end = line_end or end
                 for name, form, value in zip(file.header, forms, row, strict=False) if rows.line_num > 1 else ():
-                    if form and value and not form.fullmatch(value.strip()):
+                    if form and value and not form.fullmatch(value.strip(" \t\n\f\r")):
                         return f"{where} has {value!r} as its {name}"
     except csv.Error as error:
         return f"{file.location}:{line_number} is not a line of a CSV file: {error}"

@@ -229,6 +229,8 @@ class _Host:
 
     def rest(self, seconds: float, reason: str) -> None:
         """Leaves the host alone as long as it asked for."""
+        if not seconds:  # A rest that begins and ends now would make what is under way look outdated.
+            return
         seconds = min(seconds, MAX_PAUSE_SECONDS)
         with self._lock:
             resume_at = time.monotonic() + seconds

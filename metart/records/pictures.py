@@ -86,6 +86,8 @@ def declared_pixels(data: bytes) -> int:
             warnings.simplefilter("ignore")
             width, height = Image.open(io.BytesIO(data), formats=FORMATS).size
             return width * height
+    except Image.DecompressionBombError:
+        return MAX_PIXELS + 1
     except Exception:  # What is wrong with it is for open_picture to say.
         return 0
 
