@@ -199,6 +199,30 @@ def test_addresses_that_always_fail_cost_themselves_only(reason: str, num_dead: 
             assert web.fetch(f"{server.url}/{number}", LIMIT, read) == b"good"
 
 
+def test_a_slow_good_answer_counts_although_others_fail_meanwhile() -> None:
+    asked, answered = threading.Semaphore(0), threading.Semaphore(0)
+
+    def answer(handler: Handler) -> None:
+        if handler.path != "/slow":
+            return handler.reply(500, b"x", "text/plain")
+        asked.release()
+        answered.acquire()
+        good(handler)
+
+    notices: list[str] = []
+    with serving(answer) as server, local(notices.append, max_attempts=1) as web:
+        for _ in range(4):
+            slow = threading.Thread(target=web.fetch, args=(f"{server.url}/slow", LIMIT, read))
+            slow.start()
+            asked.acquire()
+            for number in range(STREAK // 2):
+                with pytest.raises(Unavailable):
+                    web.fetch(f"{server.url}/{number}", LIMIT, read)
+            answered.release()
+            slow.join()
+    assert not notices
+
+
 def test_a_host_that_always_fails_is_left_alone_and_one_dead_address_is_not_its_fault() -> None:
     def answer(handler: Handler) -> None:
         handler.reply(500 if handler.path == "/bad" else 200, b"x", "text/plain")
