@@ -285,9 +285,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         listed = Counter((artwork.label, artwork.is_public_domain) for artwork in read())
         if not listed:
             raise UserError(f"{flags.list_file} lists no artwork; write it again with bigquery.py")
-        labels = pick_labels(flags.labels, {label for label, _ in listed})
+        all_labels = {label for label, _ in listed}
+        labels = pick_labels(flags.labels, all_labels)
         if flags.relabel:
-            moved, deleted = relabel(flags.dataset_dir, read)
+            moved, deleted = relabel(flags.dataset_dir, read, all_labels)
             print(
                 f"{moved:,} photographs moved to the labels of {flags.list_file}, {deleted:,} deleted, "
                 "as these labels have them; run the command without --relabel for what is missing"
@@ -324,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             Web(policy, progress.write, flags.allow_private_hosts, trusted=urls) as web,
         ):
             make_folder(pictures)
-            remove_leftovers(pictures, {label for label, _ in listed})
+            remove_leftovers(pictures, all_labels)
             restore_folders(pictures, labels)
             failed = read_failed(failures_path)
             for totals in download_missing(web, wanted, failed, sources, flags.num_workers, failures):

@@ -266,7 +266,7 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet 
                     raise
                 checkpoint = ""  # Training has deleted it meanwhile; there is a newer one.
             except Retry as error:
-                notice(f"{error}")
+                notice(str(error))
                 checkpoint = ""  # In a moment.
         done = checkpoint  # Empty where another run begins in the folder.
         if done:

@@ -81,12 +81,13 @@ def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> di
     }
 
 
-def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]]) -> tuple[int, int]:
+def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]], listed: Iterable[str]) -> tuple[int, int]:
     """Moves photographs to the labels that a list gives them, and removes what runs that were cut short have left.
 
     Args:
         dataset_dir: The folder above met_art; neither a download nor convert.py may be at work there.
         read: Returns all artworks of the list.
+        listed: All labels of the list.
 
     Returns:
         How many were moved, and how many deleted, as all their labels have one of the object.
@@ -101,7 +102,7 @@ def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]]) -> tuple[i
             locks.enter_context(locked(dataset_dir, lock))
         relabelled = find_relabelled(pictures, read)
         moved = _move_to_labels(relabelled, pictures)
-        remove_leftovers(pictures, {artwork.label for artwork in read()})
+        remove_leftovers(pictures, listed)
     return moved, len(relabelled) - moved
 
 

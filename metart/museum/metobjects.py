@@ -11,7 +11,7 @@ import duckdb
 from metart.common.cores import available_cores
 from metart.common.flags import UserError
 from metart.museum.dialect.queries import Tables, translate
-from metart.museum.dialect.values import BOOL, INT64, STRING, explain, identifier
+from metart.museum.dialect.values import BOOL, INT64, STRING, explain, identifier, quote
 from metart.museum.metadata_file import FORMS, MetadataFile, column_name, find_fault, open_metadata_file
 
 PAGE_ROWS = 10_000
@@ -88,9 +88,6 @@ def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> Ta
     Returns:
         Name and type of the columns of both.
     """
-
-    def quote(text: str) -> str:
-        return "'" + text.replace("'", "''") + "'"
 
     types, columns = [], []
     for name in file.header:
