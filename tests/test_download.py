@@ -281,6 +281,17 @@ def test_a_folder_that_is_a_link_to_that_of_another_label_keeps_its_photographs(
     assert (root / "New" / "1.jpg").read_bytes() == draw(1)
 
 
+def test_a_photograph_that_a_link_shows_twice_is_moved_once(tmp_path: Path, museum: Museum) -> None:
+    write_labels_list(tmp_path / "arts-select.list", museum, {1: ["New"]})
+    root = tmp_path / "data" / "met_art"
+    (root / "Old").mkdir(parents=True)
+    (root / "Old" / "1.jpg").write_bytes(draw(1))
+    (root / "Same").symlink_to("Old")
+    run = run_script("download.py", "--relabel", folder=tmp_path)
+    assert (root / "New" / "1.jpg").read_bytes() == draw(1)
+    assert run.output.startswith("1 photographs moved to the labels of arts-select.list, 0 deleted, "), run.errors
+
+
 def test_the_rate_asked_for_is_reached(tmp_path: Path) -> None:
     rate, count = 40, 400
     with Museum(*pictures_and_answer(), faults=False, latency_seconds=0.1).open() as museum:

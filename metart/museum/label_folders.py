@@ -101,9 +101,9 @@ def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]], listed: It
         for lock in sorted({LOCK_FILENAME, ".download.lock", *shards}):
             locks.enter_context(locked(dataset_dir, lock))
         relabelled = find_relabelled(pictures, read)
-        moved = _move_to_labels(relabelled, pictures)
+        counts = _move_to_labels(relabelled, pictures)
         remove_leftovers(pictures, listed)
-    return moved, len(relabelled) - moved
+    return counts
 
 
 def remove_leftovers(pictures: Path, listed: Iterable[str]) -> None:
@@ -135,7 +135,7 @@ def restore_folders(pictures: Path, labels: Iterable[str]) -> None:
             write_folder(pictures, label)
 
 
-def _move_to_labels(relabelled: Mapping[Path, Sequence[str]], pictures: Path) -> int:
+def _move_to_labels(relabelled: Mapping[Path, Sequence[str]], pictures: Path) -> tuple[int, int]:
     """Moves photographs to the labels that the list gives them.
 
     Args:
@@ -144,21 +144,20 @@ def _move_to_labels(relabelled: Mapping[Path, Sequence[str]], pictures: Path) ->
         pictures: The folder met_art.
 
     Returns:
-        How many were moved.
+        How many were moved and how many deleted; neither where links lead to one photograph twice.
     """
-    moved = 0
+    moved = deleted = 0
     with Progress("Moving", len(relabelled), "photographs") as progress:
         for picture, of_list in relabelled.items():
-            if not is_there(picture):  # It was moved from another folder, to which a link leads.
-                continue
             lacking = [label for label in of_list if not is_there(pictures / folder_name(label) / picture.name)]
-            if lacking:
+            if is_there(picture) and lacking:  # Otherwise it was moved from another folder, to which a link leads.
                 _move(picture, write_folder(pictures, lacking[0]) / picture.name)
-            else:
+                moved += 1
+            elif is_there(picture):
                 picture.unlink()
-            moved += bool(lacking)
+                deleted += 1
             progress.update()
-    return moved
+    return moved, deleted
 
 
 def _move(source: Path, target: Path) -> None:
