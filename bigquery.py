@@ -224,7 +224,7 @@ def count_labels(rows: Iterable[Sequence[Any]]) -> tuple[Counter[str], dict[str,
     return counts, spellings
 
 
-def rename_artworks(rows: Iterable[Sequence[Any]], rename: Callable[[str], str]) -> Iterator[Sequence[Any]]:
+def rename_artworks(rows: Iterable[Sequence[Any]], rename: Callable[[str], str | None]) -> Iterator[Sequence[Any]]:
     """Yields the rows of ARTWORKS_SQL that keep a label, under their new one."""
     for department, spelling, *others in rows:
         if label := rename(str(spelling)):
@@ -234,53 +234,44 @@ def rename_artworks(rows: Iterable[Sequence[Any]], rename: Callable[[str], str])
 def list_museum(query: Query, kind: str, attribute: str, clean: Clean | None) -> Table:
     """Lists the labels of an attribute with their counts, largest first, or the artworks that have one."""
     column = ATTRIBUTES.get(attribute, attribute)
-    labels_sql = LABELS_SQL.format(column=column, attribute=attribute)
-    artworks_sql = ARTWORKS_SQL.format(column=column)
-    if kind == "artworks" and clean is None:
-        artworks = query(artworks_sql)
-        return Table(artworks.columns, rename_artworks(artworks.rows, functools.cache(normalise_label)))
-    labels = query(labels_sql)
-    counts, spellings = count_labels(labels.rows)
-    nameless = counts.pop("", 0)
-    new_labels = clean(counts) if clean else {label: label for label in counts}
-    if kind == "artworks":
-        artworks = query(artworks_sql)
-        return Table(
-            artworks.columns, rename_artworks(artworks.rows, lambda text: new_labels.get(spellings.get(text, ""), ""))
-        )
-    totals: Counter[str] = Counter({"": nameless} if nameless else {})
-    for label, new_label in new_labels.items():
-        totals[new_label] += counts[label]
-    return Table(labels.columns, sorted(totals.items(), key=lambda item: (-item[1], item[0])))
+    rename: Callable[[str], str | None] = functools.cache(normalise_label)
+    if kind == "labels" or clean:
+        labels = query(LABELS_SQL.format(column=column, attribute=attribute))
+        counts, spellings = count_labels(labels.rows)
+        nameless = counts.pop("", 0)
+        new_labels = clean(counts) if clean else {label: label for label in counts}
+        if kind == "labels":
+            totals: Counter[str] = Counter({"": nameless} if nameless else {})
+            for label, new_label in new_labels.items():
+                totals[new_label] += counts[label]
+            return Table(labels.columns, sorted(totals.items(), key=lambda item: (-item[1], item[0])))
+        rename = {spelling: new_labels.get(label) for spelling, label in spellings.items()}.get
+    artworks = query(ARTWORKS_SQL.format(column=column))
+    return Table(artworks.columns, rename_artworks(artworks.rows, rename))
 
 
-def require_rows(rows: Iterable[Sequence[Any]], attribute: str) -> Iterator[Sequence[Any]]:
-    """Passes rows on; raises UserError where there are none, before an output is replaced."""
-    is_empty = True
-    for row in rows:
-        is_empty = False
-        yield row
-    if is_empty:
-        raise UserError(f"there is no artwork with the attribute {attribute}; check the data, or --attribute")
+@contextlib.contextmanager
+def open_output(path: Path | None) -> Iterator[IO[str]]:
+    """Yields a file (whole or not at all) or stdout, for a CSV in UTF-8."""
+    if path:
+        with open_replacing(path) as file:
+            yield file
+    else:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", newline="")
+        yield sys.stdout
 
 
-def write_table(table: Table, output: Path | None) -> int:
-    """Writes a CSV with a header, UTF-8, to a file (whole or not at all) or stdout; returns the number of rows."""
-    if output:
-        with open_replacing(output) as file, Progress(f"Writing {output}", None, "rows") as progress:
-            return _write_rows(table, file, progress.update)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8", newline="")
-    return _write_rows(table, sys.stdout, lambda: None)
-
-
-def _write_rows(table: Table, file: IO[str], count_row: Callable[[], None]) -> int:
+def write_table(table: Table, file: IO[str], output: Path | None) -> int:
+    """Writes a CSV with a header, on stderr how far it is unless `output` is None; returns the number of rows."""
     file.write(csv_line(table.columns))
     count = 0
-    for row in table.rows:
-        file.write(csv_line(row))
-        count_row()
-        count += 1
+    with Progress(f"Writing {output}", None, "rows") if output else contextlib.nullcontext() as progress:
+        for row in table.rows:
+            file.write(csv_line(row))
+            count += 1
+            if progress:
+                progress.update()
     return count
 
 
@@ -306,14 +297,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         service = open_metadata_csv(flags.metadata_csv)
     else:
         service = open_bigquery(flags.project, flags.api_endpoint, flags.maximum_bytes_billed)
-    with service as query:
-        if own_query is not None:
-            table = query(own_query)
-        else:
-            attribute = flags.attribute or LABEL
-            table = list_museum(query, kind, attribute, clean)
-            table = table._replace(rows=require_rows(table.rows, attribute))
-        count = write_table(table, flags.output)
+    attribute = flags.attribute or LABEL
+    with open_output(flags.output) as file, service as query:
+        table = list_museum(query, kind, attribute, clean) if own_query is None else query(own_query)
+        count = write_table(table, file, flags.output)
+        if own_query is None and not count:
+            raise UserError(f"there is no artwork with the attribute {attribute}; check the data, or --attribute")
     unit = kind if own_query is None else "rows"
     print(f"Wrote {count:,} {unit} to {flags.output or 'stdout'}", file=None if flags.output else sys.stderr)
 

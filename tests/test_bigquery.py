@@ -255,6 +255,14 @@ def test_a_query_above_the_limit_is_not_run(service: tuple[BigQuery, Server], tm
         bigquery.main([f"--api_endpoint={server.url}"])
 
 
+def test_an_output_that_cannot_be_is_found_before_a_query_is_billed(
+    service: tuple[BigQuery, Server], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=r"there is no folder .*/nowhere; make it, or name another"):
+        bigquery.main([f"--api_endpoint={service[1].url}", f"--output={tmp_path / 'nowhere' / 'arts.list'}"])
+    assert service[1].requests == []
+
+
 def test_errors_of_bigquery_are_one_line(service: tuple[BigQuery, Server]) -> None:
     double, server = service
     with pytest.raises(UserError, match=r"BigQuery: .*no such column: objects\.colour"):
