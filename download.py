@@ -34,10 +34,17 @@ from typing import IO, NamedTuple
 from metart.common.cores import available_cores
 from metart.common.files import csv_line, locked, make_folder, open_replacing, replacing
 from metart.common.flags import Parser, Unreachable, UserError, number, path, run
-from metart.common.labels import PICTURES_FOLDER, folder_name, write_folder
+from metart.common.labels import PICTURES_FOLDER, write_folder
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork, open_list, pick_labels, select
-from metart.museum.label_folders import find_relabelled, is_there, relabel, remove_leftovers, restore_folders
+from metart.museum.label_folders import (
+    DOWNLOAD_LOCK,
+    find_relabelled,
+    is_there,
+    photograph_path,
+    relabel,
+    tidy_folders,
+)
 from metart.museum.web import (
     MAX_PICTURE_BYTES,
     SILENT_SECONDS,
@@ -108,7 +115,7 @@ def build_parser() -> Parser:
     return parser
 
 
-def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
+def fetch_photograph(web: Web, sources: Sources, artwork: Artwork) -> bytes:
     """Returns the photograph of an artwork as a JPEG, from the first of three sources that has it.
 
     Raises:
@@ -124,7 +131,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
                 raise Unavailable(str(error)) from None
             raise
 
-    in_list = in_mirror(in_size(artwork.image_url, sources.image_size), sources.bucket_url)
+    in_list = listed_address(artwork.image_url, sources)
     in_bucket = f"{sources.bucket_url}/{artwork.object_id}/0.jpg"
     in_collection = f"{sources.collection_api_url}/objects/{artwork.object_id}"
     reasons: dict[str, str] = {}
@@ -132,7 +139,7 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
     for address in filter(None, dict.fromkeys([in_list, in_bucket, in_collection])):
         try:
             if address == in_collection:
-                address = ask_collection(web, artwork.object_id, sources)
+                address = ask_collection(web, sources, artwork.object_id)
             if address not in reasons:
                 return web.fetch(address, MAX_PICTURE_BYTES, parse)
         except Unavailable as error:
@@ -146,17 +153,14 @@ def fetch_photograph(web: Web, artwork: Artwork, sources: Sources) -> bytes:
     raise Failure(address[:MAX_SHOWN_LETTERS], reason, HostGivenUp in kinds and StillFailing not in kinds)
 
 
-def in_mirror(image_url: str, bucket_url: str) -> str:
-    """Returns the address of a photograph in the public bucket, however the list names the bucket, in its mirror."""
-    return IN_BUCKET.sub(lambda match: bucket_url, image_url)
+def listed_address(image_url: str, sources: Sources) -> str:
+    """Returns the address of a photograph, in the size asked for and, however the list names the bucket, its mirror."""
+    size_folder = SIZE_FOLDERS[sources.image_size]
+    image_url = re.sub(r"(/CRDImages/[^/]+)/(?:web-large|original)/", rf"\1/{size_folder}/", image_url)
+    return IN_BUCKET.sub(lambda match: sources.bucket_url, image_url)
 
 
-def in_size(image_url: str, image_size: str) -> str:
-    """Returns the address of the same photograph in another size, where it is the museum's own."""
-    return re.sub(r"(/CRDImages/[^/]+)/(?:web-large|original)/", rf"\1/{SIZE_FOLDERS[image_size]}/", image_url)
-
-
-def ask_collection(web: Web, object_id: int, sources: Sources) -> str:
+def ask_collection(web: Web, sources: Sources, object_id: int) -> str:
     """Returns the address of the photograph that the Collection API names."""
 
     def parse(body: IO[bytes]) -> dict[str, object]:
@@ -178,14 +182,14 @@ def ask_collection(web: Web, object_id: int, sources: Sources) -> str:
 
 
 def in_parallel(
-    download: Callable[[Path, Artwork], int], wanted: Iterable[tuple[Path, Artwork]], num_workers: int
+    download: Callable[[Artwork], int], artworks: Iterable[Artwork], num_workers: int
 ) -> Iterator[tuple[Artwork, Future[int]]]:
     """Yields each artwork when its download has ended; keeps few waiting, however long the list."""
     pool = ThreadPoolExecutor(num_workers)
     running: dict[Future[int], Artwork] = {}
     try:
-        for path, artwork in wanted:
-            running[pool.submit(download, path, artwork)] = artwork
+        for artwork in artworks:
+            running[pool.submit(download, artwork)] = artwork
             if len(running) >= 2 * num_workers:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield running.pop(future), future
@@ -210,21 +214,21 @@ def read_failed(failures_path: Path) -> set[int]:
 
 
 def download_missing(
-    web: Web,
-    wanted: Callable[[], Iterable[tuple[Path, Artwork]]],
+    fetch: Callable[[Artwork], bytes],
+    wanted: Callable[[], Iterable[Artwork]],
     failed: Collection[int],
-    sources: Sources,
+    pictures: Path,
     num_workers: int,
     failures: IO[str],
 ) -> Iterator[Counter[str]]:
     """Downloads what does not exist yet, and lists the failures.
 
     Args:
-        web: The client.
-        wanted: Returns the artworks to have, and where.
+        fetch: Returns the photograph of an artwork as a JPEG, or raises Failure.
+        wanted: Returns the artworks to have.
         failed: Objects that are asked for last: with enough of them at its head a list would have its hosts given up
             in each run before those that are new.
-        sources: Where photographs come from.
+        pictures: The folder met_art.
         num_workers: Downloads at once.
         failures: Gets the list of failures.
 
@@ -232,11 +236,12 @@ def download_missing(
         After each artwork the counts so far: "downloaded", "bytes" and "failed".
     """
 
-    def download(path: Path, artwork: Artwork) -> int:
+    def download(artwork: Artwork) -> int:
+        path = photograph_path(pictures, artwork)
         if path.exists() and not path.is_file():  # A pipe would be waited for.
             raise FileExistsError(f"{path} is in the way: it is no file")
-        picture = fetch_photograph(web, artwork, sources)
-        write_folder(path.parent.parent, artwork.label)
+        picture = fetch(artwork)
+        write_folder(pictures, artwork.label)
         with replacing(path) as partial:
             partial.write_bytes(picture)
         return len(picture)
@@ -244,10 +249,10 @@ def download_missing(
     totals: Counter[str] = Counter()
     failures.write(csv_line(("object_id", "label", "address", "reason")))
     missing = (
-        (path, artwork)
+        artwork
         for is_last in ((False, True) if failed else (False,))
-        for path, artwork in wanted()
-        if (artwork.object_id in failed) == is_last and not is_there(path)
+        for artwork in wanted()
+        if (artwork.object_id in failed) == is_last and not is_there(photograph_path(pictures, artwork))
     )
     for artwork, future in in_parallel(download, missing, num_workers):
         try:
@@ -296,22 +301,21 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         relabelled = find_relabelled(pictures, read)
         if relabelled:
-            first, (label, *_) = next(iter(relabelled.items()))
+            first, (artwork, *_) = next(iter(relabelled.items()))
             raise UserError(
                 f"photographs under labels that {flags.list_file} does not give them: {len(relabelled):,}, as {first}, "
-                f"which is {label!r} there; --relabel moves them, another --dataset_dir keeps both"
+                f"which is {artwork.label!r} there; --relabel moves them, another --dataset_dir keeps both"
             )
 
-        def wanted() -> Iterator[tuple[Path, Artwork]]:
+        def wanted() -> Iterator[Artwork]:
             artworks = (artwork for artwork in read() if artwork.label in labels)
             limits = flags.max_images, flags.max_images_per_label
-            for artwork in select(artworks, flags.public_domain_only, *limits, flags.num_shards, flags.shard_index):
-                yield pictures / folder_name(artwork.label) / f"{artwork.object_id}.jpg", artwork
+            return select(artworks, flags.public_domain_only, *limits, flags.num_shards, flags.shard_index)
 
         skipped = sum(listed[label, False] for label in labels)
         if flags.public_domain_only and skipped:
             say(f"{skipped:,} artworks of {flags.list_file} are not in the public domain: skipped")
-        there = Counter(is_there(path) for path, _ in wanted())
+        there = Counter(is_there(photograph_path(pictures, artwork)) for artwork in wanted())
         count = there.total()
         say(f"{listed.total():,} artworks in {flags.list_file}, {count:,} wanted, {there[True]:,} there already")
         if rate < 1 / SILENT_SECONDS:
@@ -319,16 +323,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
         totals: Counter[str] = Counter()
         with (
-            locked(flags.dataset_dir, f".download{shard}.lock"),
+            locked(flags.dataset_dir, DOWNLOAD_LOCK.format(shard)),
             Progress("Downloading", count, "pictures", initial=there[True]) as progress,
             open_replacing(failures_path, errors="backslashreplace") as failures,
             Web(policy, progress.write, flags.allow_private_hosts, trusted=urls) as web,
         ):
             make_folder(pictures)
-            remove_leftovers(pictures, all_labels)
-            restore_folders(pictures, labels)
+            tidy_folders(pictures, all_labels)
+            fetch = functools.partial(fetch_photograph, web, sources)
             failed = read_failed(failures_path)
-            for totals in download_missing(web, wanted, failed, sources, flags.num_workers, failures):
+            for totals in download_missing(fetch, wanted, failed, pictures, flags.num_workers, failures):
                 progress.update(note=f"{totals['bytes'] / 1e6:,.1f} MB, {totals['failed']:,} failed")
     print(
         f"{totals['downloaded']:,} pictures downloaded ({totals['bytes'] / 1e6:,.1f} MB), {there[True]:,} were there,"

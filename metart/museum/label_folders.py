@@ -1,7 +1,7 @@
 """The folders of labels below met_art: photographs that a list gives another label, leftovers of interrupted runs."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable
 import contextlib
 import errno
 from pathlib import Path
@@ -22,7 +22,13 @@ from metart.common.labels import (
 from metart.common.progress import Progress
 from metart.museum.artworks import Artwork
 
+DOWNLOAD_LOCK = ".download{}.lock"  # In the data set's folder, one for each shard.
 LEFTOVER = re.compile(rf"(?:[0-9]+\.jpg|{re.escape(FULL_LABEL_FILENAME)}){re.escape(PARTIAL_SUFFIX)}")
+
+
+def photograph_path(pictures: Path, artwork: Artwork) -> Path:
+    """Returns where the photograph of an artwork belongs, below the folder met_art."""
+    return pictures / folder_name(artwork.label) / f"{artwork.object_id}.jpg"
 
 
 def is_there(path: Path) -> bool:
@@ -34,7 +40,7 @@ def is_there(path: Path) -> bool:
     return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
-def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> dict[Path, list[str]]:
+def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> dict[Path, list[Artwork]]:
     """Finds photographs in the folder of a label that the list does not give them.
 
     Args:
@@ -42,47 +48,38 @@ def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> di
         read: Returns all artworks of the list.
 
     Returns:
-        The labels that the list gives the object instead, by the path of the photograph.
+        What the list has of the object instead, under other labels, by the path of the photograph.
     """
-    places: list[tuple[Path, set[int]]] = []
-    of_label: dict[str, list[set[int]]] = defaultdict(list)
+    unlisted: dict[Path, set[int]] = {}  # Objects in each folder, without those that the list gives its label.
+    folders: dict[str, list[Path]] = defaultdict(list)  # Of a label: by a link, or a wrong `.label`, it has several.
     for folder in _label_folders(pictures):
-        with contextlib.suppress(UserError, UnicodeDecodeError):  # `restore_folders` brings its label back.
-            label = normalise_label(label_of_folder(folder))
+        with contextlib.suppress(UserError, UnicodeDecodeError):  # `tidy_folders` brings its label back.
+            folders[normalise_label(label_of_folder(folder))].append(folder)
             names = (re.fullmatch(r"(0|[1-9][0-9]*)\.jpg", file.name) for file in folder.iterdir())
-            numbers = {int(name[1]) for name in names if name}
-            places.append((folder, numbers))
-            of_label[label].append(numbers)
-    if not any(numbers for _, numbers in places):
-        return {}
-    for artwork in read():
-        for numbers in of_label.get(artwork.label, ()):
-            numbers.discard(artwork.object_id)
-    elsewhere = {number for _, numbers in places for number in numbers}
-    labels = defaultdict(list)
+            unlisted[folder] = {int(name[1]) for name in names if name}
+    for artwork in read() if unlisted else ():
+        for folder in folders.get(artwork.label, ()):
+            unlisted[folder].discard(artwork.object_id)
+    elsewhere: set[int] = set().union(*unlisted.values())
+    artworks: dict[int, list[Artwork]] = defaultdict(list)
     for artwork in read() if elsewhere else ():
         if artwork.object_id in elsewhere:
-            labels[artwork.object_id].append(artwork.label)
-    found = {
-        folder / f"{number}.jpg": labels[number]
-        for folder, numbers in places
-        for number in sorted(numbers.intersection(labels))
-    }
-
-    def is_elsewhere(picture: Path, label: str) -> bool:
-        """Returns whether the label has its folder elsewhere: a link may lead here, or `.label` say something else."""
-        there = pictures / folder_name(label) / picture.name
-        return not (is_there(there) and picture.samefile(there))
-
-    return {
-        picture: of_list
-        for picture, of_list in found.items()
-        if is_there(picture) and all(is_elsewhere(picture, label) for label in of_list)
-    }
+            artworks[artwork.object_id].append(artwork)
+    found = {}
+    for folder, numbers in unlisted.items():
+        for number in sorted(numbers.intersection(artworks)):
+            picture = folder / f"{number}.jpg"
+            places = (photograph_path(pictures, artwork) for artwork in artworks[number])
+            # Where a link leads here, or `.label` says something else, it is in its place.
+            if is_there(picture) and not any(is_there(place) and place.samefile(picture) for place in places):
+                found[picture] = artworks[number]
+    return found
 
 
-def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]], listed: Iterable[str]) -> tuple[int, int]:
-    """Moves photographs to the labels that a list gives them, and removes what runs that were cut short have left.
+def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]], listed: Collection[str]) -> tuple[int, int]:
+    """Moves photographs to the labels that a list gives them, and tidies the folders.
+
+    Each goes to the first of its labels that has none of the object; it is deleted where all have one.
 
     Args:
         dataset_dir: The folder above met_art; neither a download nor convert.py may be at work there.
@@ -90,24 +87,36 @@ def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]], listed: It
         listed: All labels of the list.
 
     Returns:
-        How many were moved, and how many deleted, as all their labels have one of the object.
+        How many were moved and how many deleted; neither where links lead to one photograph twice.
 
     Raises:
         Retry: Another process is at work there.
     """
     pictures = dataset_dir / PICTURES_FOLDER
-    shards = {lock.name for lock in dataset_dir.glob(".download-*.lock")}
-    with contextlib.ExitStack() as locks:
-        for lock in sorted({LOCK_FILENAME, ".download.lock", *shards}):
-            locks.enter_context(locked(dataset_dir, lock))
+    shards = {lock.name for lock in dataset_dir.glob(DOWNLOAD_LOCK.format("-*"))}
+    moved = deleted = 0
+    with contextlib.ExitStack() as stack:
+        for lock in sorted({LOCK_FILENAME, DOWNLOAD_LOCK.format(""), *shards}):
+            stack.enter_context(locked(dataset_dir, lock))
         relabelled = find_relabelled(pictures, read)
-        counts = _move_to_labels(relabelled, pictures)
-        remove_leftovers(pictures, listed)
-    return counts
+        progress = stack.enter_context(Progress("Moving", len(relabelled), "photographs"))
+        for picture, artworks in relabelled.items():
+            lacking = [artwork for artwork in artworks if not is_there(photograph_path(pictures, artwork))]
+            if is_there(picture) and lacking:  # Otherwise it was moved from another folder, to which a link leads.
+                _move(picture, write_folder(pictures, lacking[0].label) / picture.name)
+                moved += 1
+            elif is_there(picture):
+                picture.unlink()
+                deleted += 1
+            progress.update()
+        tidy_folders(pictures, listed)
+    return moved, deleted
 
 
-def remove_leftovers(pictures: Path, listed: Iterable[str]) -> None:
+def tidy_folders(pictures: Path, listed: Collection[str]) -> None:
     """Removes the partial files of runs that were cut short, and folders without pictures, which convert.py refuses.
+
+    Folders of long labels get their `.label` back where it is lost or damaged.
 
     Args:
         pictures: The folder met_art.
@@ -126,38 +135,9 @@ def remove_leftovers(pictures: Path, listed: Iterable[str]) -> None:
                 for name in names:
                     (folder / name).unlink()
                 folder.rmdir()  # Which it is not if somebody has put a picture there meanwhile.
-
-
-def restore_folders(pictures: Path, labels: Iterable[str]) -> None:
-    """Writes again what folders of long labels have lost, or what is damaged; makes no folder."""
-    for label in labels:
+    for label in listed:
         if (pictures / folder_name(label)).is_dir():
             write_folder(pictures, label)
-
-
-def _move_to_labels(relabelled: Mapping[Path, Sequence[str]], pictures: Path) -> tuple[int, int]:
-    """Moves photographs to the labels that the list gives them.
-
-    Args:
-        relabelled: See `find_relabelled`. Each goes to the first of its labels that has none of the object; it is
-            deleted where all have one.
-        pictures: The folder met_art.
-
-    Returns:
-        How many were moved and how many deleted; neither where links lead to one photograph twice.
-    """
-    moved = deleted = 0
-    with Progress("Moving", len(relabelled), "photographs") as progress:
-        for picture, of_list in relabelled.items():
-            lacking = [label for label in of_list if not is_there(pictures / folder_name(label) / picture.name)]
-            if is_there(picture) and lacking:  # Otherwise it was moved from another folder, to which a link leads.
-                _move(picture, write_folder(pictures, lacking[0]) / picture.name)
-                moved += 1
-            elif is_there(picture):
-                picture.unlink()
-                deleted += 1
-            progress.update()
-    return moved, deleted
 
 
 def _move(source: Path, target: Path) -> None:
