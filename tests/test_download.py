@@ -222,6 +222,14 @@ def test_photographs_follow_their_labels_into_a_new_list(tmp_path: Path, museum:
     assert "7 were there" in run_script("download.py", *flags, folder=tmp_path).output
 
 
+def test_photographs_that_are_not_there_cannot_be_moved(tmp_path: Path, museum: Museum) -> None:
+    """As where --dataset_dir is misspelt: no folder of that name is made."""
+    write_list(tmp_path / "arts-select.list", museum, range(1, 3))
+    with pytest.raises(UserError, match=r"^there is no folder .*data/met_art; name the one that it is in with --dat"):
+        run_main(tmp_path, museum, "--relabel")
+    assert not (tmp_path / "data").exists()
+
+
 @pytest.mark.parametrize("flags", [[], ["--relabel"], ["--num_shards=2", "--shard_index=1"]])
 def test_what_a_run_that_was_cut_short_has_left_is_removed(flags: list[str], tmp_path: Path, museum: Museum) -> None:
     write_labels_list(tmp_path / "arts-select.list", museum, {1: ["New"], 3: ["New"]})

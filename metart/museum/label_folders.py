@@ -91,8 +91,11 @@ def relabel(dataset_dir: Path, read: Callable[[], Iterable[Artwork]], listed: Co
 
     Raises:
         Retry: Another process is at work there.
+        UserError: There is no met_art.
     """
     pictures = dataset_dir / PICTURES_FOLDER
+    if not pictures.is_dir():
+        raise UserError(f"there is no folder {pictures}; name the one that it is in with --dataset_dir")
     shards = {lock.name for lock in dataset_dir.glob(DOWNLOAD_LOCK.format("-*"))}
     moved = deleted = 0
     with contextlib.ExitStack() as stack:
