@@ -16,6 +16,7 @@ from metart.common.flags import UserError
 from metart.common.labels import is_text, normalise_label
 
 LIST_FORM = ("department", "label", "link_resource", "image_url", "is_public_domain")  # The last two may be missing.
+PUBLIC_DOMAIN = {"": None, "true": True, "false": False}
 
 
 class Artwork(NamedTuple):
@@ -30,13 +31,9 @@ class Artwork(NamedTuple):
 @contextlib.contextmanager
 def open_list(path: Path) -> Iterator[Callable[[], Iterator[Artwork]]]:
     """Yields a function that reads a list from its start, as often as it is called, also where the list is a pipe."""
-    with contextlib.ExitStack() as stack:
-        try:
-            file = stack.enter_context(open_seekable(path))
-        except FileNotFoundError:
-            raise UserError(
-                f"{path} does not exist; name the list that bigquery.py wrote: --list_file=arts-all.list"
-            ) from None
+    if not path.exists():
+        raise UserError(f"{path} does not exist; name the list that bigquery.py wrote: --list_file=arts-all.list")
+    with open_seekable(path) as file:
         yield functools.partial(read_artworks, Path(file.name), path)
 
 
@@ -87,12 +84,11 @@ def _read_csv(file: IO[str], name: Path) -> Iterator[Artwork]:
                     f"{where} has {len(line)} fields, the header {len(header)}; quote fields that have commas"
                 )
             named = dict(zip(header, line, strict=True))
-            public = {"": None, "true": True, "false": False}
             status = named.get("is_public_domain", "").strip().lower()
-            if status not in public:
+            if status not in PUBLIC_DOMAIN:
                 raise UserError(f"{where} has is_public_domain {status!r}, neither True nor False")
             image_url = named.get("image_url", "").strip()
-            yield _artwork(where, named["label"], named["link_resource"], image_url, public[status])
+            yield _artwork(where, named["label"], named["link_resource"], image_url, PUBLIC_DOMAIN[status])
     except csv.Error as error:
         raise UserError(
             f"{name}:{lines.line_num} is not a line of a CSV file: {error}; write it again with bigquery.py"
@@ -120,16 +116,16 @@ def _require_text(text: str, where: str) -> None:
 
 
 def _artwork(where: str, label: str | None, link: object, image_url: str = "", public: bool | None = None) -> Artwork:
-    name = normalise_label(label or "")
-    if not {"\n", "\r"}.isdisjoint(f"{str(link).strip()}{image_url}"):
+    name, address = normalise_label(label or ""), str(link).strip()
+    if not {"\n", "\r"}.isdisjoint(address + image_url):
         raise UserError(f"{where} ends an address of several lines; a quotation mark is missing or too many before it")
-    number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", str(link).strip())
     if not name:
         raise UserError(f"{where} has no label; remove the line")
-    _require_text(f"{name}{link}{image_url}", where)
+    _require_text(name + address + image_url, where)
+    number_at_end = re.search(r"/([0-9]{1,18})/?(?:[?#].*)?$", address)
     if not number_at_end:
-        raise UserError(f"{where} has no object number at the end of the link {link!r}")
-    return Artwork(int(number_at_end.group(1)), name, image_url, public)
+        raise UserError(f"{where} has no object number at the end of the link {address!r}")
+    return Artwork(int(number_at_end[1]), name, image_url, public)
 
 
 def pick_labels(texts: Sequence[str], known: Collection[str]) -> set[str]:
@@ -140,19 +136,24 @@ def pick_labels(texts: Sequence[str], known: Collection[str]) -> set[str]:
     Raises:
         UserError: A part is no label, or there is none.
     """
-    picked = set() if texts else set(known)
+    if not texts:
+        return set(known)
+    picked = set()
     for text in texts:
         parts = text.split(",")
         while parts:
-            names = [normalise_label(",".join(parts[:count])) for count in range(len(parts), 0, -1)]
-            label = next((name for name in names if name in known), None)
-            if label is None and names[-1]:
-                alike = difflib.get_close_matches(names[-1], known, 1, 0)
-                advice = f"; the one most like it is {alike[0]!r}" if alike else ""
-                raise UserError(f"no artwork of the list has the label {names[-1]!r}{advice}")
-            picked |= {label} if label else set()
-            del parts[: len(names) - names.index(label) if label else 1]
-    if texts and not picked:
+            for count in range(len(parts), 0, -1):
+                label = normalise_label(",".join(parts[:count]))
+                if label in known:
+                    picked.add(label)
+                    break
+            else:
+                if label:
+                    alike = difflib.get_close_matches(label, known, 1, 0)
+                    advice = f"; the one most like it is {alike[0]!r}" if alike else ""
+                    raise UserError(f"no artwork of the list has the label {label!r}{advice}")
+            del parts[:count]
+    if not picked:
         raise UserError("--labels names no label; give one, or leave it out for all")
     return picked
 
