@@ -53,6 +53,8 @@ def read_literals(sql: str) -> Spelling:
         if kind == "comment":
             pieces.append(" ")
         elif kind == "name":
+            if token.group() == "``":
+                invalid("an empty name")
             names |= {token.group()[1:-1], *token.group()[1:-1].split(".")}  # Of a path, too.
             pieces.append(token.group())
         elif kind == "quoted":

@@ -5,12 +5,17 @@ from typing import NamedTuple
 from sqlglot import exp
 
 from metart.common.flags import UserError
-from metart.museum.dialect.values import Type, Value, refuse
+from metart.museum.dialect.values import Type, Value, invalid, refuse
 
 
 class Column(NamedTuple):
     name: str | None
     value: Value
+
+    @property
+    def key(self) -> str:
+        """The name as it is compared, empty if there is none."""
+        return (self.name or "").lower()
 
 
 class Source(NamedTuple):
@@ -48,22 +53,19 @@ class Scope:
 
     def add(self, source: Source) -> None:
         if source.name and source.name.lower() in [(one.name or "").lower() for one in self.sources]:
-            raise UserError(f"the query is not valid SQL: two tables are called {source.name}")
+            invalid(f"two tables are called {source.name}")
         self.sources.append(source)
 
     def find(self, name: str) -> Value | Source | None:
         """Returns what the name stands for: a column, an element of an array, a table."""
         key = name.lower()
-        named = {
-            column.value.sql: column.value for column in self.aliases if column.name and column.name.lower() == key
-        }
+        named = {column.value.sql: column.value for column in self.aliases if column.key == key}
         if not named and key in self.merged:
             return self.merged[key]
         found: list[Value | Source] = list(named.values())
         found = found or [one.element or one for one in self.sources if one.name and one.name.lower() == key]
         if not found:  # The columns of a table are hidden by a table's own name.
-            columns = (column for source in self.sources for column in source.columns)
-            found = [column.value for column in columns if column.name and column.name.lower() == key]
+            found = [column.value for source in self.sources for column in source.columns if column.key == key]
         if len(found) > 1:
             raise UserError(f"the name {name} is ambiguous in the query")
         return found[0] if found else None
@@ -82,7 +84,7 @@ def resolve(scope: Scope, name: str, *fields: str) -> Value:
         if not fields:
             refuse(f"the whole row {name}")
         column, *rest = fields
-        named = [one.value for one in found.columns if one.name and one.name.lower() == column.lower()]
+        named = [one.value for one in found.columns if one.key == column.lower()]
         if len(named) != 1:
             raise UserError(f'{name} has no column named "{column}"; {found}')
         found, fields = named[0], tuple(rest)

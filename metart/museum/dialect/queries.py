@@ -5,6 +5,7 @@ Names are resolved and types are checked here, as BigQuery does it. What DuckDB 
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+import itertools
 import logging
 from typing import NamedTuple
 
@@ -69,9 +70,8 @@ def translate(sql: str, tables: Tables) -> Translation:
         refuse("so long a query")
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):  # sqlglot leaves holes in some that are none.
         invalid("a part of it is missing or not where it belongs")
-    names: list[str] = []
-    for name, _ in relation.columns:
-        names.append(name or f"f{sum(not name for name, _ in relation.columns[: len(names)])}_")
+    numbers = itertools.count()
+    names = [name or f"f{next(numbers)}_" for name, _ in relation.columns]
     if len({name.lower() for name in names}) < len(names):
         invalid(f"several columns of the result have the same name: {', '.join(names)}")
     return Translation(relation.sql, names)
@@ -255,7 +255,7 @@ class Queries(Windows):
             invalid("SELECT * needs FROM")
         columns = [column for source in scope.sources for column in source.columns]
         merged = [Column(name, value) for name, value in scope.merged.items()]
-        return [*merged, *(column for column in columns if (column.name or "").lower() not in scope.merged)]
+        return [*merged, *(column for column in columns if column.key not in scope.merged)]
 
     def _star(self, node: exp.Star, scope: Scope, columns: Sequence[Column]) -> list[Column]:
         """Returns what * stands for, with EXCEPT and REPLACE."""
@@ -265,10 +265,10 @@ class Queries(Windows):
             self.name(one.args["alias"]).lower(): finite(self.value(one.this, scope))
             for one in node.args.get("replace") or ()
         }
-        if unknown := {*left_out, *replaced} - {(column.name or "").lower() for column in columns}:
+        if unknown := {*left_out, *replaced} - {column.key for column in columns}:
             invalid(f"* has no column {', '.join(sorted(unknown))}")
-        kept = [column for column in columns if (column.name or "").lower() not in left_out]
-        return [Column(column.name, replaced.get((column.name or "").lower(), column.value)) for column in kept]
+        kept = [column for column in columns if column.key not in left_out]
+        return [Column(column.name, replaced.get(column.key, column.value)) for column in kept]
 
     def _results(self, node: exp.Select, columns: list[Column]) -> list[Column]:
         """Returns the columns as the query hands them over."""
@@ -396,7 +396,7 @@ class Queries(Windows):
         key = name.lower()
 
         def only(sources: Sequence[Source]) -> Value:
-            found = [column.value for one in sources for column in one.columns if (column.name or "").lower() == key]
+            found = [column.value for one in sources for column in one.columns if column.key == key]
             if len(found) != 1 or found[0].type.name not in DUCKDB_TYPES:
                 refuse(f"USING ({name}), which is not once on each side")
             return found[0]

@@ -154,7 +154,7 @@ class Windows(Expressions):
                 if not 1 <= position <= len(outputs):
                     invalid(f"ORDER BY {self.spell(key)}, which is no column of the result")
             elif only_outputs:
-                names = [(column.name or "").lower() for column in outputs]
+                names = [column.key for column in outputs]
                 if not isinstance(key, exp.Column) or len(key.parts) > 1 or names.count(key.name.lower()) != 1:
                     refuse(f"ORDER BY {self.spell(key)} after DISTINCT or a set operation")
                 position = names.index(key.name.lower()) + 1
