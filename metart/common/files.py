@@ -22,7 +22,6 @@ from typing import IO, Any
 from metart.common.flags import Retry, UserError
 
 PARTIAL_SUFFIX = ".partial"  # What an interrupted run leaves behind; the next run overwrites it.
-
 LOCK_FILENAME = ".lock"  # Stays when its process has ended; only the lock on it counts.
 
 

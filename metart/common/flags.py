@@ -16,7 +16,6 @@ from metart.common.startup import STATUS_RETRY
 STATUS_ERROR = 1  # The user can fix it: a wrong file, an empty folder, a full disk.
 STATUS_USAGE = 2  # A wrong flag or value, as argparse has it.
 
-
 FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 T = TypeVar("T")
@@ -57,11 +56,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser without abbreviations whose complaint is one `error:` line."""
 
     def __init__(self, description: str | None):
-        super().__init__(
-            description=description,
-            allow_abbrev=False,
-            formatter_class=HelpFormatter,
-        )
+        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
 
     def error(self, message: str) -> NoReturn:
         print(f"error: {message}; see {self.prog} --help", file=sys.stderr)

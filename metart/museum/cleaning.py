@@ -31,7 +31,7 @@ class Rule(NamedTuple):
 
 
 def read_labels_map(path: Path) -> list[Rule]:
-    """Reads a CSV file with the columns from and to; others are for people.
+    """Reads a CSV file with the columns from and to; others are for people. Of equal rows the first counts.
 
     Raises:
         UserError: No such file, or a line without `from`.
@@ -45,7 +45,7 @@ def read_labels_map(path: Path) -> list[Rule]:
     header = [name.strip() for name in lines[0]] if lines else []
     if not header.count("from") == header.count("to") == 1:
         raise UserError(f"--labels_map: {path} must begin with the line: from,to")
-    rules: list[Rule] = []
+    rules: dict[str, Rule] = {}
     for number, line in enumerate(lines[1:], 2):
         if not any(line):
             continue
@@ -57,10 +57,9 @@ def read_labels_map(path: Path) -> list[Rule]:
         if "*" in named["to"]:
             raise UserError(f"--labels_map: row {number} of {path} has * in `to`, which is a label; write it out")
         rule = Rule(named["from"], named["to"])
-        if any(rule.source == other.source and rule != other for other in rules):
+        if rules.setdefault(rule.source, rule) != rule:
             raise UserError(f"--labels_map: row {number} of {path} says {rule}, and a row before it something else")
-        rules.append(rule)
-    return rules
+    return list(rules.values())
 
 
 def clean_labels(counts: Mapping[str, int], rules: list[Rule], before_comma: bool, min_images: int) -> dict[str, str]:

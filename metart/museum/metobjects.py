@@ -88,7 +88,6 @@ def create_tables(database: duckdb.DuckDBPyConnection, file: MetadataFile) -> Ta
     Returns:
         Name and type of the columns of both.
     """
-
     types, columns = [], []
     for name in file.header:
         kind, value = COLUMN_TYPES.get(column_name(name), "VARCHAR"), identifier(name)
