@@ -279,10 +279,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     failures_path = flags.dataset_dir / f"download-failures{shard}.csv"
     pictures = flags.dataset_dir / PICTURES_FOLDER
     rate = flags.requests_per_second / flags.num_shards
-    policy = RequestPolicy(rate, flags.timeout_seconds, flags.pause_seconds, contact=flags.contact)
-    urls = flags.bucket_url.rstrip("/"), flags.collection_api_url.rstrip("/")
-    decoders = ThreadPoolExecutor(available_cores())
-    sources = Sources(*urls, flags.image_size, flags.public_domain_only, decoders)
     say = functools.partial(print, file=sys.stderr)
 
     with open_list(flags.list_file) as read:
@@ -321,6 +317,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         if rate < 1 / SILENT_SECONDS:
             say(f"each host is asked every {1 / rate:,.0f} s")
 
+        policy = RequestPolicy(rate, flags.timeout_seconds, flags.pause_seconds, contact=flags.contact)
+        urls = flags.bucket_url.rstrip("/"), flags.collection_api_url.rstrip("/")
+        decoders = ThreadPoolExecutor(available_cores())
+        sources = Sources(*urls, flags.image_size, flags.public_domain_only, decoders)
         totals: Counter[str] = Counter()
         with (
             locked(flags.dataset_dir, DOWNLOAD_LOCK.format(shard)),
