@@ -25,7 +25,7 @@ import ssl
 import tempfile
 import threading
 import time
-from typing import IO, NamedTuple, TypeVar
+from typing import IO, NamedTuple, TypeGuard, TypeVar
 from urllib.parse import quote, unquote, urljoin, urlsplit
 import zlib
 
@@ -140,7 +140,7 @@ def _parse(address: str, base: str = "") -> _Target:
         raise Unavailable("refused: not a valid address") from None
 
 
-def is_disk_error(error: Exception) -> bool:
+def is_disk_error(error: Exception) -> TypeGuard[OSError]:
     """Returns whether the disk is the cause, so that no other file, and no other host, makes it better."""
     has_own_numbers = isinstance(error, ssl.SSLError | socket.gaierror)
     return isinstance(error, OSError) and not has_own_numbers and error.errno in DISK_ERRORS
@@ -357,7 +357,7 @@ class Web:
                     if body.tell() > max_bytes:
                         raise Unavailable(f"larger than {max_bytes:,} bytes")
         except (OSError, HTTPError, http.client.HTTPException, EOFError, zlib.error) as error:
-            if isinstance(error, OSError) and is_disk_error(error):  # Of the body's temporary file.
+            if is_disk_error(error):  # Of the body's temporary file.
                 raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
             is_late = time.monotonic() >= deadline
             raise _TransientError(f"took longer than {seconds:g} s" if is_late else _reason(error)) from None
