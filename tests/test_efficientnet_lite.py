@@ -7,6 +7,7 @@ import pytest
 
 from metart.networks.slim_compat import slim, tf
 from metart.networks import checkpoints, efficientnet_lite, registry
+from metart.networks.session import RUN_ONCE
 import train_image_classifier
 
 # Millions of weights as Google's table has them, variables, side of the input in pixels, share of features kept.
@@ -70,7 +71,7 @@ def test_names_are_those_of_googles_checkpoints() -> None:
 
 def test_the_last_layer_begins_small_with_few_labels() -> None:
     """With twenty labels an initial scale by their number cost 0.05 of the accuracy of a head alone."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         registry.build("efficientnet_lite0", tf.zeros([2, 32, 32, 3]), 3)
         session.run(tf.compat.v1.global_variables_initializer())
         (kernel,) = (each for each in slim.get_model_variables() if each.op.name.endswith("/dense/kernel"))
@@ -89,7 +90,7 @@ def test_training_drops_paths_around_which_there_is_a_shortcut() -> None:
 
 def test_a_run_starts_from_averaged_weights_where_a_checkpoint_has_them(tmp_path: Path, dataset_dir: Path) -> None:
     """Google's checkpoints hold each weight twice: as the last step left it, and averaged over the steps before."""
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         registry.build("efficientnet_lite0", tf.zeros([2, 32, 32, 3]), 1000)
         model = slim.get_model_variables()
         averages = {each.op.name + checkpoints.AVERAGE_SUFFIX: tf.Variable(tf.fill(each.shape, 0.25)) for each in model}

@@ -14,6 +14,7 @@ from pytorch_files import in_first_form, in_zip, modules_of_pytorch, state_dict
 from metart.networks.slim_compat import slim, tf
 from metart.common.flags import UserError
 from metart.networks import checkpoints, import_weights, registry
+from metart.networks.session import RUN_ONCE
 from metart.records import seen_pictures
 
 # First logits of PyTorch's networks (package efficientnet-lite-pytorch, float64) with the weights of `fixed_weights`,
@@ -68,7 +69,7 @@ def answers(model_name: str, checkpoint: str) -> np.ndarray:
     """Returns the logits for a fixed picture."""
     size = registry.NETWORKS[model_name].image_size
     pixels = np.random.default_rng(0).uniform(0, 255, (1, size, size, 3)).astype(np.float32)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         logits, _ = registry.build(model_name, tf.constant(pixels), 1000)
         tf.compat.v1.train.Saver().restore(session, checkpoint)
         return session.run(logits)[0]

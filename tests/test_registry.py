@@ -12,6 +12,7 @@ import pytest
 from metart.networks.slim_compat import nets, slim, tf
 from metart.common.flags import UserError
 from metart.networks import registry
+from metart.networks.session import RUN_ONCE
 
 MODULES = (nets.alexnet, nets.inception, nets.overfeat, nets.resnet_v1, nets.resnet_v2, nets.vgg)
 ARG_SCOPES = {"resnet": nets.resnet_utils.resnet_arg_scope, "vgg": nets.vgg.vgg_arg_scope}
@@ -92,7 +93,7 @@ def random_value(variable: tf.Variable) -> np.ndarray:
 
 
 def answers(logits: tf.Tensor, inputs: tf.Tensor, pixels: np.ndarray) -> np.ndarray:
-    with tf.compat.v1.Session() as session:
+    with tf.compat.v1.Session(config=RUN_ONCE) as session:
         variables = slim.get_model_variables()
         values = {variable.initializer.inputs[1]: random_value(variable) for variable in variables}
         session.run([variable.initializer for variable in variables], values)
@@ -141,7 +142,7 @@ def test_too_small_images_are_one_clear_error(name: str, size: int) -> None:
 
 def test_batch_norm_averages_forget_their_start_and_then_move_slowly() -> None:
     pixels = tf.random.stateless_uniform([8, 32, 32, 3], [1, 2], 0, 255)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         registry.build("inception_v2", tf.constant(pixels.numpy()), 5, is_training=True)
         updates = tf.compat.v1.get_collection(registry.BATCH_NORM_UPDATES)
         variables = {variable.op.name: variable for variable in slim.get_model_variables()}
@@ -156,7 +157,7 @@ def test_batch_norm_averages_forget_their_start_and_then_move_slowly() -> None:
 
 
 def test_weight_decay_is_half_the_sum_of_squares() -> None:
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         registry.build("inception_v2", tf.zeros([2, 32, 32, 3]), 5, is_training=True, weight_decay=0.01)
         session.run(tf.compat.v1.global_variables_initializer())
         loss = session.run(tf.add_n(tf.compat.v1.get_collection(tf.compat.v1.GraphKeys.REGULARIZATION_LOSSES)))

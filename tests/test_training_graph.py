@@ -30,7 +30,6 @@ def test_label_weights() -> None:
         ("inception_v2", IMAGE_SIZE, "InceptionV2/Logits", True),
         ("inception_v2", IMAGE_SIZE, "InceptionV2/Logits,InceptionV2/Mixed_5c", False),
         ("inception_v3", 107, "InceptionV3/Logits,InceptionV3/AuxLogits", True),  # As slim's walk-through has it.
-        ("inception_v4", 107, "InceptionV4/Logits,InceptionV4/AuxLogits", True),
         ("mobilenet_v3_small", IMAGE_SIZE, "MobilenetV3/Logits", True),
         ("mobilenet_v3_small", IMAGE_SIZE, "MobilenetV3/Logits,MobilenetV3/Conv_2", False),
         ("alexnet_v2", 224, "alexnet_v2/fc8", True),

@@ -21,7 +21,7 @@ import classify
 import export_model
 from metart.evaluation import inference
 from metart.networks import registry
-from metart.networks.session import Device
+from metart.networks.session import RUN_ONCE, Device
 from metart.training import input_pipeline, training_graph
 from metart.training.cluster import Cluster
 import train_image_classifier
@@ -96,7 +96,7 @@ def fixed_pixels(size: int) -> np.ndarray:
 
 @functools.cache
 def built(name: str, size: int) -> Built:
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         images = tf.compat.v1.placeholder(tf.float32, [None, size, size, 3])
         logits, auxiliary = registry.build(name, images, NUM_CLASSES, weight_decay=0.00004, with_auxiliary_head=True)
         head_input, head_scope = registry.head(logits)
@@ -226,8 +226,7 @@ FURTHER_NETWORKS = [
     ("name", "size"),
     [
         ("mobilenet_v1_025", 32),
-        ("mobilenet_v3_small", 32),
-        *(pytest.param(*each, marks=pytest.mark.slow) for each in FURTHER_NETWORKS),
+        *(pytest.param(*each, marks=pytest.mark.slow) for each in [("mobilenet_v3_small", 32), *FURTHER_NETWORKS]),
     ],
 )
 def test_training_lowers_the_loss(name: str, size: int) -> None:

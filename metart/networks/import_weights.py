@@ -24,6 +24,7 @@ from metart.networks.slim_compat import slim, tf
 from metart.common.files import locked
 from metart.common.flags import Parser, UserError, path, run
 from metart.networks import checkpoints, registry, state_dict
+from metart.networks.session import RUN_ONCE
 from metart.records import seen_pictures
 
 NUM_CLASSES = 1000  # Of ImageNet.
@@ -87,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if (former or checkpoints.all_in(folder)) and "weights_file" not in former:
         raise UserError(f"{folder} holds a training run; name another --output_dir")
     weights = state_dict.read(arguments.weights_file)
-    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         size = registry.NETWORKS[arguments.model_name].image_size
         registry.build(arguments.model_name, tf.zeros([1, size, size, 3]), NUM_CLASSES)
         feeds = {}

@@ -94,6 +94,10 @@ class Device(NamedTuple):
 
 DEFAULT_DEVICE = Device()
 
+# Of a session whose graph runs once: to optimize it takes longer than to run it, and a GPU's memory is left to others.
+RUN_ONCE = tf.compat.v1.ConfigProto(device_count={"GPU": 0})
+RUN_ONCE.graph_options.rewrite_options.disable_meta_optimizer = True
+
 
 @contextlib.contextmanager
 def enough_memory() -> Iterator[None]:

@@ -9,6 +9,7 @@ import numpy as np
 from metart.networks.slim_compat import dropout, slim, tf
 from metart.common.flags import UserError
 from metart.networks import registry
+from metart.networks.session import RUN_ONCE
 from metart.training import filter_gradients, mixing, optimizers
 from metart.training.cluster import Cluster
 
@@ -153,8 +154,7 @@ def require_changing_size(model_name: str, image_size: int) -> None:
         UserError: The images are too small, or the network is built for one size.
     """
     require_size(model_name, image_size)
-    on_cpu = tf.compat.v1.ConfigProto(device_count={"GPU": 0})  # It would take all memory of a GPU.
-    with tf.Graph().as_default(), tf.compat.v1.Session(config=on_cpu) as session:
+    with tf.Graph().as_default(), tf.compat.v1.Session(config=RUN_ONCE) as session:
         images = tf.compat.v1.placeholder(tf.float32, [1, None, None, 3])
         try:
             logits, _ = registry.build(model_name, images, num_classes=2)
