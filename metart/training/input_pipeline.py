@@ -105,13 +105,10 @@ def training_batches(
         each = zip(tf.unstack(encoded), *map(tf.unstack, variations), strict=True)
         return tf.stack([to_image(one, size, preprocessing.Variation(*of_one)) for one, *of_one in each]), labels
 
-    def in_one(images: tf.Tensor, labels: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        return tf.reshape(images, tf.concat([[batch_size], tf.shape(images)[2:]], axis=0)), tf.reshape(labels, [-1])
-
     batches = _varied(records.batch(batch_size, drop_remainder=True).enumerate(first_batch), seed_of)
     groups = batches.map(lambda *of_batch: tf.nest.map_structure(in_groups, of_batch)).unbatch()
     dataset = groups.map(to_images, num_parallel_calls=tf.data.AUTOTUNE)
-    return dataset.batch(batch_size // group, drop_remainder=True).map(in_one).prefetch(2)
+    return dataset.rebatch(batch_size, drop_remainder=True).prefetch(2)
 
 
 def _varied(batches: tf.data.Dataset, seed_of: Callable[[tf.Tensor], tf.Tensor]) -> tf.data.Dataset:
