@@ -27,9 +27,8 @@ import eval_image_classifier
 import export_model
 from metart.common.files import locked
 from metart.common.flags import Retry, UserError
-from metart.networks import checkpoints, registry
+from metart.networks import checkpoints, registry, warm_start
 from metart.records import record_set, seen_pictures
-from metart.training import start
 import train_image_classifier
 
 SMALL = [f"--model_name={MODEL_NAME}", f"--train_image_size={IMAGE_SIZE}", "--batch_size=4", "--optimizer=momentum"]
@@ -313,9 +312,9 @@ def test_published_weights_are_known_by_a_head_of_another_size_than_the_runs(tmp
             tf.compat.v1.train.Saver().save(session, checkpoint)
     with tf.Graph().as_default():
         tf.compat.v1.add_to_collection(registry.HEADS, f"{MODEL_NAME}/logits")
-        assert start.is_published(f"{tmp_path}/logits.ckpt", num_classes=22)
-        assert not start.is_published(f"{tmp_path}/logits.ckpt", num_classes=1000)
-        assert not start.is_published(f"{tmp_path}/stem.ckpt", num_classes=22)  # Nothing tells what they learned.
+        assert warm_start.is_published(f"{tmp_path}/logits.ckpt", num_classes=22)
+        assert not warm_start.is_published(f"{tmp_path}/logits.ckpt", num_classes=1000)
+        assert not warm_start.is_published(f"{tmp_path}/stem.ckpt", num_classes=22)  # Nothing tells what they learned.
 
 
 def test_a_run_goes_on_with_images_of_its_size(

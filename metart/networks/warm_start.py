@@ -1,6 +1,6 @@
 """The weights of other training that a run begins with: its own, or published ones as they were downloaded."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import gzip
 from pathlib import Path, PurePosixPath
@@ -20,6 +20,7 @@ ARCHIVES = (".tar.gz", ".tgz", ".tar")
 CHECKPOINT_FILES = r"\.(ckpt|index|data-\d{5}-of-\d{5})$"
 # What tells whose weights they are.
 FILES_BESIDE = (LABELS_FILENAME, checkpoints.SETTINGS_FILENAME, seen_pictures.FILENAME)
+IMAGENET_SIZES = {1000, 1001}  # Labels of published weights; some have one for "none of these".
 AVERAGED_FOLDER = "ema"  # In the archives of MobileNet v3, beside the same weights without averaging.
 
 
@@ -88,17 +89,18 @@ def _only_checkpoint(folder: Path, path: str) -> str:
     return str(found.pop())
 
 
-def foreign_heads(checkpoint: str, label_names: list[str]) -> str:
-    """Returns the comma-separated scopes of heads that answer with other labels, as the files beside them say.
+def excluded_scopes(checkpoint: str, label_names: list[str], excluded: str) -> str:
+    """Returns the comma-separated scopes not to take: those excluded anyway, and heads that answer with other labels.
 
     Raises:
         UserError: They are the same labels in another order.
     """
+    heads = registry.head_scopes()
     beside = checkpoints.other_labels(checkpoint, label_names)
-    if beside is None:
-        return ""
+    if beside is None or (excluded and all(registry.is_in_scopes(head, excluded) for head in heads)):
+        return excluded
     names = read_labels(beside.parent) if beside.name == LABELS_FILENAME else checkpoints.settings(checkpoint)["labels"]
-    scopes = ",".join(registry.head_scopes())
+    scopes = ",".join(heads)
     if sorted(names) == sorted(label_names):
         raise UserError(
             f"{beside} has the labels of the records in another order, so its head would answer wrongly; add "
@@ -108,7 +110,7 @@ def foreign_heads(checkpoint: str, label_names: list[str]) -> str:
         f"{beside} has other labels than the records; the output layers are trained from scratch: {scopes}",
         flush=True,
     )
-    return scopes
+    return f"{excluded},{scopes}"
 
 
 def variables(
@@ -163,3 +165,32 @@ def _unfit_of_heads(checkpoint: str, num_classes: int, excluded: set[str]) -> se
         scopes = ",".join(dict.fromkeys(name.rpartition("/")[0] for name in shapes if name in unfit))
         print(f"{Path(checkpoint).name} {reason}; these layers are trained from scratch: {scopes}", flush=True)
     return unfit
+
+
+def refuse_random_layers(checkpoint: str, taken: Sequence[tf.Variable], trainable_scopes: str) -> None:
+    """Makes sure that each layer is taken from a checkpoint or trained; not an auxiliary head, which answers nothing.
+
+    Raises:
+        UserError: One would keep its random weights.
+    """
+    learned = ",".join([trainable_scopes, *registry.head_scopes()[1:]]) if trainable_scopes else ""
+    known = {variable.op.name for variable in taken}
+    others = [variable.op.name for variable in slim.get_model_variables() if variable.op.name not in known]
+    if random := [name for name in others if not registry.is_in_scopes(name, learned)]:
+        layer = random[0].rpartition("/")[0]
+        raise UserError(
+            f"{layer} would keep its random weights: it is not taken from {checkpoint}, and not trained; add it to "
+            "--trainable_scopes"
+        )
+
+
+def is_published(checkpoint: str, num_classes: int) -> bool:
+    """Returns whether weights are those of ImageNet, by their head; not where a run's files lie beside them.
+
+    Nor where the run has as many labels: then they may as well be those of an earlier run on these.
+    """
+    heads = ",".join(registry.head_scopes())
+    sizes = {shape[-1] for name, shape in checkpoints.shapes(checkpoint).items() if registry.is_in_scopes(name, heads)}
+    labels = Path(checkpoint).parent / LABELS_FILENAME
+    is_of_run = checkpoints.settings(checkpoint) or (labels.is_file() and len(read_labels(labels.parent)) in sizes)
+    return not is_of_run and bool(sizes) and sizes <= IMAGENET_SIZES - {num_classes}

@@ -1,6 +1,6 @@
 """How a training run starts: what it is asked for, its input, its first weights, its session."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 import contextlib
 from pathlib import Path
 import threading
@@ -14,7 +14,7 @@ from metart.common.cores import available_cores
 from metart.common.files import locked
 from metart.common.flags import Retry, UserError, notice
 from metart.common.interruption import Interruption
-from metart.common.labels import LABELS_FILENAME, read_labels, write_labels
+from metart.common.labels import write_labels
 from metart.networks import checkpoints, registry, warm_start
 from metart.networks.session import Device
 from metart.records import record_set, seen_pictures, splits
@@ -28,7 +28,6 @@ from metart.training.training_graph import Recipe
 
 CHECKPOINTS_TO_KEEP = 5
 PICTURES_SHOWN = 4  # In TensorBoard, of one batch.
-IMAGENET_SIZES = {1000, 1001}  # Labels of published weights; some have one for "none of these".
 CLOSE_SECONDS = 5.0  # For the session to end by itself.
 SHARED_SECONDS = 90.0  # For a file to appear on the other machines; NFS remembers for 60 s that there was none.
 
@@ -184,32 +183,13 @@ def build_savers(
         return saver, Start(None, saver)
     checkpoint = unpacked.enter_context(warm_start.opened(str(warm.checkpoint_path)))
     refuse_seen_pictures(checkpoint, data, settings)
-    excluded = warm.checkpoint_exclude_scopes
-    if not (excluded and all(registry.is_in_scopes(head, excluded) for head in registry.head_scopes())):
-        excluded = ",".join(filter(None, [excluded, warm_start.foreign_heads(checkpoint, data.label_names)]))
+    excluded = warm_start.excluded_scopes(checkpoint, data.label_names, warm.checkpoint_exclude_scopes)
     variables = warm_start.variables(
         checkpoint, settings.recipe.model_name, num_classes, excluded, warm.ignore_missing_vars
     )
-    refuse_random_layers(checkpoint, variables, settings.recipe.trainable_scopes)
+    warm_start.refuse_random_layers(checkpoint, variables, settings.recipe.trainable_scopes)
     # Weights that were averaged over training answer better, and are what is evaluated.
     return saver, Start(checkpoint, tf.compat.v1.train.Saver(checkpoints.averaged(checkpoint, variables)))
-
-
-def refuse_random_layers(checkpoint: str, taken: Sequence[tf.Variable], trainable_scopes: str) -> None:
-    """Makes sure that each layer is taken from a checkpoint or trained; not an auxiliary head, which answers nothing.
-
-    Raises:
-        UserError: One would keep its random weights.
-    """
-    learned = ",".join([trainable_scopes, *registry.head_scopes()[1:]]) if trainable_scopes else ""
-    known = {variable.op.name for variable in taken}
-    others = [variable.op.name for variable in slim.get_model_variables() if variable.op.name not in known]
-    if random := [name for name in others if not registry.is_in_scopes(name, learned)]:
-        layer = random[0].rpartition("/")[0]
-        raise UserError(
-            f"{layer} would keep its random weights: it is not taken from {checkpoint}, and not trained; add it to "
-            "--trainable_scopes"
-        )
 
 
 def refuse_seen_pictures(checkpoint: str, data: Data, settings: Settings) -> None:
@@ -318,7 +298,7 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
     seen: np.ndarray | None = np.empty(0, np.uint64)
     if start:
         seen = seen_pictures.read(Path(start).parent)
-        if seen is None and Path(start).parent != train_dir and is_published(start, len(data.label_names)):
+        if seen is None and Path(start).parent != train_dir and warm_start.is_published(start, len(data.label_names)):
             seen = np.empty(0, np.uint64)  # They have seen none of these.
     if not seen_pictures.note(train_dir, seen, data.records, data.split_name):
         unknown = "evaluation will not know which pictures this run was trained on"
@@ -327,18 +307,6 @@ def note_pictures(train_dir: Path, start: str | None, data: Data) -> None:
         else:
             missing = data.dataset_dir / record_set.SPLITS_FILENAME
             notice(f"no {missing}: {unknown}, nor classify.py how large they were")
-
-
-def is_published(checkpoint: str, num_classes: int) -> bool:
-    """Returns whether weights are those of ImageNet, by their head; not where a run's files lie beside them.
-
-    Nor where the run has as many labels: then they may as well be those of an earlier run on these.
-    """
-    heads = ",".join(registry.head_scopes())
-    sizes = {shape[-1] for name, shape in checkpoints.shapes(checkpoint).items() if registry.is_in_scopes(name, heads)}
-    labels = Path(checkpoint).parent / LABELS_FILENAME
-    is_of_run = checkpoints.settings(checkpoint) or (labels.is_file() and len(read_labels(labels.parent)) in sizes)
-    return not is_of_run and bool(sizes) and sizes <= IMAGENET_SIZES - {num_classes}
 
 
 def write_settings(train_dir: Path, plan: Plan, data: Data, written_flags: Mapping[str, Any]) -> None:
