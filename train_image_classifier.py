@@ -41,7 +41,7 @@ from metart.training.cluster import Cluster
 from metart.training.input_pipeline import Augmentation
 from metart.training.loop import Intervals, Plan, Run, run_steps
 from metart.training.optimizers import Schedule
-from metart.training.resume import make_plan, newest_checkpoint, require_same_run
+from metart.training.resume import FormerRun, former_run, make_plan, require_same_run
 from metart.training.start import (
     Data,
     Settings,
@@ -160,26 +160,26 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
     if workers.index == 0 and train_dir.is_dir():
         with locked(train_dir):
             pass  # Otherwise another run could delete a checkpoint while this one looks at it.
-    newest = newest_checkpoint(train_dir, data.label_names)
-    former = checkpoints.settings(newest) if newest else {}
-    plan = make_plan(settings, data.training.num_samples, newest, workers)
-    if newest:
-        require_same_run(settings, plan, former, newest, data, workers)
-        given = settings.warm_start.checkpoint_path
-        if given and str(given) != former.get("checkpoint_path"):
+    former = former_run(train_dir, data.label_names)
+    newest = former.checkpoint if former else None
+    plan = make_plan(settings, data.training.num_samples, former, workers)
+    if former:
+        require_same_run(settings, plan, former, data, workers)
+        given, begun_with = settings.warm_start.checkpoint_path, former.flags.get("checkpoint_path")
+        if given and str(given) != begun_with:
             notice(f"--checkpoint_path is not used, as {train_dir} holds a checkpoint")
-        written_flags = {**written_flags, "checkpoint_path": former.get("checkpoint_path")}
+        written_flags = {**written_flags, "checkpoint_path": begun_with}
     best = open_best(settings, data, plan) if data.held_out else None
-    if newest:
-        refuse_seen_pictures(newest, data, settings)
-        if best and "finished_step" not in former and workers.index == 0:
-            measure_missed_checkpoint(best, newest, settings, plan, data, former)
-        if done := why_done(plan, newest, former, best):
+    if former:
+        refuse_seen_pictures(former.checkpoint, data, settings)
+        if best and not former.has_ended and workers.index == 0:
+            measure_missed_checkpoint(best, former, settings, plan, data)
+        if done := why_done(plan, former, best):
             if workers.index == 0:
                 with locked(train_dir):
-                    last_step = former.get("max_number_of_steps", plan.total_steps)
-                    if former and "finished_step" not in former and plan.first_step >= last_step:  # Killed after it.
-                        checkpoints.write_settings(train_dir, {**former, "finished_step": plan.first_step})
+                    last_step = former.flags.get("max_number_of_steps", plan.total_steps)
+                    if former.flags and not former.has_ended and former.step >= last_step:  # Killed after it.
+                        checkpoints.write_settings(train_dir, {**former.flags, "finished_step": former.step})
                     update_looks(train_dir, written_flags)
             return f"nothing to do: {done}"
     if workers.size > 1:
@@ -197,15 +197,17 @@ def train(settings: Settings, data: Data, workers: Cluster, written_flags: Mappi
             train_step = train_step._replace(train_op=tf.group(train_step.train_op, *inputs.copy_ahead))
         saver, start = build_savers(settings, data, newest, unpacked)
         with open_session(settings, data, plan, workers, interruption) as session:
-            if newest_checkpoint(train_dir, data.label_names) != newest:
-                raise Retry(f"another process has saved a checkpoint in {train_dir} in the meantime")
+            if checkpoints.all_in(train_dir)[-1:] != ([newest] if newest else []):
+                raise Retry(
+                    f"another process has saved a checkpoint in {train_dir} in the meantime; run the same command again"
+                )
             check = functools.partial(record_set.require_still, data.dataset_dir, data.records)
             names = data.label_names
             run = Run(train_dir, session, train_step, inputs.shown, saver, plan, workers, interruption, names, check)
-            if newest and workers.index == 0:
+            if former and workers.index == 0:
                 update_looks(train_dir, written_flags)
             start_together(run, start, inputs, data, written_flags)
-            if not newest and workers.index == 0:
+            if not former and workers.index == 0:
                 begin_anew(train_dir)
             unpacked.close()
             try:
@@ -241,41 +243,35 @@ def open_best(settings: Settings, data: Data, plan: Plan) -> BestCheckpoint:
 
 
 def measure_missed_checkpoint(
-    best: BestCheckpoint,
-    newest: str,
-    settings: Settings,
-    plan: Plan,
-    data: Data,
-    former: Mapping[str, Any],
+    best: BestCheckpoint, former: FormerRun, settings: Settings, plan: Plan, data: Data
 ) -> None:
     """Measures the newest checkpoint if the run was killed before it could."""
-    train_dir, step = settings.train_dir, plan.first_step
+    train_dir, step = settings.train_dir, former.step
     if best.has_measured(step) or not settings.intervals.is_measured(step, plan):
         return
-    if not former:
-        notice(f"{newest} is not measured, as {train_dir / checkpoints.SETTINGS_FILENAME} is lost")
+    if not former.flags:
+        notice(f"{former.checkpoint} is not measured, as {train_dir / checkpoints.SETTINGS_FILENAME} is lost")
         return
     with locked(train_dir), contextlib.closing(Summaries(train_dir)) as summaries:
         write_labels(data.label_names, train_dir)  # They may be lost.
-        measured = best.measure(newest)
+        measured = best.measure(former.checkpoint)
         summaries.validation(step, measured.figures)
     print(f"step {step:,}, which the interrupted run did not measure: {measured.message}")
 
 
-def why_done(plan: Plan, newest: str, former: Mapping[str, Any], best: BestCheckpoint | None) -> str | None:
+def why_done(plan: Plan, former: FormerRun, best: BestCheckpoint | None) -> str | None:
     """Returns what a run has reached that has no step left, None for all others.
 
     Args:
         plan: Of the run.
-        newest: Its newest checkpoint.
-        former: Its flags.json. Whether the best checkpoint ends a run that was killed, only worker 0 may know; such a
-            run makes one step more, in which all learn it.
+        former: What it was. Whether the best checkpoint ends a run that was killed, only worker 0 may know; such a run
+            makes one step more, in which all learn it.
         best: What measures its checkpoints.
     """
-    if best and best.is_over and "finished_step" in former:
-        return f"stopped at step {plan.first_step:,}, {best}"
-    if plan.first_step >= plan.total_steps:
-        return f"{newest} is at step {plan.first_step:,} of {plan.total_steps:,}"
+    if best and best.is_over and former.has_ended:
+        return f"stopped at step {former.step:,}, {best}"
+    if former.step >= plan.total_steps:
+        return f"{former.checkpoint} is at step {former.step:,} of {plan.total_steps:,}"
     return None
 
 

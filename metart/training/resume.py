@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from metart.common.flags import UserError
 from metart.networks import checkpoints, registry
@@ -13,8 +13,24 @@ from metart.training.loop import Plan
 from metart.training.start import Data, Settings
 
 
-def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
-    """Returns the checkpoint in TRAIN_DIR to go on from, None for a new run.
+class FormerRun(NamedTuple):
+    """What a run has left in TRAIN_DIR, to go on from."""
+
+    checkpoint: str  # The newest.
+    flags: Mapping[str, Any]  # Of flags.json; none where it is lost.
+
+    @property
+    def step(self) -> int:
+        return checkpoints.step(self.checkpoint)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it got to its end; otherwise it was interrupted, or nobody knows."""
+        return "finished_step" in self.flags
+
+
+def former_run(train_dir: Path, label_names: list[str]) -> FormerRun | None:
+    """Returns the run in TRAIN_DIR to go on with, None for a new one.
 
     Raises:
         UserError: The folder belongs to a run on other labels.
@@ -24,28 +40,25 @@ def newest_checkpoint(train_dir: Path, label_names: list[str]) -> str | None:
     newest = checkpoints.newest(str(train_dir))
     if checkpoints.other_labels(newest, label_names):
         raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
-    return newest
+    return FormerRun(newest, checkpoints.settings(newest))
 
 
-def make_plan(settings: Settings, num_samples: int, newest: str | None, workers: Cluster) -> Plan:
-    """Returns how long the run is, from the newest checkpoint on."""
+def make_plan(settings: Settings, num_samples: int, former: FormerRun | None, workers: Cluster) -> Plan:
+    """Returns how long the run is, and how much of it is done."""
     global_batch_size = settings.batch_size * workers.size
     steps_per_epoch = num_samples / global_batch_size
     total_steps = settings.max_number_of_steps or max(1, math.ceil(settings.num_epochs * steps_per_epoch))
     schedule = settings.schedule._replace(total_steps=total_steps, steps_per_epoch=steps_per_epoch)
-    return Plan(checkpoints.step(newest) if newest else 0, global_batch_size, schedule)
+    return Plan(former.step if former else 0, global_batch_size, schedule)
 
 
-def require_same_run(
-    settings: Settings, plan: Plan, former: Mapping[str, Any], newest: str, data: Data, workers: Cluster
-) -> None:
+def require_same_run(settings: Settings, plan: Plan, former: FormerRun, data: Data, workers: Cluster) -> None:
     """Makes sure that a run goes on as what it was.
 
     Args:
         settings: What the run is asked for now.
         plan: How long it would be now.
-        former: Its flags.json.
-        newest: Its newest checkpoint.
+        former: What it was.
         data: What it goes on with.
         workers: All that train together.
 
@@ -55,11 +68,11 @@ def require_same_run(
             or its length, before its end, be another than was planned.
     """
     other_folder = f"or give another --train_dir with --checkpoint_path={settings.train_dir}"
-    _require_same_network(settings, former)
-    _require_same_averages(settings, former, newest, other_folder)
-    _require_same_records(settings, former, data, workers, other_folder)
-    planned = former.get("max_number_of_steps")
-    if planned not in (None, plan.total_steps) and not settings.max_number_of_steps and "finished_step" not in former:
+    _require_same_network(settings, former.flags)
+    _require_same_averages(settings, former, other_folder)
+    _require_same_records(settings, former.flags, data, workers, other_folder)
+    planned = former.flags.get("max_number_of_steps")
+    if planned not in (None, plan.total_steps) and not settings.max_number_of_steps and not former.has_ended:
         raise UserError(
             f"{settings.train_dir} holds a run of {planned:,} steps that has not ended; with this batch, workers, "
             f"pictures and --num_epochs it would be one of {plan.total_steps:,}; say how many: "
@@ -83,16 +96,18 @@ def _require_same_network(settings: Settings, former: Mapping[str, Any]) -> None
             )
 
 
-def _require_same_averages(settings: Settings, former: Mapping[str, Any], newest: str, other_folder: str) -> None:
-    if not any(map(checkpoints.is_average, checkpoints.shapes(newest))):
+def _require_same_averages(settings: Settings, former: FormerRun, other_folder: str) -> None:
+    if not any(map(checkpoints.is_average, checkpoints.shapes(former.checkpoint))):
         return
-    decay = former.get("moving_average_decay") or "…"
+    decay = former.flags.get("moving_average_decay") or "…"
     if not settings.recipe.moving_average_decay:
-        raise UserError(f"{newest} has averaged weights; give --moving_average_decay={decay}, {other_folder}")
-    scopes = former.get("trainable_scopes", settings.recipe.trainable_scopes)
+        raise UserError(
+            f"{former.checkpoint} has averaged weights; give --moving_average_decay={decay}, {other_folder}"
+        )
+    scopes = former.flags.get("trainable_scopes", settings.recipe.trainable_scopes)
     if scopes != settings.recipe.trainable_scopes:
         same = f"give --trainable_scopes={scopes}" if scopes else "leave out --trainable_scopes"
-        raise UserError(f"{newest} has averages of what was trained; {same}, {other_folder}")
+        raise UserError(f"{former.checkpoint} has averages of what was trained; {same}, {other_folder}")
 
 
 def _require_same_records(

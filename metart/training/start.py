@@ -272,7 +272,10 @@ def start_together(run: Run, start: Start, inputs: Inputs, data: Data, written_f
         session.run(run.workers.broadcast(tf.compat.v1.global_variables()))
         require_same_folder(run.train_dir, run.interruption)
         if session.run(tf.compat.v1.train.get_global_step()) != run.plan.first_step:
-            raise Retry(f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker")
+            raise Retry(
+                f"worker 0 sees another newest checkpoint in {run.train_dir} than this worker; run the same command "
+                "again"
+            )
 
 
 def require_same_folder(train_dir: Path, interruption: Interruption) -> None:
