@@ -346,6 +346,7 @@ def test_a_run_goes_on_with_images_of_its_size(
         ("eval_central_fraction", 7),
         ("model_name", ["x"]),
         ("finished_step", "20"),
+        ("labels", [1, "French"]),
     ],
 )
 def test_settings_of_the_wrong_kind_are_named(logs: Path, name: str, value: object) -> None:

@@ -83,11 +83,7 @@ class BestCheckpoint:
                 raise UserError(f"{path} is damaged; delete it, and the best checkpoint is looked for again") from None
             if measured_on == records_fingerprint:
                 kept = self._kept_steps()
-                self._top_1 = {
-                    step: top_1
-                    for step, top_1 in measured.items()
-                    if step <= first_step or (first_step and step in kept)
-                }
+                self._top_1 = {step: top_1 for step, top_1 in measured.items() if step <= first_step or step in kept}
             else:
                 notice(f"{path} is about other records; it no longer counts")
 

@@ -19,6 +19,13 @@ from metart.networks import registry
 
 BASENAME = "model.ckpt"
 SETTINGS_FILENAME = "flags.json"
+AVERAGE_SUFFIX = "/ExponentialMovingAverage"  # The averaged value of a weight, as slim stores it.
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
 # The settings that are read again, and what they are.
 _READ_SETTINGS: dict[str, Callable[[Any], bool]] = {
     "model_name": lambda value: isinstance(value, str),
@@ -27,14 +34,9 @@ _READ_SETTINGS: dict[str, Callable[[Any], bool]] = {
     "eval_central_fraction": lambda value: isinstance(value, int | float) and 0 < value <= 1,
     "records": lambda value: isinstance(value, dict) and _is_size(value.get("max_side", 1)),
     "max_number_of_steps": lambda value: value is None or _is_size(value),
-    "finished_step": lambda value: _is_size(value),
-    "labels": lambda value: isinstance(value, list),
+    "finished_step": _is_size,
+    "labels": lambda value: isinstance(value, list) and all(isinstance(name, str) for name in value),
 }
-AVERAGE_SUFFIX = "/ExponentialMovingAverage"  # The averaged value of a weight, as slim stores it.
-
-
-def _is_size(value: Any) -> bool:
-    return type(value) is int and value > 0
 
 
 def newest(path: str | os.PathLike[str]) -> str:
@@ -47,19 +49,17 @@ def newest(path: str | os.PathLike[str]) -> str:
     Raises:
         UserError: There is none.
     """
-    if not Path(path).is_dir():  # One of its files stands for a checkpoint.
-        path = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))
-    path, folder = str(path), Path(path)
-    if folder.is_dir():
+    if Path(path).is_dir():
         found = all_in(path)
         if not found:
             raise UserError(f"{path} holds no checkpoint ({BASENAME}-N.index); train first, or name another folder")
         return found[-1]
-    if not (Path(path + ".index").is_file() or folder.is_file()):
-        steps = [str(step(checkpoint)) for checkpoint in all_in(folder.parent)]
+    checkpoint = re.sub(r"\.(index|meta|data-\d{5}-of-\d{5})$", "", str(path))  # One of its files stands for it.
+    if not (Path(checkpoint + ".index").is_file() or Path(checkpoint).is_file()):
+        steps = [str(step(other)) for other in all_in(Path(checkpoint).parent)]
         there = f"; there are the steps {', '.join(steps)}" if steps else ""
-        raise UserError(f"there is no checkpoint {path}{there}; name one, or the folder for its newest")
-    return path
+        raise UserError(f"there is no checkpoint {checkpoint}{there}; name one, or the folder for its newest")
+    return checkpoint
 
 
 def all_in(folder: str | os.PathLike[str]) -> list[str]:

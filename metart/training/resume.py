@@ -35,12 +35,12 @@ def former_run(train_dir: Path, label_names: list[str]) -> FormerRun | None:
     Raises:
         UserError: The folder belongs to a run on other labels.
     """
-    if not checkpoints.all_in(train_dir):
+    found = checkpoints.all_in(train_dir)
+    if not found:
         return None
-    newest = checkpoints.newest(str(train_dir))
-    if checkpoints.other_labels(newest, label_names):
+    if checkpoints.other_labels(found[-1], label_names):
         raise UserError(f"{train_dir} holds a run on other labels; give another --train_dir")
-    return FormerRun(newest, checkpoints.settings(newest))
+    return FormerRun(found[-1], checkpoints.settings_in(train_dir))
 
 
 def make_plan(settings: Settings, num_samples: int, former: FormerRun | None, workers: Cluster) -> Plan:
