@@ -279,7 +279,7 @@ def test_a_run_that_only_overflows_ends(steps: int, ends: bool, tmp_path: Path) 
         intervals = Intervals(10, 600, 600, 10.0)
 
         def measure(checkpoint: str) -> Measurement:
-            return Measurement({}, checkpoint, is_last=False)
+            return Measurement({}, checkpoint, is_over=False)
 
         if ends:
             with pytest.raises(UserError, match=r"no longer a finite number at step 40 .*last good checkpoint: .*-30"):

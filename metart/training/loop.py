@@ -70,7 +70,7 @@ class Measurement(NamedTuple):
 
     figures: dict[str, float]
     message: str
-    is_last: bool  # Further steps are not worth their time.
+    is_over: bool  # Further steps are not worth their time.
 
 
 Measure = Callable[[str], Measurement]  # Of a checkpoint.
@@ -90,7 +90,7 @@ def run_steps(
         feeds: What each step is fed apart from the learning rate.
         intervals: How often things are done.
         measure: Of worker 0 with a validation split.
-        is_over: Ask all workers to stop after one step, as the last measurement of a run that was killed said.
+        is_over: What the last measurement of a run that was killed came to: all workers stop after one step.
 
     Returns:
         One line for the reader: what was reached and where it is.
@@ -111,14 +111,14 @@ def run_steps(
             rate = plan.schedule.rate(step - 1)
             inputs = {
                 train_step.learning_rate: rate,
-                train_step.stop_requested: [run.interruption.signal is not None, checkpoint_saver.early_stop],
+                train_step.stop_requested: [run.interruption.signal is not None, checkpoint_saver.is_over],
                 **next(feeds),
             }
             # Every step gives a few pictures, due or not: TensorFlow optimizes the graph anew for other results.
-            _, loss, (stop, early_stop), *shown = session.run(
+            _, loss, (stop, over), *shown = session.run(
                 [train_step.train_op, train_step.loss, train_step.stop_agreed, *run.shown], inputs
             )
-            is_last = step == plan.total_steps or stop > 0 or early_stop > 0
+            is_last = step == plan.total_steps or stop > 0 or over > 0
             run.workers.step_done()
             log.step_done(step, loss, rate, is_last)
             if shown:
@@ -131,7 +131,7 @@ def run_steps(
     if run.workers.size > 1:  # Whoever left earlier would look lost to worker 0, which may still be saving.
         session.run(everybody_is_done)
         run.workers.all_done()
-    if stop > 0 and not early_stop > 0 and step < plan.total_steps:
+    if stop > 0 and not over > 0 and step < plan.total_steps:
         run.interruption.leave(
             f"saved {checkpoint_saver.saved} at step {step:,} of {plan.total_steps:,}; run the same command again to "
             "continue"
@@ -194,7 +194,7 @@ class _Log:
 class _CheckpointSaver:
     """Saves checkpoints when they are due, and has them measured."""
 
-    def __init__(self, run: Run, intervals: Intervals, measure: Measure | None, log: _Log, early_stop: bool):
+    def __init__(self, run: Run, intervals: Intervals, measure: Measure | None, log: _Log, is_over: bool):
         self._run = run
         self._intervals = intervals
         self._measure = measure
@@ -204,7 +204,7 @@ class _CheckpointSaver:
         self.saved = f"{self._basename}-{run.plan.first_step}" if run.plan.first_step else "none"
         self.skipped = 0  # Steps that changed nothing, see `TrainStep.applied`.
         self._last_applied = self._skipped_in_a_row = 0
-        self.early_stop = early_stop
+        self.is_over = is_over  # All workers learn it with the next step.
 
     def is_due(self, step: int) -> bool:
         """Returns whether a checkpoint has to be written after this step; on all workers, where it is for measuring."""
@@ -244,4 +244,4 @@ class _CheckpointSaver:
         if self._measure and self._intervals.is_measured(step, run.plan):
             measured = self._measure(self.saved)
             self._log.measurement(step, measured)
-            self.early_stop = measured.is_last  # All workers learn it with the next step.
+            self.is_over = measured.is_over
