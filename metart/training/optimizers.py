@@ -7,11 +7,11 @@ from typing import NamedTuple
 from metart.networks.slim_compat import tf
 from metart.networks import registry
 
+OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "muon", "rmsprop", "sgd")
 SCHEDULES = ("cosine", "exponential", "fixed", "polynomial")
 # Of `orthogonal`: as in its authors' shortest runs. They take five in long ones, for which bfloat16 is too rough here.
 ROUNDS = 3
 EPSILON = 1e-7
-OPTIMIZERS = ("adadelta", "adagrad", "adam", "ftrl", "momentum", "muon", "rmsprop", "sgd")
 
 
 class Schedule(NamedTuple):
