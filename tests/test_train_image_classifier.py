@@ -459,6 +459,26 @@ def test_a_run_survives_kill_9_sigterm_and_ctrl_c(
     assert f"trained to step {step + 1:,}: " in capsys.readouterr().out
 
 
+def test_a_checkpoint_that_another_run_saves_meanwhile_is_safe(dataset_dir: Path, tmp_path: Path) -> None:
+    logs, script = tmp_path / "logs", str(REPOSITORY / "train_image_classifier.py")
+    logs.mkdir()
+    with subprocess.Popen(
+        [sys.executable, script, f"--train_dir={logs}", f"--dataset_dir={dataset_dir}", *SMALL],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert " from step 0 to " in process.stdout.readline()  # It has looked for checkpoints, and builds its network.
+        (logs / "model.ckpt-1.index").touch()
+        error = process.communicate(timeout=START_SECONDS)[1]
+    assert process.returncode == 75, error
+    assert error.splitlines()[-1] == (
+        f"interrupted: another process has saved a checkpoint in {logs} in the meantime; run the same command again"
+    )
+    assert [path.name for path in logs.iterdir() if path.name != ".lock"] == ["model.ckpt-1.index"]
+
+
 def catches(pid: int, number: int) -> bool:
     """Returns whether a process has a handler for a signal."""
     caught = re.search(r"^SigCgt:\s*(\w+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
