@@ -106,6 +106,7 @@ def training_batches(
         return tf.stack([to_image(one, size, preprocessing.Variation(*of_one)) for one, *of_one in each]), labels
 
     batches = _varied(records.batch(batch_size, drop_remainder=True).enumerate(first_batch), seed_of)
+    # `rebatch` would do, too, but TensorFlow writes an error line for each encoded picture that it passes on.
     groups = batches.map(lambda *of_batch: tf.nest.map_structure(in_groups, of_batch)).unbatch()
     dataset = groups.map(to_images, num_parallel_calls=tf.data.AUTOTUNE)
     return dataset.rebatch(batch_size, drop_remainder=True).prefetch(2)
