@@ -35,7 +35,7 @@ from metart.networks.slim_compat import tf
 import dataset_factory
 from metart.common.files import csv_line
 from metart.common.flags import Parser, UserError, notice, number, path, run
-from metart.evaluation.inference import Classifier, answer_cells, answer_columns, open_classifier
+from metart.evaluation.inference import Classifier, answer_cells, answer_columns, open_classifier, printable
 from metart.museum.web import MAX_PICTURE_BYTES, RequestPolicy, Unavailable, Web
 from metart.networks import registry
 from metart.networks.preprocessing import IMAGE_SIZES, Looks, evaluation_image
@@ -48,7 +48,7 @@ from metart.training import input_pipeline
 if TYPE_CHECKING:
     from metart.evaluation import explanations
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 READERS = 4  # Threads that decode, and wait for the web, while the network works.
 REQUEST_POLICY = RequestPolicy(max_attempts=1, pause_seconds=2)  # Somebody waits for the answer.
 # Up to 20 bytes of each pixel are held while a picture is decoded. Those larger than this are read and decoded one at a
@@ -95,18 +95,23 @@ def as_text(row: Row) -> str:
     lines = [f"  {probability:6.1%}  {label}" for label, probability in row.answers]
     if not row.is_sure:
         lines.insert(0, f"  {UNKNOWN}; the best guesses:")
-    return "\n".join([row.picture, *lines] if not row.problem else [row.picture, f"  not classified: {row.problem}"])
+    return "\n".join([printable(row.picture), *(lines if not row.problem else [f"  not classified: {row.problem}"])])
 
 
 def as_json_line(row: Row) -> str:
     if row.problem:
-        return json.dumps({"picture": row.picture, "problem": row.problem}, ensure_ascii=False)
+        return _utf8(json.dumps({"picture": row.picture, "problem": row.problem}, ensure_ascii=False))
     answers = [{"label": label, "probability": float(f"{probability:.6g}")} for label, probability in row.answers]
-    return json.dumps({"picture": row.picture, "label": row.label, "answers": answers}, ensure_ascii=False)
+    return _utf8(json.dumps({"picture": row.picture, "label": row.label, "answers": answers}, ensure_ascii=False))
 
 
 def as_csv(row: Row) -> str:
-    return csv_line([row.picture, row.label, row.problem, *answer_cells(row.answers)]).removesuffix("\n")
+    return _utf8(csv_line([row.picture, row.label, row.problem, *answer_cells(row.answers)]).removesuffix("\n"))
+
+
+def _utf8(row: str) -> str:
+    r"""Returns a row that any reader takes: a byte of a name that is no text, é in Latin-1, is `\udce9`, as in JSON."""
+    return row.encode(errors="backslashreplace").decode()
 
 
 def csv_header(num_answers: int) -> str:
@@ -121,18 +126,22 @@ def find_files(named: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     passed_over: list[Path] = []
     for each in named:
-        if each.parts[:1] in (("http:",), ("https:",)) and not each.exists():
+        # These three never raise: a name too long, or in a closed folder, is a row with the reason.
+        if each.parts[:1] in (("http:",), ("https:",)) and not os.path.exists(each):  # noqa: PTH110
             raise UserError(f"{each} is an address; give it as --image_url")
-        if not each.is_dir():
+        if not os.path.isdir(each):  # noqa: PTH112
             files.append(each)
             continue
         for file in sorted(files_below(each)):
             # Or a device. Nobody may ever write to it.
-            is_pipe = os.path.exists(file) and not os.path.isfile(file)  # noqa: PTH110, PTH113 - these never raise.
+            is_pipe = os.path.exists(file) and not os.path.isfile(file)  # noqa: PTH110, PTH113
             is_meant = file.suffix.lower() in PICTURE_SUFFIXES and not file.name.startswith(".") and not is_pipe
             (files if is_meant else passed_over).append(file)
     if passed_over:
-        print(f"skipped, not files named like pictures: {len(passed_over)}, {passed_over[0]} first", file=sys.stderr)
+        print(
+            f"skipped, not files named like pictures: {len(passed_over)}, {printable(str(passed_over[0]))} first",
+            file=sys.stderr,
+        )
     return files
 
 
@@ -259,7 +268,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = [*find_files(flags.image_file), *flags.image_url]
     if not sources:
         raise UserError(f"no pictures ({', '.join(FORMATS)}); give --image_file or --image_url")
-    for folder in filter(Path.is_dir, flags.image_file if flags.explain_dir else ()):
+    for folder in filter(os.path.isdir, flags.image_file if flags.explain_dir else ()):
         if flags.explain_dir.resolve().is_relative_to(folder.resolve()):
             raise UserError(
                 f"--explain_dir={flags.explain_dir} is in {folder}, whose pictures are classified; name another"

@@ -115,6 +115,52 @@ def test_json_lines(folder: Path, train_dir: Path, capsys: pytest.CaptureFixture
             assert 1 >= first["probability"] >= second["probability"] >= 0
 
 
+ODD_NAMES = ["line\n   99.9%  Egyptian\nbreak.jpg", "red \x1b[31m.jpg", "carriage\rreturn.jpg", "中国 ñ.jfif", "b.jpe"]
+
+
+@pytest.fixture
+def oddly_named(folder: Path, tmp_path: Path) -> Path:
+    for name in [*ODD_NAMES, "latin\udce9.jpg"]:
+        shutil.copy(folder / "0.jpg", tmp_path / name)
+    return tmp_path
+
+
+def test_every_reader_takes_the_rows_of_pictures_whatever_their_names(oddly_named: Path, train_dir: Path) -> None:
+    flags = [f"--checkpoint_path={train_dir}", f"--image_file={oddly_named}", "--top_k=1"]
+    names = {str(path) for path in oddly_named.iterdir()}
+    # What is not UTF-8 is an error of run_script.
+    out = {form: processes.run_script("classify.py", *flags, f"--format={form}").output for form in ("csv", "jsonl")}
+    rows = list(csv.DictReader(io.StringIO(out["csv"])))
+    assert {row["picture"] for row in rows} == {name.replace("\udce9", "\\udce9") for name in names}
+    assert {json.loads(line)["picture"] for line in out["jsonl"].split("\n")[:-1]} == names
+
+
+def test_no_name_of_a_picture_looks_like_an_answer(
+    oddly_named: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (oddly_named / "latin\udce9.jpg").unlink()  # A terminal gets its byte; the capture here would not take it.
+    (oddly_named / "red \x1b[31m").touch()
+    flags = [f"--checkpoint_path={train_dir}", f"--image_file={oddly_named}", "--top_k=1"]
+    classify.main(flags)
+    captured = capsys.readouterr()
+    lines = captured.out.split("\n")
+    assert f"{oddly_named}/line\\n   99.9%  Egyptian\\nbreak.jpg" in lines
+    assert f"{oddly_named}/red \\x1b[31m.jpg" in lines and f"{oddly_named}/carriage\\rreturn.jpg" in lines
+    assert f"{oddly_named}/中国 ñ.jfif" in lines
+    assert {line.split("%  ")[1] for line in lines[1::2]} == {"Chinese"}
+    assert captured.err == f"skipped, not files named like pictures: 1, {oddly_named}/red \\x1b[31m first\n"
+
+
+def test_a_name_that_no_file_can_have_is_a_row(
+    folder: Path, train_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = [f"{folder}/0.jpg", "a" * 300, f"{folder}/0.jpg/1.jpg"]
+    flags = [f"--checkpoint_path={train_dir}", f"--explain_dir={tmp_path}", "--format=csv", "--image_file", *pictures]
+    rows = list(csv.DictReader(io.StringIO(run_classify(capsys, *flags, fails="2 of 3 pictures"))))
+    assert [row["picture"] for row in rows] == pictures
+    assert [row["problem"] for row in rows] == ["", "File name too long", "Not a directory"]
+
+
 def test_text_and_the_tutorials_command_line(
     folder: Path, dataset_dir: Path, train_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 import json
 from pathlib import Path
+import re
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -200,6 +201,11 @@ def answer_columns(count: int) -> list[str]:
 def answer_cells(answers: Iterable[tuple[str, float]]) -> list[str]:
     """Returns labels and their probabilities as a CSV file has them."""
     return [cell for label, probability in answers for cell in (label, f"{probability:.6g}")]
+
+
+def printable(name: str) -> str:
+    """Returns the name of a picture on one line, with escapes for what a terminal would obey or a font lacks."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda match: repr(match[0])[1:-1], name)
 
 
 def predict(
