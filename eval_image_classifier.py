@@ -109,7 +109,9 @@ def write_reports(
         (
             reports.confusion_figure(matrix, label_names),
             reports.reliability_figure(truth, probabilities),
-            reports.mistakes_figure(pictures, truth[mistakes], probabilities[mistakes], label_names),
+            reports.mistakes_figure(
+                pictures, [names[index] for index in mistakes], truth[mistakes], probabilities[mistakes], label_names
+            ),
         ),
         strict=True,
     ):

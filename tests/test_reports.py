@@ -101,9 +101,24 @@ def test_mistakes_are_shown_with_truth_and_answer(count: int, tmp_path: Path) ->
     pictures = [np.full((20, 30 + index, 3), index, np.uint8) for index in range(count)]
     truth = np.full(count, 2)
     probabilities = np.tile(np.array([[0.1, 0.8, 0.1]], dtype=np.float32), (count, 1))
-    figure: Any = reports.mistakes_figure(pictures, truth, probabilities, NAMES)
+    names = [f"China/{index}.jpg" for index in range(count)]
+    figure: Any = reports.mistakes_figure(pictures, names, truth, probabilities, NAMES)
     reports.save(figure, tmp_path / "mistakes.png")
     drawn = [axes for axes in figure.axes if axes.images]
     assert [np.shape(axes.images[0].get_array())[1] for axes in drawn] == [30 + index for index in range(count)]
-    assert {axes.get_title() for axes in drawn} <= {'answer: Roman "Cypriot" 80%\ntruth: 中国'}
+    titles = [f'answer: Roman "Cypriot" 80%\ntruth: 中国\n{index}.jpg' for index in range(count)]
+    assert [axes.get_title() for axes in drawn] == titles
     assert (tmp_path / "mistakes.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("neighbours", [0, 5])
+def test_a_long_label_leaves_room_for_its_probability(neighbours: int, tmp_path: Path) -> None:
+    image, heat = np.zeros((8, 8, 3), np.uint8), np.ones((2, 2), np.float32)
+    nearest = [(image, "China/1.jpg")] * neighbours
+    figure = reports.explanation_figure(image, heat, nearest, "a.jpg", ("made for the market in Europe, " * 20, 0.914))
+    reports.save(figure, tmp_path / "page.png")
+    title: Any = figure.get_suptitle()
+    name, answer = title.split("\n")
+    assert name == "a.jpg" and answer.startswith("made for") and answer.endswith("… 91.4%")
+    (text,) = (each for each in figure.texts if each.get_text() == title)
+    assert text.get_window_extent().x0 >= 0  # Nothing is cut off at the edge.

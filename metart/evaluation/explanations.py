@@ -12,7 +12,7 @@ from metart.networks.slim_compat import slim, tf
 from metart.common.files import make_folder, open_replacing
 from metart.common.progress import Progress
 from metart.evaluation import reports
-from metart.evaluation.inference import Classifier
+from metart.evaluation.inference import Classifier, printable
 from metart.networks import registry
 from metart.training import input_pipeline
 
@@ -67,8 +67,8 @@ class Explainer:
         heat, probabilities = self.heat(images), self._classifier.probabilities(images)
         for index, picture in enumerate(pictures):
             best = int(probabilities[index].argmax())
-            shown = picture.encode(errors="replace").decode()  # A file name may be no text.
-            answer = f"{self._classifier.label_names[best]} {probabilities[index, best]:.1%}"
+            shown = printable(picture).encode(errors="replace").decode()  # A file name may be no text.
+            answer = self._classifier.label_names[best], float(probabilities[index, best])
             image = images[index].clip(0, 255).astype(np.uint8)
             figure = reports.explanation_figure(image, heat[index], neighbours[index], shown, answer)
             self._pages += 1

@@ -118,24 +118,33 @@ def most_confident_mistakes(truth: np.ndarray, probabilities: np.ndarray) -> np.
 
 
 def mistakes_figure(
-    pictures: Sequence[np.ndarray], truth: np.ndarray, probabilities: np.ndarray, label_names: Sequence[str]
+    pictures: Sequence[np.ndarray],
+    names: Sequence[str],
+    truth: np.ndarray,
+    probabilities: np.ndarray,
+    label_names: Sequence[str],
 ) -> Figure:
-    """Draws pictures, uint8 [height, width, 3], in rows, each with its label and the answer in its place."""
+    """Draws pictures, uint8 [height, width, 3], in rows, each with its label, the answer in its place and its file."""
     rows = max(1, -(-len(pictures) // MISTAKES_A_ROW))
     figure = Figure(figsize=(2.4 * MISTAKES_A_ROW, 2.7 * rows), layout="constrained")
     for axes in figure.subplots(rows, MISTAKES_A_ROW, squeeze=False).flat:
         axes.set_axis_off()
-    for axes, picture, label, row in zip(figure.axes, pictures, truth, probabilities, strict=False):
+    for axes, picture, name, label, row in zip(figure.axes, pictures, names, truth, probabilities, strict=False):
         axes.imshow(picture)
         answer = f"{_short(label_names[row.argmax()])} {row.max():.0%}"
-        axes.set_title(f"answer: {answer}\ntruth: {_short(label_names[label])}", fontsize=7, parse_math=False)
+        title = f"answer: {answer}\ntruth: {_short(label_names[label])}\n{_short(name.rpartition('/')[2])}"
+        axes.set_title(title, fontsize=7, parse_math=False)
     if not pictures:
         figure.suptitle("no mistakes")
     return figure
 
 
 def explanation_figure(
-    image: np.ndarray, heat: np.ndarray, neighbours: Sequence[tuple[np.ndarray, str]], picture: str, answer: str
+    image: np.ndarray,
+    heat: np.ndarray,
+    neighbours: Sequence[tuple[np.ndarray, str]],
+    picture: str,
+    answer: tuple[str, float],
 ) -> Figure:
     """Draws an image, the places that led to its label, and similar pictures with their names.
 
@@ -144,13 +153,14 @@ def explanation_figure(
         heat: float32 [height, width], range [0, 1]; laid over the whole image.
         neighbours: (uint8 [height, width, 3], name as in "<label>/<file>"), the most similar first.
         picture: What the picture is called, for the first line above; of a long one the end.
-        answer: The second line.
+        answer: Label and probability, for the second line.
     """
     columns = 2 + len(neighbours)
     figure = Figure(figsize=(2.4 * columns, 3.2), layout="constrained")
     room = MAX_LABEL_CHARACTERS * columns
     shown = picture if len(picture) <= room else f"…{picture[1 - room :]}"
-    figure.suptitle(f"{shown}\n{answer}", fontsize=10, parse_math=False)
+    label, probability = answer
+    figure.suptitle(f"{shown}\n{_short(label, room)} {probability:.1%}", fontsize=10, parse_math=False)
     axes = figure.subplots(1, columns)
     for each, caption in zip(axes, ("what the network saw", "what led to the answer (bright)"), strict=False):
         each.imshow(image)
@@ -176,5 +186,5 @@ def save(figure: Figure, path: PathLike) -> None:
         figure.savefig(partial, format="png", dpi=DOTS_PER_INCH)
 
 
-def _short(label: str) -> str:
-    return label if len(label) <= MAX_LABEL_CHARACTERS else label[: MAX_LABEL_CHARACTERS - 1] + "…"
+def _short(label: str, room: int = MAX_LABEL_CHARACTERS) -> str:
+    return label if len(label) <= room else label[: room - 1] + "…"
