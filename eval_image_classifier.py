@@ -77,6 +77,10 @@ def build_parser() -> Parser:
     return parser
 
 
+class Uncalibrated(UserError):
+    """No temperature fits the answers of a checkpoint; one may fit those of a later checkpoint."""
+
+
 class Settings(NamedTuple):
     """How to evaluate a checkpoint; the fields that are no groups have the names of the flags."""
 
@@ -232,18 +236,20 @@ def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str
     """Fits a temperature and saves it beside the checkpoint; returns it and what the answers are with it.
 
     Raises:
-        UserError: All answers are right, or all are wrong.
+        Uncalibrated: All answers are right, or all are wrong, or they hardly depend on the picture.
     """
     before = metrics.summary(answers.truth, answers.probabilities)
     if before["top_1"] in (0.0, 1.0):  # The best temperature would be 0, or infinite.
-        raise UserError(
+        raise Uncalibrated(
             f"all {len(answers.truth):,} answers are {'right' if before['top_1'] else 'wrong'}, which says nothing "
             "about how sure to be; --calibrate needs more pictures"
         )
     temperature = metrics.fit_temperature(answers.truth, answers.probabilities)
     lowest, highest = metrics.TEMPERATURE_RANGE
     if not 1.01 * lowest < temperature < 0.99 * highest:
-        raise UserError(f"no temperature from {lowest} to {highest} fits these answers; train the network better first")
+        raise Uncalibrated(
+            f"no temperature from {lowest} to {highest} fits these answers; train the network better first"
+        )
     path = write_temperature(classifier, temperature, records_fingerprint)
     print(
         f"temperature {temperature:.3f}, saved as {path}; without it: "
@@ -260,9 +266,12 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet 
         # The best checkpoint need not be of the last step: the folder above tells whether the run has ended.
         is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings_in(folder.parent)
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
+        uncalibrated = None
         if checkpoint and checkpoint != done:
             try:
                 print(evaluate(settings, dataset, records, checkpoint), flush=True)
+            except Uncalibrated as error:
+                uncalibrated = error
             except (UserError, FileNotFoundError):
                 if Path(f"{checkpoint}.index").is_file():
                     raise
@@ -275,7 +284,11 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet 
             trained_with = checkpoints.settings(done)
             last_step = trained_with.get("finished_step") or trained_with.get("max_number_of_steps")
             if is_over or (last_step and checkpoints.step(done) >= last_step):
+                if uncalibrated:
+                    raise uncalibrated
                 return
+        if uncalibrated:
+            notice(f"{checkpoint}: {uncalibrated}")
         time.sleep(WATCH_SECONDS)
 
 

@@ -295,6 +295,31 @@ def test_watch_measures_each_checkpoint_up_to_the_last(
     assert [event.step for event in EventAccumulator(str(eval_dir)).Reload().Scalars("eval/top_1")] == [7, 20]
 
 
+def test_watch_goes_on_after_a_checkpoint_that_no_temperature_fits(
+    dataset_dir: Path, train_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(eval_image_classifier, "WATCH_SECONDS", 0.05)
+    logs = tmp_path / "logs"
+    copy_checkpoint(train_dir, logs, 7)
+    flags = [f"--checkpoint_path={logs}", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={dataset_dir}"]
+    said = ""
+
+    def train() -> None:
+        nonlocal said
+        while "model.ckpt-7: " not in said:
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+        copy_checkpoint(train_dir, logs, 20)
+
+    training = threading.Thread(target=train, daemon=True)
+    training.start()
+    problem = "all 9 answers are right, which says nothing about how sure to be; --calibrate needs more pictures"
+    with pytest.raises(UserError, match=problem):  # The last one counts.
+        eval_image_classifier.main([*flags, "--watch", "--calibrate"])
+    training.join(10)
+    assert f"notice: {logs}/model.ckpt-7: {problem}" in said.splitlines()
+
+
 def test_watch_of_the_best_ends_with_the_run(
     dataset_dir: Path, train_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
