@@ -194,7 +194,8 @@ def model_card(classifier: Classifier, records: RecordSet | None, about: Mapping
         elif seen is None:
             title = f"It is not known whether the network was trained on some of these pictures. {title}"
         measured = "\n".join([title, "", "| figure | value |", "|---|---|", *rows])
-    names = "\n".join(f"- {name}" for name in classifier.label_names)
+    # As code, where "*", "_" and "<" mean nothing.
+    names = "\n".join(f"    {name}" for name in classifier.label_names)
     lite = "".join(
         f"- `{name}`: {kind} RGB pixels, range 0 to 255, {size} x {size}, of the upright picture's central\n"
         f"  {looks.central_fraction:.1%} of width and height, transparent parts white, to probabilities in the "
