@@ -1,6 +1,7 @@
 """Weights of PyTorch become a checkpoint with which a network answers as PyTorch's does."""
 
 import importlib.util
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -131,6 +132,15 @@ def test_a_training_run_is_not_written_over(train_dir: Path, tmp_path: Path) -> 
             ["--model_name=efficientnet_lite0", f"--weights_file={tmp_path}/weights.pth", f"--output_dir={train_dir}"]
         )
     assert (train_dir / "flags.json").read_bytes() == settings
+
+
+def test_weights_are_a_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "missing.pth", tmp_path / "pipe", Path("/dev/zero")):
+        flags = ["--model_name=efficientnet_lite0", f"--weights_file={path}", f"--output_dir={tmp_path}/imagenet"]
+        with pytest.raises(UserError, match=f"there is no file {path}; name a file of weights"):
+            import_weights.main(flags)
+    assert not (tmp_path / "imagenet").exists()
 
 
 def test_a_file_of_something_else_is_one_line(tmp_path: Path) -> None:

@@ -52,10 +52,13 @@ def read(path: Path) -> dict[str, np.ndarray]:
     Raises:
         UserError: The file is something else, damaged, or holds more than tensors by name.
     """
+    if not path.is_file():  # A pipe could be read once only.
+        raise UserError(f"there is no file {path}; name a file of weights")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(f"{path} is larger than {MAX_BYTES:,} bytes; name a file of weights")
+    data = path.read_bytes()
     try:
-        return _read(path.read_bytes())
+        return _read(data)
     except Exception as error:  # What a damaged archive or pickle can raise has no end, and means one thing.
         reason = " ".join(str(error).split())
         raise UserError(f"{path} is not a state dict of PyTorch, or damaged: {reason}; download it again") from None
