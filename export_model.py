@@ -27,6 +27,8 @@ from collections.abc import Mapping, Sequence
 import contextlib
 import json
 import platform
+import re
+import shutil
 from typing import Any
 
 import numpy as np
@@ -236,6 +238,13 @@ may be used as their training data allows.
 """
 
 
+def remove_unfinished(export_dir: Path) -> None:
+    """Removes what killed runs have left in a folder, each as large as a model; the next has another number."""
+    for folder in export_dir.glob("partial-*"):
+        if re.fullmatch("partial-[0-9]+", folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def newest_export(export_dir: Path) -> tuple[int, Mapping[str, Any]]:
     """Returns the highest number in a folder, 0 where there is none, and what its export.json says.
 
@@ -283,6 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "version": __version__,
         }
         with locked(flags.export_dir, LOCK_FILENAME):
+            remove_unfinished(flags.export_dir)
             highest, there = newest_export(flags.export_dir)
             folder = flags.export_dir / str(highest)
             if there == about:

@@ -211,6 +211,17 @@ def test_an_export_without_a_file_is_made_again(name: str, exported: Path, tmp_p
     assert export_model.newest_export(tmp_path) == (20, {})
 
 
+def test_what_a_killed_export_left_does_not_stay(train_dir: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "partial-drawings", tmp_path / "elsewhere"
+    for folder in (*kept, tmp_path / "partial-7"):
+        folder.mkdir()
+        (folder / "saved_model.pb").touch()
+    (tmp_path / "partial-8").symlink_to("elsewhere")
+    export_model.main([f"--checkpoint_path={train_dir}", f"--export_dir={tmp_path}", "--notflite"])
+    assert not (tmp_path / "partial-7").exists()
+    assert all((folder / "saved_model.pb").is_file() for folder in (*kept, tmp_path / "20"))
+
+
 def test_two_exports_into_one_folder_take_turns(train_dir: Path, tmp_path: Path) -> None:
     command = [f"--checkpoint_path={train_dir}", f"--export_dir={tmp_path}", "--notflite"]
     with (
