@@ -134,7 +134,7 @@ def choose_labels(pictures: Iterable[Picture], names: Iterable[str], minimum: in
         )
     if small:
         print(f"left out, fewer than {minimum} pictures: {listing(small)}")
-    chosen = [name for name in names if name not in small]
+    chosen = [name for name in names if counts[name] >= minimum]
     if len(chosen) < 2:
         raise UserError(
             f"{root}: labels with {minimum} or more readable pictures: {len(chosen)}; a classifier needs two; "
@@ -259,7 +259,7 @@ def report(
     if single:
         counted = [f"{label}, pictures: {len(shown[label])}" for label in single]
         print(f"of these, all pictures are of one object, by the names of their files: {listing(counted)}")
-    share = splits.share_with_neighbours({picture.path: picture.split for picture in pictures})
+    share = splits.share_with_neighbours((p.label, p.path, p.split) for p in pictures)
     print(f"validation pictures with a neighbour in training (number within {splits.NEIGHBOURS}): {share:.1%}")
     print(
         f"{len(shown)} labels, {sides[splits.TRAIN].total()} pictures for training and "

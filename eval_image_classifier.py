@@ -178,7 +178,9 @@ def evaluate(settings: Settings, dataset: slim.dataset.Dataset, records: RecordS
     seen = count_seen(settings, records, checkpoint, trained_on)
     neighbours = None
     if records and split == splits.VALIDATION:
-        neighbours = splits.share_with_neighbours({path: source.split for path, source in records.sources.items()})
+        neighbours = splits.share_with_neighbours(
+            (record_set.label_of(path, records.folders), path, source.split) for path, source in records.sources.items()
+        )
         print(f"pictures with a neighbour in training (number within {splits.NEIGHBOURS}): {neighbours:.1%}")
     make_folder(eval_dir)
     with open_classifier(

@@ -350,6 +350,26 @@ def test_objects_and_series_are_counted(tmp_path: Path, capsys: pytest.CaptureFi
     assert lines[1] == "validation pictures with a neighbour in training (number within 3): 0.0%"
 
 
+def test_two_folders_of_one_label_are_neighbours(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    draw(tmp_path, Iran=0, Persia=0)
+    (tmp_path / "met_art/Persia/.label").write_text("Iran")
+    draw_numbered(tmp_path, "Korea", range(40))
+    for number in range(1000, 1040):
+        (tmp_path / "met_art" / ("Persia", "Iran")[number % 2] / f"{number}.jpg").write_bytes(picture(number))
+    run(tmp_path)
+    of_number = {int(Path(name).stem): side for name, side in sides(tmp_path).items() if "Korea" not in name}
+    near = [
+        any(of_number.get(number + distance) == "train" for distance in range(-3, 4))
+        for number, side in of_number.items()
+        if side == "validation"
+    ]
+    share = sum(near) / list(sides(tmp_path).values()).count("validation")
+    assert f"\nvalidation pictures with a neighbour in training (number within 3): {share:.1%}\n" in (
+        capsys.readouterr().out
+    )
+    assert sum(near) >= 3  # One series that was cut: at least those at the border.
+
+
 def test_a_label_of_one_object_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(tmp_path, American=40, Iran=40)
     (tmp_path / "met_art/Korea").mkdir()

@@ -103,7 +103,7 @@ def read(dataset_dir: str | os.PathLike[str]) -> RecordSet | None:
         sources = {name: _source(**of_file) for name, of_file in described["pictures"].items()}
         if not set(splits.NAMES).issuperset([*earlier.by_path.values(), *earlier.by_content.values()]):
             raise ValueError
-        counts = Counter((source.split, _label(name, folders)) for name, source in sources.items())
+        counts = Counter((source.split, label_of(name, folders)) for name, source in sources.items())
         for split, of_split in described["counts"].items():
             # Older sets do not name the folders of labels.
             if "folders" in described and any(counts[split, label] != number for label, number in of_split.items()):
@@ -127,7 +127,8 @@ def known_contents(records: RecordSet) -> dict[str, str]:
     return splits.decided([*records.earlier.by_content.items(), *now])
 
 
-def _label(path: str, folders: Mapping[str, str]) -> str:
+def label_of(path: str, folders: Mapping[str, str]) -> str:
+    """Returns the label of a picture by its path below met_art; see `RecordSet.folders`."""
     folder = path.partition("/")[0]
     return folders.get(folder, folder)
 

@@ -235,21 +235,21 @@ def _mend_the_share(
                 surplus += change
 
 
-def share_with_neighbours(sides: Mapping[str, str | None]) -> float:
+def share_with_neighbours(pictures: Iterable[tuple[str, str, str | None]]) -> float:
     """Returns the share of the validation pictures of which a neighbour, by number and of the same label, trains.
 
     Args:
-        sides: The split of each picture by its path below met_art; None for those in neither.
+        pictures: Label, path below met_art, and split of each; None for those in neither.
     """
-    labels: dict[str, list[str]] = defaultdict(list)
-    for path, side in sides.items():
+    labels: dict[str, dict[str, str]] = defaultdict(dict)
+    for label, path, side in pictures:
         if side:
-            labels[path.partition("/")[0]].append(path)
+            labels[label][path] = side
     validating = near = 0
-    for paths in labels.values():
-        numbers = {path: int(name) for path, name in _objects_by_name(paths).items() if name.isdecimal()}
+    for sides in labels.values():
+        numbers = {path: int(name) for path, name in _objects_by_name(sides).items() if name.isdecimal()}
         training = {number for path, number in numbers.items() if sides[path] == TRAIN}
-        of_validation = [numbers.get(path) for path in paths if sides[path] == VALIDATION]
+        of_validation = [numbers.get(path) for path, side in sides.items() if side == VALIDATION]
         validating += len(of_validation)
         near += sum(
             number is not None and not training.isdisjoint(range(number - NEIGHBOURS, number + NEIGHBOURS + 1))
