@@ -33,8 +33,8 @@ from metart.records.record_set import Settings
 SCRIPT = Path(convert.__file__)
 
 
-def picture(seed: object, size: tuple[int, int] = (40, 30), format: str = "JPEG", **options: Any) -> bytes:
-    """Returns a picture that no other seed gives: 4 x 4 blocks of colour."""
+def picture(seed: object, size: tuple[int, int] = (40, 15), format: str = "JPEG", **options: Any) -> bytes:
+    """Returns a picture that no other seed gives: 4 x 4 blocks of colour, too few pixels to look like another."""
     pixels = random.Random(str(seed)).randbytes(3 * 16)
     output = io.BytesIO()
     Image.frombytes("RGB", (4, 4), pixels).resize(size, Image.Resampling.NEAREST).save(output, format, **options)

@@ -17,6 +17,7 @@ import pytest
 
 import convert
 from metart.records.near_duplicates import MAX_DISTANCE, PIXELS, pairs, perceptual_hash
+from metart.records.pictures import normalise_and_show
 
 Change = Callable[[Image.Image], Image.Image]
 
@@ -64,10 +65,23 @@ def test_a_copy_is_near_and_another_work_is_not(name: str) -> None:
         assert list(pairs([perceptual_hash(other), perceptual_hash(CHANGES[name](original))])) == []
 
 
-@pytest.mark.parametrize("picture", [Image.new("RGB", (90, 90), "red"), work(0, (90, 31)), work(0, (5, 5))])
+@pytest.mark.parametrize("picture", [Image.new("RGB", (90, 90), "red"), work(0, (90, 15)), work(0, (5, 5))])
 def test_a_plain_or_tiny_picture_has_no_hash(picture: Image.Image) -> None:
     assert perceptual_hash(picture) == b""
     assert perceptual_hash(resaved(80)(picture)) == b""
+
+
+@pytest.mark.parametrize(("size", "max_side"), [((1400, 60), 640), ((1400, 40), 640), ((90, 70), 40), ((32, 20), 640)])
+def test_a_copy_of_a_scroll_or_of_a_small_picture_is_known(size: tuple[int, int], max_side: int) -> None:
+    """In the records a side of it may have a few pixels only."""
+    for number in range(30):
+        original, other = work(number, size), work(number + 1000, size)
+        first, copy, second = (
+            perceptual_hash(normalise_and_show(corpus.encode(picture), max_side)[1])
+            for picture in (original, CHANGES["larger"](original), other)
+        )
+        assert list(pairs([first, copy])) == [(0, 1)]
+        assert list(pairs([first, second])) == []
 
 
 def groups(joined: set[tuple[int, int]]) -> set[frozenset[int]]:

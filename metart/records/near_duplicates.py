@@ -3,7 +3,8 @@
 Each picture gets a perceptual hash of 256 bits: whether each of its 16 x 16 lowest DCT coefficients is above their
 median. It is bit for bit the `phash` of the package imagehash (tests/test_near_duplicates.py), in a third of its time.
 Of 26 million pairs of the museum's photographs none of different things differs in fewer than 60 bits, and copies of
-one picture seldom in more than 50.
+one picture seldom in more than 50. That holds when they are as small as FREQUENCIES lets them be: of 6.6 million pairs
+reduced to 16 x 16 or 96 x 16 pixels none differs in fewer than 68.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,14 @@ import numpy as np
 from PIL import Image
 
 MAX_DISTANCE = 56  # Of the 256 bits; as many may differ.
-BITS = 256
-PIXELS = 32  # A side of the small picture that is looked at; a picture with fewer is too small to tell.
+FREQUENCIES = 16  # The lowest along a side; a picture with fewer pixels there is too small to tell.
+BITS = FREQUENCIES**2
+PIXELS = 32  # A side of the small picture that is looked at.
 MIN_RANGE = 8  # Of 255, from the darkest to the lightest of those pixels; below that the bits are chance.
 COMPARED_AT_ONCE = 2**22  # Pairs; 16 MB.
 
-# The discrete cosine transform: a row for each of the 16 lowest frequencies along a side.
-_DCT = np.cos(np.pi / PIXELS * np.outer(np.arange(16), np.arange(PIXELS) + 0.5)).astype(np.float32)
+# The discrete cosine transform: a row for each frequency.
+_DCT = np.cos(np.pi / PIXELS * np.outer(np.arange(FREQUENCIES), np.arange(PIXELS) + 0.5)).astype(np.float32)
 
 
 def perceptual_hash(picture: Image.Image) -> bytes:
@@ -27,7 +29,7 @@ def perceptual_hash(picture: Image.Image) -> bytes:
     Args:
         picture: RGB or 8-bit grey.
     """
-    if min(picture.size) < PIXELS:
+    if min(picture.size) < FREQUENCIES:
         return b""
     grey = picture if picture.mode == "L" else picture.convert("L")
     small = np.frombuffer(grey.resize((PIXELS, PIXELS), Image.Resampling.BOX).tobytes(), np.uint8)
