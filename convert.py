@@ -37,7 +37,6 @@ from metart.records.pictures import MAX_SIDE
 from metart.records.record_set import Picture, RecordSet, Settings, Sides
 from metart.records.splits import Shown
 
-STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
 IS_UTF8, SET_UTF8 = sys.getfilesystemencoding() == "utf-8", "set PYTHONUTF8=1"  # Otherwise no name is read as it is.
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
 
@@ -289,7 +288,8 @@ def make_records(
         record_set.raise_if_read(root.parent)
         if not record_set.is_still(root.parent, former):
             raise Retry(f"another process has made records in {root.parent} meanwhile; run the same command again")
-        store = root.parent / STORE_FILENAME
+        record_set.delete_leftovers(root.parent)  # Before the new set needs the room.
+        store = root.parent / record_set.STORE_FILENAME
         at_the_end.callback(store.unlink, missing_ok=True)
         pictures = read_pictures(root, labels, settings.max_side, workers, store)
         chosen = choose_labels(pictures, names, settings.min_images_per_label, root)
@@ -304,7 +304,7 @@ def make_records(
         elif former:
             print(f"a new split: the sides of {split_flags(former.settings)} are forgotten")
         shown = split_pictures(used, known.by_path, settings)
-        record_set.write(root.parent, pictures, chosen, settings, known, workers, store)
+        record_set.write(root.parent, pictures, chosen, settings, known, workers)
     report(root, pictures, shown, settings)
 
 
@@ -334,6 +334,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
         may_be_empty = settings.min_images_per_label > 1
         if (may_be_empty or not empty) and record_set.is_current(dataset_dir, former, settings, labels):
+            # Unless another process makes others, or this one may not write here.
+            with contextlib.suppress(Retry, UserError, OSError), locked(dataset_dir):
+                if record_set.is_still(dataset_dir, former):
+                    record_set.delete_leftovers(dataset_dir)
             print(f"nothing to do: the records in {dataset_dir} are made from these {len(labels)} files")
             return
     make_records(root, labels, names, settings, former, flags.num_workers)

@@ -24,7 +24,7 @@ import pytest
 from metart.networks.slim_compat import tf
 import arts
 import convert
-from metart.common.files import LOCK_FILENAME
+from metart.common.files import LOCK_FILENAME, locked
 from metart.common.flags import UserError
 from metart.common.labels import read_labels
 from metart.records import decoding, record_set
@@ -789,7 +789,7 @@ def test_kill_leaves_no_processes_and_one_partial_file(tmp_path: Path) -> None:
     workers = wait_for_workers(process)
     process.kill()
     process.communicate()
-    assert written(tmp_path).keys() == {convert.STORE_FILENAME}
+    assert written(tmp_path).keys() == {record_set.STORE_FILENAME}
     deadline = time.monotonic() + 20
     while any(is_running(worker) for worker in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -868,6 +868,23 @@ def test_killed_before_the_exchange_the_old_set_stays(tmp_path: Path) -> None:
     assert not list(folder.glob("*.partial"))
 
 
+def test_what_a_killed_run_left_goes_where_there_is_nothing_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = draw(tmp_path / "set", A=12, B=12)
+    run(folder)
+    old = written(folder)
+    killed_after(folder, "unlink", calls=0)  # All shards are written.
+    left = written(folder)
+    assert {*old, record_set.STORE_FILENAME} < left.keys()
+    for is_locked in (True, False):
+        capsys.readouterr()
+        with locked(folder) if is_locked else contextlib.nullcontext():
+            run(folder)
+        assert capsys.readouterr().out.startswith("nothing to do")
+        assert written(folder) == (left if is_locked else old)
+
+
 def test_a_worker_that_is_killed_while_it_writes_leaves_the_old_set(tmp_path: Path) -> None:
     folder = draw(tmp_path, A=12, B=12)
     run(folder)
@@ -880,15 +897,15 @@ def test_a_worker_that_is_killed_while_it_writes_leaves_the_old_set(tmp_path: Pa
 def test_a_picture_that_changes_meanwhile_ends_the_run(tmp_path: Path) -> None:
     root = draw(tmp_path, A=3, B=3) / "met_art"
     labels, names, _ = convert.find_files(root)
-    store = tmp_path / convert.STORE_FILENAME
+    store = tmp_path / record_set.STORE_FILENAME
     settings = Settings(1, 1, 1, 1, 1)
     with decoding.start_workers(1) as workers:
         pictures = decoding.read_pictures(root, labels, 100, workers, store)
         convert.split_pictures(pictures, {}, settings)
         (root / "B" / "2.jpg").write_bytes(picture("another"))
         with pytest.raises(UserError, match=f"{root}/B/2.jpg was changed while convert.py ran; run it again"):
-            record_set.write(tmp_path, pictures, names, settings, record_set.Sides(), workers, store)
-    assert written(tmp_path).keys() <= {convert.STORE_FILENAME}
+            record_set.write(tmp_path, pictures, names, settings, record_set.Sides(), workers)
+    assert written(tmp_path).keys() <= {record_set.STORE_FILENAME}
 
 
 def killed_after(

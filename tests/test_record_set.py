@@ -175,7 +175,7 @@ def test_a_reader_who_came_meanwhile_is_waited_for(folder: Path) -> None:
         "--random_seed=1",
     ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    while not (folder / convert.STORE_FILENAME).exists():
+    while not (folder / record_set.STORE_FILENAME).exists():
         assert process.poll() is None
         time.sleep(0.01)
     reader = start_reader(folder)

@@ -28,6 +28,7 @@ SHARD_NAME = "arts_{}_{:05d}-of-{:05d}.tfrecord"  # Split, shard's number, numbe
 ALL_SHARDS = tuple(f"arts_{split}_*-of-*.tfrecord" for split in splits.NAMES)
 SPLITS_FILENAME = "splits.json"
 BAD_PICTURES_FILENAME = "bad-pictures.csv"
+STORE_FILENAME = "pictures" + PARTIAL_SUFFIX  # Waits there from reading to writing: JPEGs that had to be made.
 READERS_LOCK = ".records.lock"  # Shared by those who read the set, exclusive while it is exchanged.
 
 
@@ -253,7 +254,6 @@ def write(
     settings: Settings,
     known: Sides,
     workers: ProcessPoolExecutor,
-    store: Path,
 ) -> None:
     """Writes the records, and all that describes them, in place of the former ones; waits for who reads those.
 
@@ -264,7 +264,6 @@ def write(
         settings: Of the set.
         known: The sides that pictures of earlier sets had; remembered of those that this one leaves out.
         workers: Write the record files.
-        store: See `Picture.offset`.
 
     Raises:
         UserError: A source file is no longer what it was when it was proved.
@@ -278,10 +277,9 @@ def write(
         name: _waiting(dataset_dir, name, fingerprint) for name in (*contents, LABELS_FILENAME, BAD_PICTURES_FILENAME)
     }
     new_splits = dataset_dir / (SPLITS_FILENAME + PARTIAL_SUFFIX)
-    _delete_waiting(dataset_dir)  # What a run left that was killed.
     with contextlib.ExitStack() as given_up:
-        given_up.callback(_delete_waiting, dataset_dir)
-        root = dataset_dir / PICTURES_FOLDER
+        given_up.callback(delete_leftovers, dataset_dir)
+        root, store = dataset_dir / PICTURES_FOLDER, dataset_dir / STORE_FILENAME
         tasks = {
             name: workers.submit(_write_shard, new[name], of_shard, names, root, store)
             for name, of_shard in contents.items()
@@ -312,9 +310,13 @@ def _waiting(dataset_dir: Path, name: str, fingerprint: str) -> Path:
     return dataset_dir / f"{name}.{fingerprint}{PARTIAL_SUFFIX}"
 
 
-def _delete_waiting(dataset_dir: Path) -> None:
-    for name in (BAD_PICTURES_FILENAME, SPLITS_FILENAME, LABELS_FILENAME, *ALL_SHARDS):
-        for path in dataset_dir.glob(f"{name}*{PARTIAL_SUFFIX}"):
+def delete_leftovers(dataset_dir: Path) -> None:
+    """Deletes the files of a set that was not finished; for the process that has the lock of the folder."""
+    new = [
+        f"{name}*{PARTIAL_SUFFIX}" for name in (BAD_PICTURES_FILENAME, SPLITS_FILENAME, LABELS_FILENAME, *ALL_SHARDS)
+    ]
+    for pattern in (STORE_FILENAME, *new):
+        for path in dataset_dir.glob(pattern):
             path.unlink()
 
 
