@@ -480,7 +480,7 @@ def test_a_label_that_an_editor_wrote_ends_with_its_line(tmp_path: Path) -> None
     label.write_text("two\nlines\n")
     with pytest.raises(UserError, match=r"is not one line of text; write the label into .*/Iran/\.label"):
         run(tmp_path)
-    label.write_text("Iran, Nishapur\r\n")
+    label.write_text("Iran, Nishapur\r\n", encoding="utf-8-sig")
     run(tmp_path)
     assert read_labels(tmp_path) == ["American", "Iran, Nishapur"]
 
