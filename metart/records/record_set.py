@@ -1,7 +1,8 @@
 """A set of records in a folder: read, proved, written, and put where the old set was.
 
 A set is the record files of both splits, labels.txt, splits.json (settings, counts, hash and split of every picture;
-see splits.py) and bad-pictures.csv (what was left out and why, if anything was). Needs no TensorFlow.
+see splits.py) and bad-pictures.csv (the bad pictures and what is wrong with them, if there are any). Needs no
+TensorFlow.
 """
 
 from collections import Counter
