@@ -3,8 +3,8 @@
 
 Reads   DATASET_DIR/met_art/<label folder>/*: JPEG, PNG, WebP, GIF, BMP or TIFF, whatever the names say.
 Writes  DATASET_DIR/arts_train_00000-of-00005.tfrecord …, arts_validation_00000-of-00005.tfrecord …,
-        labels.txt, splits.json (settings, counts, hash and split of every picture) and bad-pictures.csv (what was
-        left out and why, if anything was); see metart/records/record_set.py.
+        labels.txt, splits.json (settings, counts, hash and split of every picture) and bad-pictures.csv (the bad
+        pictures and what is wrong with them, if there are any); see metart/records/record_set.py.
 
     python convert.py --dataset_dir=data
 
@@ -39,6 +39,7 @@ from metart.records.splits import Shown
 
 IS_UTF8, SET_UTF8 = sys.getfilesystemencoding() == "utf-8", "set PYTHONUTF8=1"  # Otherwise no name is read as it is.
 SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+NO_PICTURES = (PARTIAL_SUFFIX, ":Zone.Identifier")  # The latter WSL makes beside each file that comes from Windows.
 
 
 def build_parser() -> Parser:
@@ -86,7 +87,7 @@ def find_files(root: Path) -> tuple[dict[str, str], list[str], list[str]]:
             if file.name == FULL_LABEL_FILENAME:
                 continue
             not_meant = file.name.startswith(".") or file.name.lower() in SYSTEM_FILES
-            if not_meant or file.name.endswith(PARTIAL_SUFFIX) or not _is_file(file):
+            if not_meant or file.name.endswith(NO_PICTURES) or not _is_file(file):
                 passed_over.append(name)
             else:
                 labels[name] = label

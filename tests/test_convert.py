@@ -289,14 +289,15 @@ def test_check_image_lists_and_writes_nothing(tmp_path: Path, capsys: pytest.Cap
 def test_what_is_no_picture_is_passed_over_with_a_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     draw(tmp_path, American=3, Iran=3)
     root = tmp_path / "met_art"
-    for name in ("SAMPLE.txt", "Iran/.DS_Store", "Iran/Thumbs.db", "Iran/9.jpg.partial", "Iran/.label"):
+    system = ("Iran/.DS_Store", "Iran/1.jpg:Zone.Identifier", "Iran/Thumbs.db")
+    for name in ("SAMPLE.txt", "Iran/9.jpg.partial", "Iran/.label", *system):
         (root / name).write_text("Iran" if name.endswith(".label") else "-")
     (root / ".ipynb_checkpoints").mkdir()
     (root / "Iran/more").mkdir()
     run(tmp_path)
     assert capsys.readouterr().out.startswith(
-        "skipped, not pictures: 6 (.ipynb_checkpoints, Iran/.DS_Store, Iran/9.jpg.partial, Iran/Thumbs.db, "
-        "Iran/more, SAMPLE.txt)\n"
+        "skipped, not pictures: 7 (.ipynb_checkpoints, Iran/.DS_Store, Iran/1.jpg:Zone.Identifier, "
+        "Iran/9.jpg.partial, Iran/Thumbs.db, Iran/more, SAMPLE.txt)\n"
     )
     assert not (tmp_path / "bad-pictures.csv").exists()
     assert len(records(tmp_path)) == 6
