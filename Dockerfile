@@ -23,9 +23,9 @@ RUN python3 -m venv /opt/venv \
     && /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: \
         --requirement /opt/${REQUIREMENTS} \
     && rm -rf /opt/venv/lib/python3*/site-packages/tensorflow/include
-# A user of its own, with the number that the manifests name; /tmp is the one folder it may always write to.
-RUN useradd --uid 1000 --user-group --home-dir /tmp --no-create-home met-art
-ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
+# A user of its own, with the number that the manifests name; /tmp is the one folder that any user may always write to.
+RUN useradd --uid 1000 --user-group --no-create-home met-art
+ENV PATH=/opt/venv/bin:$PATH HOME=/tmp PYTHONUNBUFFERED=1
 
 # What changes most often comes last: an edited script costs a copy, not an installation.
 COPY --from=files /files/data /data

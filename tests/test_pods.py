@@ -199,6 +199,19 @@ def test_an_edited_script_is_in_the_image_without_another_installation(
     assert podman("run", "--rm", "--network=host", image, "tail", "-n1", "/model/classify.py") == edit
 
 
+def test_any_user_may_run_the_image(image: str) -> None:
+    """As OpenShift does: with a number that the image does not know, without a home."""
+    flags = " ".join(f"--{name}={value}" for name, value in (TRAINING | {"max_number_of_steps": 1}).items())
+    train = f"python train_image_classifier.py --train_dir=/tmp/logs --dataset_dir=/data {flags}"
+    evaluate = "python eval_image_classifier.py --checkpoint_path=/tmp/logs --eval_dir=/tmp/eval --dataset_dir=/data"
+    printed = podman(
+        "run", "--rm", "--network=host", "--user=1000680000:0", "--passwd=false", "--read-only", "--tmpfs=/tmp",
+        image, "sh", "-c", f"{{ {train} && {evaluate}; }} 2>&1",
+    )  # fmt: skip
+    assert "; reports in /tmp/eval" in printed.splitlines()[-1]
+    assert "Matplotlib" not in printed  # Which looks for a folder of its own in the home.
+
+
 class Pod:
     """The pod of a manifest, or one of a Job, under a name of its own, with some flags set otherwise."""
 
