@@ -147,6 +147,13 @@ def test_names_are_distinct() -> None:
     assert len(names) == len(set(names))
 
 
+def test_the_image_of_tensorflow_serving_goes_to_processors_that_it_is_for() -> None:
+    for _, manifest, spec in PODS:
+        images = {container["image"] for container in containers(spec)}
+        expected = {"kubernetes.io/arch": "amd64"} if SERVING_IMAGE in images else None
+        assert spec.get("nodeSelector") == expected, manifest["metadata"]["name"]
+
+
 def test_services_select_pods() -> None:
     templates = [manifest["spec"].get("template", manifest) for _, manifest, _ in PODS]
     for _, manifest in MANIFESTS:
