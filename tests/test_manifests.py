@@ -39,11 +39,13 @@ POD_NAMES = {
 EDITS = {
     "registry": "sed -i.bak -e 's#image: met-art:#image: registry.example.com/me/met-art:#' "
     "-e 's/# imagePullSecrets/imagePullSecrets/' *.yaml",
-    "gpu": "sed -i.bak -e 's|# nvidia.com/gpu|nvidia.com/gpu|' -e '/--clone_on_cpu/d' "
+    "gpu": "sed -i.bak -e 's/# tolerations/tolerations/' -e 's|# nvidia.com/gpu|nvidia.com/gpu|' "
+    "-e '/--clone_on_cpu/d' "
     "train-model.yaml train-distributed.yaml eval-model.yaml infer-model.yaml",
     "data volume": "sed -i.bak -e 's/# - {name: data,/- {name: data,/' "
-    "-e 's/--max_number_of_steps=100/--num_epochs=10/' "
+    "-e 's/--max_number_of_steps=100/--num_epochs=10/' -e 's#=/logs\\(/eval\\)*$#=/logs/large\\1#' "
     "train-model.yaml train-distributed.yaml eval-model.yaml infer-model.yaml access-model-logs.yaml",
+    "users of the cluster's choice": "sed -i.bak -e '/runAsUser:/d' -e '/runAsGroup:/d' -e '/fsGroup:/d' *.yaml",
     "logs of several workers": "sed -i.bak 's/claimName: met-art-logs/claimName: met-art-shared-logs/' "
     "eval-model.yaml infer-model.yaml access-model-logs.yaml tensorboard.yaml serve-model.yaml",
 }
@@ -400,7 +402,8 @@ def edited(edit: str, folder: Path) -> list[tuple[str, Manifest]]:
     """Returns what one of EDITS changed, (file name, manifest) each, after the checks of mounts and schema."""
     for path in FILES:
         (folder / path.name).write_bytes(path.read_bytes())
-    subprocess.run(["sh", "-c", EDITS[edit]], cwd=folder, check=True)
+    for _ in range(2):  # The second time nothing is left to change.
+        subprocess.run(["sh", "-c", EDITS[edit]], cwd=folder, check=True)
     changed = []
     for path in FILES:
         manifests = read(folder / path.name)
@@ -448,6 +451,7 @@ def test_one_edit_asks_for_a_gpu(tmp_path: Path) -> None:
         assert spec
         (container,) = spec["containers"]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == 1
+        assert spec["tolerations"] == [{"key": "nvidia.com/gpu", "operator": "Exists"}]  # As such nodes are tainted.
         assert not any("clone_on_cpu" in argument for argument in container["args"])
 
 
@@ -460,6 +464,9 @@ def test_one_edit_takes_the_records_from_a_claim(tmp_path: Path) -> None:
         (container,) = spec["containers"]
         mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
         assert mounts["/data"].get("readOnly", False) == (name != "access-model-logs.yaml")
+        folders = {argument.split("=")[1] for argument in container.get("args", []) if "=/logs" in argument}
+        assert folders <= {"/logs/large", "/logs/large/eval"}  # Beside a run on the sample.
+        assert folders or name == "access-model-logs.yaml"
         if name.startswith("train-"):  # Photographs need more than the sample's hundred steps.
             assert "--num_epochs=10" in container["args"]
 
@@ -470,3 +477,12 @@ def test_one_edit_takes_the_logs_of_several_workers(tmp_path: Path) -> None:
     for _, manifest in changed:
         claims = [v["persistentVolumeClaim"] for v in manifest["spec"]["volumes"] if "persistentVolumeClaim" in v]
         assert claims == [{"claimName": "met-art-shared-logs"}]
+
+
+def test_one_edit_leaves_the_numbers_of_users_to_the_cluster(tmp_path: Path) -> None:
+    changed = edited("users of the cluster's choice", tmp_path)
+    assert len(changed) == len(PODS)
+    for _, manifest in changed:
+        spec = pod_spec(manifest)
+        assert spec and not {"runAsUser", "runAsGroup", "fsGroup"} & spec["securityContext"].keys()
+        assert spec["securityContext"]["runAsNonRoot"] is True
