@@ -297,6 +297,23 @@ def test_cleaning_up_finds_all_that_the_manifests_make() -> None:
                 assert re.search(rf"kubectl delete {kind} .*\b{name}\b", block.text), name
 
 
+def test_what_commands_leave_beside_the_scripts_is_ignored_by_git_and_cleaned_up() -> None:
+    (block,) = (block for block in shell_blocks(READMES[0]) if block.text.startswith("rm -rf"))
+    (removed,) = ({*command[2:]} for command in commands(block.text))
+    written = {
+        after
+        for path in [READMES[0], *GUIDES]
+        for block in shell_blocks(path)
+        for command in commands(block.text)
+        for before, after in pairwise(command)
+        if before in ("-o", "-LO")
+    }
+    assert "met-art.tar" in written and len(written) > 1
+    for name in (Path(each).name for each in written):
+        assert name in removed
+        assert subprocess.run(["git", "check-ignore", "--quiet", name], cwd=ROOT).returncode == 0, name
+
+
 def anchor(heading: str) -> str:
     """Returns the anchor that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lstrip("# ").lower()).replace(" ", "-")
