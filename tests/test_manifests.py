@@ -189,6 +189,27 @@ def test_volumes_mounts_and_claims_agree(path: Path) -> None:
     assert_mounts_agree(read(path))
 
 
+def test_pods_prefer_the_node_that_has_their_disk() -> None:
+    """The scheduler does not look where a ReadWriteOnce claim is mounted; on another node a pod would wait for it."""
+    on_one_node = {
+        manifest["metadata"]["name"]
+        for _, manifest in MANIFESTS
+        if manifest["kind"] == "PersistentVolumeClaim" and manifest["spec"]["accessModes"] == ["ReadWriteOnce"]
+    }
+    together = [
+        (manifest, spec)
+        for _, manifest, spec in PODS
+        if any(v.get("persistentVolumeClaim", {}).get("claimName") in on_one_node for v in spec["volumes"])
+    ]
+    assert len(together) == 6
+    for _, spec in together:
+        (preference,) = spec["affinity"]["podAffinity"]["preferredDuringSchedulingIgnoredDuringExecution"]
+        term = preference["podAffinityTerm"]
+        assert term["topologyKey"] == "kubernetes.io/hostname"
+        for manifest, _ in together:
+            assert term["labelSelector"]["matchLabels"].items() <= manifest["metadata"]["labels"].items()
+
+
 def test_no_manifest_names_a_namespace() -> None:
     """So that `-n art` is all it takes."""
     for path, manifest in MANIFESTS:
