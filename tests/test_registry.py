@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+from pathlib import Path
 import re
 from typing import Any
 import zlib
@@ -164,3 +165,9 @@ def test_weight_decay_is_half_the_sum_of_squares() -> None:
         weights = [v for v in slim.get_model_variables() if v.op.name.endswith("/weights")]
         expected = sum(0.01 * np.sum(value.astype(float) ** 2) / 2 for value in session.run(weights))
     assert loss == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_table_of_networks_has_each_with_its_size() -> None:
+    table = (Path(__file__).resolve().parents[1] / "doc" / "networks.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", table, re.MULTILINE)
+    assert sorted(rows) == sorted((name, str(network.image_size)) for name, network in registry.NETWORKS.items())
