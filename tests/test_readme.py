@@ -379,12 +379,15 @@ def write_metadata(path: Path) -> None:
         with gzip.open(Path(shared) / "MetObjects-subset.csv.gz") as packed, open(path, "wb") as file:
             shutil.copyfileobj(packed, file)
         return
+    cultures = {str(number): CULTURES[number % len(CULTURES)] for number in range(500)}
+    with open(ROOT / "doc" / "arts-select.list", encoding="utf-8", newline="") as file:  # Both lists are downloaded.
+        cultures |= {row["link_resource"].rpartition("/")[2]: row["label"] for row in csv.DictReader(file)}
     with open(path, "w", encoding="utf-8-sig", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["Object ID", "Is Public Domain", "Department", "Culture", "Link Resource"])
-        for number in range(500):
+        for number, culture in cultures.items():
             link = f"http://www.metmuseum.org/art/collection/search/{number}"
-            writer.writerow([number, "True", "A Department", CULTURES[number % len(CULTURES)], link])
+            writer.writerow([number, "True", "A Department", culture, link])
 
 
 def run_blocks(folder: Path, blocks: list[Block], path: str) -> list[str]:
