@@ -30,16 +30,17 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 # Files of tests that take minutes, the longest first: one that began last would keep one core busy and the others idle.
 LONG_FILES = [
     "test_pods.py",
-    "test_train_image_classifier.py",
+    "test_provenance.py",
     "test_cluster.py",
+    "test_train_image_classifier.py",
     "test_zoo.py",
-    "test_dialect.py",
+    "test_convert.py",
     "test_classify.py",
     "test_readme.py",
-    "test_provenance.py",
+    "test_peers.py",
+    "test_dialect.py",
     "test_download.py",
     "test_registry.py",
-    "test_peers.py",
     "test_kubectl.py",
     "test_pipeline.py",
 ]

@@ -99,7 +99,6 @@ def test_heat_is_of_the_label_that_the_mean_over_the_looks_has_chosen(train_dir:
 @pytest.mark.parametrize(
     ("model_name", "size", "shape"),
     [
-        ("inception_v3", 299, [8, 8, 2048]),
         ("inception_v4", 299, [8, 8, 1536]),  # Its head is no convolution.
         ("mobilenet_v3_small", 224, [7, 7, 576]),  # It has a layer between the pooling and the head.
         ("resnet_v2_50", 224, [7, 7, 2048]),

@@ -17,7 +17,7 @@ from metart.networks.session import RUN_ONCE
 
 MODULES = (nets.alexnet, nets.inception, nets.overfeat, nets.resnet_v1, nets.resnet_v2, nets.vgg)
 ARG_SCOPES = {"resnet": nets.resnet_utils.resnet_arg_scope, "vgg": nets.vgg.vgg_arg_scope}
-LIGHT = {"inception_v1", "inception_v2", "inception_v3", "resnet_v1_50", "resnet_v2_50"}
+LIGHT = {"inception_v2", "inception_v3", "resnet_v1_50", "resnet_v2_50"}
 OF_SLIM = [name for name, network in registry.NETWORKS.items() if network.function.__module__.startswith("tf_slim.")]
 HEAVY = {"alexnet_v2", "overfeat", "vgg_a", "vgg_16", "vgg_19"}  # Hundreds of megabytes of weights.
 

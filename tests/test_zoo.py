@@ -61,8 +61,11 @@ FACTS = {
 }
 # Their graphs take minutes, and gigabytes.
 HEAVY = ("nasnet_large", "pnasnet_large")
+# They differ from another one in the widths of layers, or in which layers squeeze and excite.
+VARIANTS = ("mobilenet_v1_050", "mobilenet_v1_075", "mobilenet_v2_140", "mobilenet_v3_large_minimalistic")
 NAMES = [
-    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if name in HEAVY else []) for name in FACTS
+    pytest.param(name, marks=[pytest.mark.slow, pytest.mark.timeout(900)] if name in (*HEAVY, *VARIANTS) else [])
+    for name in FACTS
 ]
 
 
