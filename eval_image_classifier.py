@@ -263,16 +263,18 @@ def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str
 def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet | None, folder: Path) -> None:
     """Evaluates the newest checkpoint in a folder each time there is a new one, until the last step of the training."""
     done, folder = "", folder.absolute()  # Training replaces `best`, which may be where this process is.
+    uncalibrated = None  # Why `done` has no temperature, if it has none.
     print(f"waiting for checkpoints in {folder}; Ctrl-C ends it", flush=True)
     while True:
         # The best checkpoint need not be of the last step: the folder above tells whether the run has ended.
         is_over = folder.name == BEST_FOLDER and "finished_step" in checkpoints.settings_in(folder.parent)
         checkpoint = next(reversed(checkpoints.all_in(folder)), "")
-        uncalibrated = None
         if checkpoint and checkpoint != done:
+            uncalibrated = None
             try:
                 print(evaluate(settings, dataset, records, checkpoint), flush=True)
             except Uncalibrated as error:
+                notice(f"{checkpoint}: {error}")
                 uncalibrated = error
             except (UserError, FileNotFoundError):
                 if Path(f"{checkpoint}.index").is_file():
@@ -289,8 +291,6 @@ def watch(settings: Settings, dataset: slim.dataset.Dataset, records: RecordSet 
                 if uncalibrated:
                     raise uncalibrated
                 return
-        if uncalibrated:
-            notice(f"{checkpoint}: {uncalibrated}")
         time.sleep(WATCH_SECONDS)
 
 

@@ -354,6 +354,37 @@ def test_watch_of_the_best_ends_with_the_run(
     assert [line.split(":")[0] for line in results] == [str(logs / f"best/model.ckpt-{step}") for step in (7, 9)]
 
 
+def test_watch_of_the_best_says_at_the_end_that_no_temperature_fits(
+    dataset_dir: Path, train_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    """The run ends long after its best checkpoint was looked at."""
+    monkeypatch.setattr(eval_image_classifier, "WATCH_SECONDS", 0.05)
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    copy_checkpoint(train_dir, logs / "best", 7)
+    trained_with = checkpoints.settings(str(train_dir / "model.ckpt-20"))
+    unfinished = {name: value for name, value in trained_with.items() if name != "finished_step"}
+    for folder in (logs, logs / "best"):
+        checkpoints.write_settings(folder, unfinished)
+    said = ""
+
+    def train() -> None:
+        nonlocal said
+        while "model.ckpt-7: " not in said:
+            time.sleep(0.05)
+            said += capsys.readouterr().err
+        time.sleep(0.5)
+        checkpoints.write_settings(logs, {**unfinished, "finished_step": 20})
+
+    training = threading.Thread(target=train, daemon=True)
+    training.start()
+    flags = [f"--checkpoint_path={logs}/best", f"--eval_dir={tmp_path}/eval", f"--dataset_dir={dataset_dir}"]
+    with pytest.raises(UserError, match="all 9 answers are right"):
+        eval_image_classifier.main([*flags, "--watch", "--calibrate"])
+    training.join(10)
+    assert said.count("model.ckpt-7: ") == 1  # And not again while nothing is new.
+
+
 def test_errors_name_the_next_step(dataset_dir: Path, train_dir: Path, tmp_path: Path) -> None:
     def evaluate(checkpoint_path: Path, *more: str, dataset: Path = dataset_dir) -> None:
         eval_image_classifier.main(
