@@ -110,8 +110,7 @@ def _label(folder: Path) -> str:
     try:
         label = label_of_folder(folder)
         if file.is_file():
-            # Editors end each line, and some begin with a byte-order mark.
-            label, advice = label.removeprefix("\ufeff").rstrip("\r\n"), f"write the label into {file}"
+            label, advice = label.rstrip("\r\n"), f"write the label into {file}"  # Editors end each line.
     except UnicodeDecodeError:
         raise UserError(f"{file} is not UTF-8 text; write the label into it") from None
     if not label.strip() or not is_text(label) or not {"\n", "\r"}.isdisjoint(label):

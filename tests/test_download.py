@@ -276,6 +276,21 @@ def test_a_damaged_label_costs_no_photograph_and_is_written_again(
     assert len(museum.servers["images"].requests) == asked
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_a_folder_named_otherwise_has_the_label_that_an_editor_wrote(
+    encoding: str, tmp_path: Path, museum: Museum
+) -> None:
+    write_labels_list(tmp_path / "arts-select.list", museum, {1: ["Iran"], 2: ["Iran"]})
+    folder = tmp_path / "data" / "met_art" / "Persia"
+    folder.mkdir(parents=True)
+    (folder / "1.jpg").write_bytes(draw(1))
+    (folder / ".label").write_text("Iran\n", encoding=encoding)
+    run_main(tmp_path, museum, "--relabel")
+    assert (folder / "1.jpg").exists()
+    run_main(tmp_path, museum)
+    assert (folder.parent / "Iran" / "2.jpg").exists()
+
+
 @pytest.mark.parametrize("flags", [[], ["--relabel"]])
 def test_a_folder_that_is_a_link_to_that_of_another_label_keeps_its_photographs(
     flags: list[str], tmp_path: Path, museum: Museum

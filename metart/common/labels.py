@@ -101,7 +101,7 @@ def label_of_folder(folder: Path) -> str:
     """
     full = folder / FULL_LABEL_FILENAME
     if full.is_file():
-        return full.read_bytes().decode("utf-8")
+        return full.read_bytes().decode("utf-8-sig")  # Some editors begin with a byte-order mark.
     label = _label_of_name(folder.name)
     if label is None:
         raise UserError(
