@@ -13,9 +13,9 @@ class Column(NamedTuple):
     value: Value
 
     @property
-    def key(self) -> str:
-        """The name as it is compared, empty if there is none."""
-        return (self.name or "").lower()
+    def key(self) -> str | None:
+        """The name as it is compared; None, which no name in a query is, if there is none."""
+        return self.name.lower() if self.name else None
 
 
 class Source(NamedTuple):

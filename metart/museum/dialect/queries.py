@@ -268,7 +268,7 @@ class Queries(Windows):
         if unknown := {*left_out, *replaced} - {column.key for column in columns}:
             invalid(f"* has no column {', '.join(sorted(unknown))}")
         kept = [column for column in columns if column.key not in left_out]
-        return [Column(column.name, replaced.get(column.key, column.value)) for column in kept]
+        return [Column(column.name, replaced.get(column.key or "", column.value)) for column in kept]
 
     def _results(self, node: exp.Select, columns: list[Column]) -> list[Column]:
         """Returns the columns as the query hands them over."""
