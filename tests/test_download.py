@@ -276,6 +276,26 @@ def test_a_damaged_label_costs_no_photograph_and_is_written_again(
     assert len(museum.servers["images"].requests) == asked
 
 
+@pytest.mark.parametrize("content", [None, b"caf\xe9"])
+def test_photographs_are_moved_from_a_folder_whose_label_is_lost_or_damaged(
+    content: bytes | None, tmp_path: Path, museum: Museum
+) -> None:
+    write_labels_list(tmp_path / "arts-select.list", museum, {6: [LABELS[6]], 13: [LABELS[6]]})
+    run_main(tmp_path, museum)
+    [folder] = (tmp_path / "data" / "met_art").iterdir()
+    (folder / ".label").unlink()
+    if content:
+        (folder / ".label").write_bytes(content)
+    write_labels_list(tmp_path / "arts-select.list", museum, {6: ["New"], 13: [LABELS[6]]})
+    with pytest.raises(UserError, match=r"does not give them: 1, as .*/6\.jpg, which is 'New' there; --relabel moves"):
+        run_main(tmp_path, museum)
+    run_main(tmp_path, museum, "--relabel")
+    assert {(label_of_folder(path.parent), path.name) for path in files_below(tmp_path / "data" / "met_art")} == {
+        ("New", "6.jpg"),
+        (LABELS[6], "13.jpg"),
+    }
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
 def test_a_folder_named_otherwise_has_the_label_that_an_editor_wrote(
     encoding: str, tmp_path: Path, museum: Museum

@@ -53,10 +53,10 @@ def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> di
     unlisted: dict[Path, set[int]] = {}  # Objects in each folder, without those that the list gives its label.
     folders: dict[str, list[Path]] = defaultdict(list)  # Of a label: by a link, or a wrong `.label`, it has several.
     for folder in _label_folders(pictures):
-        with contextlib.suppress(UserError, UnicodeDecodeError):  # `tidy_folders` brings its label back.
+        names = (re.fullmatch(r"(0|[1-9][0-9]*)\.jpg", file.name) for file in folder.iterdir())
+        unlisted[folder] = {int(name[1]) for name in names if name}
+        with contextlib.suppress(UserError, UnicodeDecodeError):  # Lost or damaged: the folder's name decides, below.
             folders[normalise_label(label_of_folder(folder))].append(folder)
-            names = (re.fullmatch(r"(0|[1-9][0-9]*)\.jpg", file.name) for file in folder.iterdir())
-            unlisted[folder] = {int(name[1]) for name in names if name}
     for artwork in read() if unlisted else ():
         for folder in folders.get(artwork.label, ()):
             unlisted[folder].discard(artwork.object_id)
@@ -70,7 +70,7 @@ def find_relabelled(pictures: Path, read: Callable[[], Iterable[Artwork]]) -> di
         for number in sorted(numbers.intersection(artworks)):
             picture = folder / f"{number}.jpg"
             places = (photograph_path(pictures, artwork) for artwork in artworks[number])
-            # Where a link leads here, or `.label` says something else, it is in its place.
+            # Where a link leads here, or `.label` says something else or nothing, it is in its place.
             if is_there(picture) and not any(is_there(place) and place.samefile(picture) for place in places):
                 found[picture] = artworks[number]
     return found
