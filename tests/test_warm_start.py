@@ -183,6 +183,16 @@ def test_warm_start_takes_all_but_the_excluded(stored: str, capsys: pytest.Captu
     assert capsys.readouterr().out == ""
 
 
+def test_labels_of_heads_that_are_not_taken_do_not_matter(tmp_path: Path) -> None:
+    checkpoint = save(tmp_path, 20)
+    (tmp_path / "labels.txt").write_text("no labels")
+    with network():
+        heads = ",".join(registry.head_scopes())
+        assert warm_start.excluded_scopes(checkpoint, ["a", "b", "c"], heads) == heads
+        with pytest.raises(UserError, match=r"labels\.txt:1 is not a line `index:name`"):
+            warm_start.excluded_scopes(checkpoint, ["a", "b", "c"], "")
+
+
 @pytest.mark.parametrize("scopes", ["Net/Logit", "Net/Logits,Logits", "net/logits", "Net/Conv1/weights/more"])
 def test_a_scope_that_names_nothing_is_refused(stored: str, scopes: str) -> None:
     with network(), pytest.raises(UserError) as error:

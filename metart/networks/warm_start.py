@@ -96,8 +96,10 @@ def excluded_scopes(checkpoint: str, label_names: list[str], excluded: str) -> s
         UserError: They are the same labels in another order.
     """
     heads = registry.head_scopes()
+    if excluded and all(registry.is_in_scopes(head, excluded) for head in heads):
+        return excluded  # Whatever their labels were; the file with them may be damaged.
     beside = checkpoints.other_labels(checkpoint, label_names)
-    if beside is None or (excluded and all(registry.is_in_scopes(head, excluded) for head in heads)):
+    if beside is None:
         return excluded
     names = read_labels(beside.parent) if beside.name == LABELS_FILENAME else checkpoints.settings(checkpoint)["labels"]
     scopes = ",".join(heads)
