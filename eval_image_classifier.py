@@ -254,7 +254,7 @@ def calibrate(classifier: Classifier, answers: Answers, records_fingerprint: str
         )
     path = write_temperature(classifier, temperature, records_fingerprint)
     print(
-        f"temperature {temperature:.3f}, saved as {path}; without it: "
+        f"temperature {temperature:.3f}, of {len(answers.truth):,} answers, saved as {path}; without it: "
         f"log loss {before['log_loss']:.4f}, calibration error {before['calibration_error']:.4f}"
     )
     return temperature, answers._replace(probabilities=metrics.calibrated(answers.probabilities, temperature))

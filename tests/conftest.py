@@ -27,22 +27,34 @@ os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # Also beside a GPU: most t
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-# Files of tests that take minutes, the longest first: one that began last would keep one core busy and the others idle.
+# Files of tests that take long, the longest first: one that began last would keep one core busy and the others idle.
 LONG_FILES = [
     "test_pods.py",
     "test_provenance.py",
     "test_cluster.py",
-    "test_train_image_classifier.py",
     "test_zoo.py",
     "test_convert.py",
-    "test_classify.py",
-    "test_readme.py",
+    "test_train_image_classifier.py",
     "test_peers.py",
-    "test_dialect.py",
+    "test_classify.py",
     "test_download.py",
+    "test_readme.py",
+    "test_startup.py",
+    "test_dialect.py",
     "test_registry.py",
+    "test_gpu.py",
+    "test_efficientnet_lite.py",
+    "test_web.py",
+    "test_faults.py",
+    "test_training_graph.py",
+    "test_import_weights.py",
     "test_kubectl.py",
+    "test_eval_image_classifier.py",
+    "test_nasnet.py",
     "test_pipeline.py",
+    "test_explanations.py",
+    "test_export_model.py",
+    "test_input_pipeline.py",
 ]
 
 

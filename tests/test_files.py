@@ -152,6 +152,19 @@ def test_a_volume_of_another_user_is_an_error_with_advice(
             write(Path(volume) / folder)
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+@pytest.mark.parametrize("write", [lock, make_folder])
+def test_a_folder_of_ones_own_that_is_read_only_is_an_error_with_advice(write: Callable[[Path], None]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        os.chown(folder, 1000, 1000)
+        Path(folder).chmod(0o555)
+        with as_user(1000), pytest.raises(UserError, match=r"may not write there; .* or run `chmod u\+rwx` on it$"):
+            write(Path(folder) / "new")
+        Path(folder).chmod(0o755)  # The advice.
+        with as_user(1000):
+            write(Path(folder) / "new")
+
+
 @pytest.mark.parametrize("write", [lock, make_folder])
 def test_what_is_in_the_place_of_a_folder_is_named(write: Callable[[Path], None], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")

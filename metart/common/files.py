@@ -83,10 +83,16 @@ def _explaining_permissions() -> Iterator[None]:
         path = Path(error.filename)
         path = path if os.access(path, os.F_OK) else path.parent
         status, user = path.stat(), f"{os.geteuid()}:{os.getegid()}"
+        if status.st_uid == os.geteuid():
+            advice = "run `chmod u+rwx` on it"
+        else:
+            advice = (
+                f"run `chown --recursive {user}` on it. For a volume of a cluster do that where its disk is: fsGroup "
+                "changes nothing on hostPath and most NFS"
+            )
         raise UserError(
             f"{path} belongs to user {status.st_uid}:{status.st_gid} (mode {status.st_mode & 0o7777:o}) and user "
-            f"{user} may not write there; name another folder, or run `chown --recursive {user}` on it. For a volume "
-            "of a cluster do that where its disk is: fsGroup changes nothing on hostPath and most NFS"
+            f"{user} may not write there; name another folder, or {advice}"
         ) from None
 
 
