@@ -99,10 +99,9 @@ def as_text(row: Row) -> str:
 
 
 def as_json_line(row: Row) -> str:
-    if row.problem:
-        return _utf8(json.dumps({"picture": row.picture, "problem": row.problem}, ensure_ascii=False))
     answers = [{"label": label, "probability": float(f"{probability:.6g}")} for label, probability in row.answers]
-    return _utf8(json.dumps({"picture": row.picture, "label": row.label, "answers": answers}, ensure_ascii=False))
+    said = {"problem": row.problem} if row.problem else {"label": row.label, "answers": answers}
+    return _utf8(json.dumps({"picture": row.picture, **said}, ensure_ascii=False))
 
 
 def as_csv(row: Row) -> str:

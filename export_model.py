@@ -36,7 +36,7 @@ import numpy as np
 from metart.networks.slim_compat import slim, tf, without_autograph, without_notices
 import dataset_factory
 from metart import __version__
-from metart.common.files import locked, read_json, replacing_folder
+from metart.common.files import PARTIAL_PREFIX, locked, read_json, replacing_folder
 from metart.common.flags import Parser, UserError, notice, number, path, run
 from metart.common.labels import LABELS_FILENAME, write_labels
 from metart.evaluation.inference import METRICS_FILENAME, Classifier, open_classifier
@@ -240,8 +240,8 @@ may be used as their training data allows.
 
 def remove_unfinished(export_dir: Path) -> None:
     """Removes what killed runs have left in a folder, each as large as a model; the next has another number."""
-    for folder in export_dir.glob("partial-*"):
-        if re.fullmatch("partial-[0-9]+", folder.name):
+    for folder in export_dir.glob(f"{PARTIAL_PREFIX}*"):
+        if re.fullmatch(f"{PARTIAL_PREFIX}[0-9]+", folder.name):
             shutil.rmtree(folder, ignore_errors=True)
 
 

@@ -60,6 +60,21 @@ def run_script(
         return Run(process.returncode, texts[0], texts[1], seconds, cpu_seconds, peak)
 
 
+def output_and_peak(program: str, *arguments: str | os.PathLike[str]) -> tuple[str, float]:
+    """Runs a program of Python beside the repo's modules; returns what it prints and its peak in MB."""
+    peak = "\nimport os, processes\nprint(processes.peak_megabytes(os.getpid()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program + peak, *arguments],
+        cwd=REPO,
+        env={**os.environ, "PYTHONPATH": str(REPO / "tests")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    output, megabytes = done.stdout.rstrip("\n").rpartition("\n")[::2]
+    return output, float(megabytes)
+
+
 def _cpu_seconds_of_children() -> float:
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime

@@ -295,6 +295,15 @@ def test_watch_measures_each_checkpoint_up_to_the_last(
     assert [event.step for event in EventAccumulator(str(eval_dir)).Reload().Scalars("eval/top_1")] == [7, 20]
 
 
+def errors_until(words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    """Waits for words on stderr; returns what it has by then."""
+    said = ""
+    while words not in said:
+        time.sleep(0.05)
+        said += capsys.readouterr().err
+    return said
+
+
 def test_watch_goes_on_after_a_checkpoint_that_no_temperature_fits(
     dataset_dir: Path, train_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -306,9 +315,7 @@ def test_watch_goes_on_after_a_checkpoint_that_no_temperature_fits(
 
     def train() -> None:
         nonlocal said
-        while "model.ckpt-7: " not in said:
-            time.sleep(0.05)
-            said += capsys.readouterr().err
+        said = errors_until("model.ckpt-7: ", capsys)
         copy_checkpoint(train_dir, logs, 20)
 
     training = threading.Thread(target=train, daemon=True)
@@ -370,9 +377,7 @@ def test_watch_of_the_best_says_at_the_end_that_no_temperature_fits(
 
     def train() -> None:
         nonlocal said
-        while "model.ckpt-7: " not in said:
-            time.sleep(0.05)
-            said += capsys.readouterr().err
+        said = errors_until("model.ckpt-7: ", capsys)
         time.sleep(0.5)
         checkpoints.write_settings(logs, {**unfinished, "finished_step": 20})
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 import functools
-from pathlib import Path
 import re
 from typing import Any
 import zlib
 
+from conftest import REPOSITORY
 import numpy as np
 import pytest
 
@@ -168,6 +168,6 @@ def test_weight_decay_is_half_the_sum_of_squares() -> None:
 
 
 def test_the_table_of_networks_has_each_with_its_size() -> None:
-    table = (Path(__file__).resolve().parents[1] / "doc" / "networks.md").read_text(encoding="utf-8")
+    table = (REPOSITORY / "doc" / "networks.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", table, re.MULTILINE)
     assert sorted(rows) == sorted((name, str(network.image_size)) for name, network in registry.NETWORKS.items())

@@ -5,13 +5,11 @@ import functools
 import io
 from pathlib import Path
 import struct
-import subprocess
-import sys
 
-from conftest import REPOSITORY
 import corpus
 import numpy as np
 from PIL import Image, PngImagePlugin
+from processes import output_and_peak
 import pytest
 
 from metart.networks.slim_compat import tf
@@ -162,15 +160,12 @@ def test_the_largest_picture_leaves_a_server_its_memory(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("RGBA", (8_360, 8_360), (200, 30, 60, 100)).save(path, compress_level=1)
     program = """
-import re, sys
+import sys
 from pathlib import Path
 from metart.networks.slim_compat import tf
 from metart.networks.preprocessing import Looks
 from metart.networks.uploads import uploaded_image
 graph = tf.function(lambda encoded: uploaded_image(encoded, Looks(96)))
 assert abs(graph(tf.constant(Path(sys.argv[1]).read_bytes())).numpy() - [233, 167, 179]).max() < 3
-print(int(re.search("VmHWM: *\\t *(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
 """
-    done = subprocess.run([sys.executable, "-c", program, str(path)], cwd=REPOSITORY, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) < 2500
+    assert output_and_peak(program, path)[1] < 2500

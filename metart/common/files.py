@@ -22,6 +22,7 @@ from typing import IO, Any
 from metart.common.flags import Retry, UserError
 
 PARTIAL_SUFFIX = ".partial"  # What an interrupted run leaves behind; the next run overwrites it.
+PARTIAL_PREFIX = "partial-"  # The same of a folder.
 LOCK_FILENAME = ".lock"  # Stays when its process has ended; only the lock on it counts.
 
 
@@ -262,7 +263,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
     """Yields a new folder beside `folder`; it takes its place when the block ends, and is removed if it raises."""
     if not os.path.ismount(folder):
         folder = Path(os.path.realpath(folder))  # Other links stay.
-    partial, former = (folder.with_name(f"{word}-{folder.name}") for word in ("partial", "former"))
+    partial, former = (folder.with_name(prefix + folder.name) for prefix in (PARTIAL_PREFIX, "former-"))
     if former.exists() and not folder.exists():  # A run was killed between the two renames below.
         former.rename(folder)
     _remove_folder(partial)
